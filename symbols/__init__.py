@@ -1,0 +1,1 @@
+"""Gluon HybridBlocks of CIAN: backbones, the affinity module, the siamese network, CAM classifiers and losses."""

@@ -1,0 +1,126 @@
+"""Prepares the process before MXNet is imported; importing any part of ``cian`` runs it once.
+
+* ``numpy.bool``: MXNet 1.9.1 reads this alias, which NumPy 1.24 removed.
+* ``OMP_NUM_THREADS``: MXNet reads it when its library is loaded and takes half of the cores without it. It is set to the number of
+  cores that this process may use, unless the user has set it.
+* GPU wheels: ``mxnet-cu112`` links against CUDA 11 libraries that the ``nvidia-*-cu11`` wheels bring; they are loaded here
+  by path, so that no ``LD_LIBRARY_PATH`` is needed.
+"""
+from __future__ import annotations
+
+import ctypes
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from typing import Optional
+
+# The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that holds each.
+CUDA_LIBRARIES = {
+    "libcudart.so.11.0": "nvidia-cuda-runtime-cu11",
+    "libnvrtc.so.11.2": "nvidia-cuda-nvrtc-cu11",
+    "libnvToolsExt.so.1": "nvidia-nvtx-cu11",
+    "libcublasLt.so.11": "nvidia-cublas-cu11",
+    "libcublas.so.11": "nvidia-cublas-cu11",
+    "libcufft.so.10": "nvidia-cufft-cu11",
+    "libcurand.so.10": "nvidia-curand-cu11",
+    "libcusparse.so.11": "nvidia-cusparse-cu11",
+    "libcusolver.so.11": "nvidia-cusolver-cu11",
+    "libcudnn.so.8": "nvidia-cudnn-cu11",
+    "libnccl.so.2": "nvidia-nccl-cu11",
+}
+# Compute capabilities with machine code in mxnet-cu112 1.9.1; it carries no PTX, so nothing newer can run.
+GPU_ARCHITECTURES = ("5.0", "6.0", "7.0", "8.0", "8.6")
+
+
+def usable_cores() -> int:
+    """Number of cores this process may run on (its affinity mask, not the machine's size)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def installed_mxnet() -> Optional[str]:
+    """Name of the installed MXNet distribution (``mxnet`` or ``mxnet-cu112``), or None."""
+    for name in ("mxnet-cu112", "mxnet"):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return name
+    return None
+
+
+def _library_path(library: str) -> Optional[str]:
+    """Path of a CUDA library inside an installed nvidia wheel, or None."""
+    for folder in sys.path:
+        found = glob.glob(os.path.join(folder or ".", "nvidia", "*", "lib", library))
+        if found:
+            return found[0]
+    return None
+
+
+def preload_cuda() -> None:
+    """Load the CUDA 11 libraries of ``mxnet-cu112`` ahead of its import.
+
+    Raises
+    ------
+    ImportError
+        Naming the missing driver or library and the wheel or package that brings it.
+    """
+    try:
+        ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ImportError("mxnet-cu112 needs an NVIDIA driver (libcuda.so.1), and none is installed; install a driver of "
+                          "version 450 or newer, or use the CPU build: pip install 'cian[cpu]' after pip uninstall mxnet-cu112"
+                          ) from error
+    for library, wheel in CUDA_LIBRARIES.items():
+        try:
+            ctypes.CDLL(_library_path(library) or library, mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise ImportError(f"mxnet-cu112 needs {library}, which was not found; install it with: pip install {wheel}"
+                              ) from error
+
+
+def check_gpu(device_id: int) -> None:
+    """Refuse a GPU that this build of MXNet has no machine code for.
+
+    Raises
+    ------
+    ValueError
+        Naming the device, its compute capability and the supported ones, or the reason why it cannot be asked.
+    """
+    if installed_mxnet() != "mxnet-cu112":
+        raise ValueError(f"gpu:{device_id} was asked for, but the installed MXNet is the CPU build; install the GPU build: "
+                         "pip uninstall mxnet && pip install 'cian[gpu]'")
+    driver = ctypes.CDLL("libcuda.so.1")
+    count, device = ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        raise ValueError("the NVIDIA driver reports no usable GPU; check nvidia-smi")
+    if not 0 <= device_id < count.value:
+        raise ValueError(f"gpu:{device_id} does not exist; the driver reports {count.value} GPU(s), numbered from 0")
+    if driver.cuDeviceGet(ctypes.byref(device), device_id) != 0:
+        raise ValueError(f"gpu:{device_id} cannot be opened; check nvidia-smi")
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    capability = (major.value, minor.value)
+    # Machine code runs on the same major version at an equal or higher minor one.
+    supported = [tuple(map(int, name.split("."))) for name in GPU_ARCHITECTURES]
+    if not any(capability[0] == have[0] and capability[1] >= have[1] for have in supported):
+        raise ValueError(f"gpu:{device_id} has compute capability {capability[0]}.{capability[1]}, but mxnet-cu112 1.9.1 carries "
+                         f"machine code for {', '.join(GPU_ARCHITECTURES)} only and no PTX; use one of those GPUs or the CPU")
+
+
+def prepare() -> None:
+    """Do all of the above that this installation needs; harmless to call again."""
+    import numpy
+
+    if "bool" not in numpy.__dict__:
+        numpy.bool = bool  # type: ignore[attr-defined]
+    if "mxnet" not in sys.modules:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+        os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
+        if importlib.util.find_spec("mxnet") is None:
+            raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or 'cian[gpu]')")
+        if installed_mxnet() == "mxnet-cu112":
+            preload_cuda()

@@ -1,0 +1,57 @@
+"""The one exception for wrong input: it names the file, the field and the remedy."""
+from __future__ import annotations
+
+import os
+import sys
+from typing import Callable, Optional, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class InputError(ValueError):
+    """Wrong input of a user: a file, a value or a combination of them.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, in one sentence without a full stop, naming the offending value.
+    file : path, optional
+        The file (or folder) in which it is wrong.
+    field : str, optional
+        The key, flag, class name, parameter name or record in that file.
+    remedy : str, optional
+        What to do about it.
+
+    ``str(error)`` is one line: ``<file>: <field>: <problem>; <remedy>``.
+    """
+
+    def __init__(self, problem: str, *, file: Optional[PathLike] = None, field: Optional[str] = None,
+                 remedy: Optional[str] = None) -> None:
+        self.problem, self.field, self.remedy = problem, field, remedy
+        self.file = None if file is None else os.fspath(file)
+        where = [part for part in (self.file, field) if part]
+        message = ": ".join([*where, problem]) + (f"; {remedy}" if remedy else "")
+        super().__init__(" ".join(message.split()))
+
+    def __reduce__(self):
+        return _rebuild, (self.problem, self.file, self.field, self.remedy)
+
+
+def _rebuild(problem, file, field, remedy):
+    return InputError(problem, file=file, field=field, remedy=remedy)
+
+
+def run_tool(main: Callable[[], Optional[int]]) -> None:
+    """Run an entry point and end the process as a command-line user expects.
+
+    Returns of ``main`` are exit codes (``None`` is 0). An :class:`InputError` prints ``error: ...`` on standard error as one
+    line and exits 2; an interrupt exits 130. Any other exception is a defect and keeps its traceback.
+    """
+    try:
+        sys.exit(main() or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

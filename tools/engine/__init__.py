@@ -1,0 +1,1 @@
+"""What a run is made of: configuration, training, checkpoints, prediction, CRF, metrics, reports and devices."""

@@ -1,0 +1,336 @@
+"""The one configuration schema: typed sections, presets, YAML files, command-line overrides, and the hash of a run.
+
+A configuration is a :class:`Config` of frozen dataclasses. It comes from, in this order: the schema's defaults, the preset
+(``original`` or ``paper``), YAML files (each may name a ``base`` file), then ``section.key=value`` from the command line.
+Unknown keys and wrong types are refused by name.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import typing
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+
+import yaml
+
+from cian.errors import InputError, PathLike
+
+
+def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional[float] = None, hashed: bool = True) -> Any:
+    """A configuration key: its default, one line of help, its allowed values or lower bound.
+
+    ``hashed=False`` marks keys that say where and how fast a run happens and not what it computes; they stay out of the hash.
+    """
+    metadata = {"help": text, "choices": choices, "low": low, "hashed": hashed}
+    if isinstance(default, (list, tuple)):
+        return field(default=tuple(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images, labels and lists are. Empty paths default to the VOC layout below ``root``."""
+
+    root: str = option("", "VOC-layout tree: JPEGImages/ Annotations/ ImageSets/Segmentation/", hashed=False)
+    image_root: str = option("", "folder of NAME.jpg; default ROOT/JPEGImages", hashed=False)
+    annotation_root: str = option("", "folder of NAME.xml with the image-level labels; default ROOT/Annotations", hashed=False)
+    labels_file: str = option("", "image-level labels as text, 'NAME class class ...' a line, in place of the XML", hashed=False)
+    label_root: str = option("", "folder of NAME.png seeds (pseudo-labels) to train on", hashed=False)
+    mask_root: str = option("", "folder of NAME.png ground truth, for measurement only; default ROOT/SegmentationClassAug", hashed=False)
+    classes: str = option("voc", "'voc' for VOC's 20 classes, or a file with a class a line, background first", hashed=False)
+    train_list: str = option("train_aug", "training list: a file, or a name below ImageSets/Segmentation", hashed=False)
+    val_list: str = option("val", "validation list: a file, or a name below ImageSets/Segmentation", hashed=False)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The segmentation network (paper, sections 'CIAN Module' and 'Multiple Pairs')."""
+
+    model: str = option("resnet101_largefov", "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or efficientnet_lite0")
+    affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)", ("none", "self", "cross"))
+    group_size: int = option(2, "images in a group of common class; 2 is one reference for each query", low=2)
+    merge_type: str = option("max", "merge of the messages, Eq. 5", ("max", "avg"))
+    merge_self: bool = option(True, "the image's message to itself takes part in the merge")
+    embed_channels: int = option(0, "channels of query, key and value; 0 is half of the backbone's", low=0)
+    pretrained: str = option("", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The losses (Eq. 6-9)."""
+
+    completion: bool = option(True, "add the completion loss (+CP)")
+    completion_labels: str = option(
+        "seed", "classes that Eq. 7 lets through: those of the cropped, downsampled seed (original code) or the image-level labels and "
+        "background (paper)", ("seed", "image"))
+    completion_target: str = option(
+        "cross", "branch whose argmax is the target: the cross one for both losses (original code) or each its own (paper's Eq. 7-9)",
+        ("cross", "own"))
+    normalise: str = option(
+        "device", "divide by the mean number of pixels over the device's batch (original code) or by each image's own (paper's Eq. 6, 8)",
+        ("device", "image"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation and loading of both training rounds."""
+
+    epochs: int = option(20, "epochs", low=1)
+    batch_size: int = option(16, "images a step over all devices", low=1)
+    crop_px: int = option(321, "side of the training crop, pixels", low=9)
+    lr: float = option(5e-4, "initial learning rate of the backbone", low=0)
+    lr_mult_new: float = option(10.0, "learning-rate multiplier of the new layers", low=0)
+    momentum: float = option(0.9, "SGD momentum", low=0)
+    weight_decay: float = option(5e-4, "weight decay of *_weight and bn_out_gamma", low=0)
+    decay_beta: bool = option(False, "decay bn_out_beta too (the original's optimiser does not)")
+    lr_power: float = option(0.9, "power of the poly decay", low=0)
+    lr_decay: str = option("epoch", "poly decay steps once an epoch (original code) or every iteration", ("epoch", "iteration"))
+    freeze: Tuple[str, ...] = option((), "name prefixes of parameters that do not train, beside the backbone's batch norms")
+    pairing: str = option(
+        "common", "how groups are drawn: common (original's queue), even (every image a query once an epoch) or random (Table 3)",
+        ("common", "even", "random"))
+    order: str = option(
+        "original", "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
+        ("original", "counter"))
+    scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales")
+    mirror: bool = option(True, "random horizontal flip")
+    label_padding: str = option(
+        "background", "label of padded pixels: background (original code) or ignore", ("background", "ignore"))
+    label_resize: str = option(
+        "bilinear", "reduction of labels to stride 8: bilinear of the indices (original code) or nearest", ("bilinear", "nearest"))
+    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+    keep: int = option(5, "checkpoints to keep", low=1, hashed=False)
+    save_every: int = option(0, "also save every so many steps; 0 saves at the end of an epoch", low=0, hashed=False)
+    log_every: int = option(50, "steps between lines of the log", low=1, hashed=False)
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """The CAM classifier (paper, section 'Initial Seeds')."""
+
+    model: str = option("vgg16", "backbone of the classifier",
+                        ("vgg16", "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101"))
+    pretrained: str = option("", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
+    epochs: int = option(15, "epochs", low=1)
+    batch_size: int = option(16, "images a step", low=1)
+    crop_px: int = option(321, "side of the training crop, pixels", low=9)
+    lr: float = option(1e-3, "initial learning rate of the backbone", low=0)
+    lr_mult_new: float = option(10.0, "learning-rate multiplier of the classification layer", low=0)
+    momentum: float = option(0.9, "SGD momentum", low=0)
+    weight_decay: float = option(5e-4, "weight decay", low=0)
+    freeze_backbone: bool = option(False, "train the classification layer only (features are computed once)")
+    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+
+
+@dataclass(frozen=True)
+class SeedConfig:
+    """From class activation maps to seeds."""
+
+    foreground_threshold: float = option(0.3, "CAM in [0, 1] above which a pixel is a seed of the class", low=0)
+    background_threshold: float = option(0.06, "saliency in [0, 1] below which a pixel is background", low=0)
+    saliency: str = option(
+        "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (spectral residual of a kept library) or low_cam "
+        "(no map: the largest CAM of the image stands for it)", ("images", "builtin", "low_cam"))
+    saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1", hashed=False)
+    scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged")
+    mirror: bool = option(False, "average the CAM with that of the mirrored image")
+    strong_ratio: float = option(0.0, "portion of the seeds replaced with ground truth (Table 4)", low=0)
+    strong_seed: int = option(0, "seed of the choice of the replaced ones", low=0)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Test-time prediction."""
+
+    scales: Tuple[float, ...] = option((1.0, 0.75, 1.25), "scales, 1 first")
+    add_max: bool = option(True, "average in the maximum of the scales as one more map")
+    mirror: bool = option(True, "average with the logits of the mirrored image")
+    fit: str = option(
+        "pad", "images are padded to a square of size_px (original's test), warped to it (original's retraining labels) or left as they "
+        "are", ("pad", "warp", "native"))
+    size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad", low=9)
+    filter_labels: bool = option(False, "restrict predictions to the image-level labels and background (the original does not)")
+    crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", ("none", "test", "retrain", "deeplab"))
+    batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, hashed=False)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by."""
+
+    snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
+    devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
+    workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, hashed=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is made of."""
+
+    preset: str = "original"
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    cam: CamConfig = CamConfig()
+    seeds: SeedConfig = SeedConfig()
+    predict: PredictConfig = PredictConfig()
+    run: RunConfig = RunConfig()
+
+    def replace(self, **sections: Mapping[str, Any]) -> Config:
+        """A copy with keys of sections replaced: ``config.replace(train={"epochs": 3})``. Same checks as a file's."""
+        return _merge(self, sections, "replace()")
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Plain nested dict of lists, strings and numbers, ready for YAML or JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def hash(self, sections: Iterable[str] = ("preset", "network", "loss", "train", "cam", "seeds", "predict", "run")) -> str:
+        """Twelve hexadecimal digits of SHA-256 over the hashed keys of the named sections (SHA-256 of a canonical JSON)."""
+        content: Dict[str, Any] = {}
+        for name in sorted(sections):
+            section = getattr(self, name)
+            content[name] = section if isinstance(section, str) else {
+                f.name: getattr(section, f.name) for f in fields(section) if f.metadata["hashed"]}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+SECTIONS: Dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "preset"}
+
+# What a preset changes of the schema's defaults. 'original' is what the released code does and equals the defaults.
+PRESETS: Dict[str, Dict[str, Dict[str, Any]]] = {
+    "original": {},
+    "paper": {
+        "loss": {"completion_labels": "image", "completion_target": "own", "normalise": "image"},
+        "train": {"label_padding": "ignore", "label_resize": "nearest", "lr_decay": "iteration", "order": "counter"},
+    },
+}
+
+
+def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), preset: Optional[str] = None) -> Config:
+    """Resolve a configuration.
+
+    Parameters
+    ----------
+    files : paths of YAML files, later ones win; a file may name ``base: other.yaml`` (relative to itself) and ``preset:``.
+    overrides : ``section.key=value`` strings, the value in YAML.
+    preset : 'original' or 'paper'; wins over the files' own.
+
+    Raises
+    ------
+    InputError
+        Naming file, key and remedy: unreadable or invalid YAML, unknown section or key, wrong type, value out of range.
+    """
+    layers: List[Tuple[str, Dict[str, Any]]] = []
+    for name in files:
+        layers.extend(_read_yaml(os.fspath(name), ()))
+    overridden: Dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if key.strip() == "preset" and equals:
+            preset = value.strip()
+            continue
+        if not (equals and dot):
+            raise InputError(f"'{text}' is not of the form section.key=value", field="command line",
+                             remedy="write for example train.epochs=3")
+        try:
+            overridden.setdefault(section, {})[name] = yaml.safe_load(value) if value.strip() else ""
+        except yaml.YAMLError as error:
+            raise InputError(f"the value {value!r} is not valid YAML", field=key) from error
+    layers.append(("command line", overridden))
+    chosen = preset or next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "original")
+    if chosen not in PRESETS:
+        raise InputError(f"unknown preset {chosen!r}", field="preset", remedy=f"use one of: {', '.join(PRESETS)}")
+    config = dataclasses.replace(_merge(Config(), PRESETS[chosen], f"preset {chosen}"), preset=chosen)
+    for source, layer in layers:
+        config = _merge(config, {k: v for k, v in layer.items() if k not in ("preset", "base", "claim")}, source)
+    return config
+
+
+def save_config(config: Config, path: PathLike) -> None:
+    """Write the resolved configuration as YAML, with its hash in a comment on the first line; replaces the file at once."""
+    text = f"# hash: {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
+    temporary = f"{os.fspath(path)}.tmp"
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(temporary, path)
+
+
+def _read_yaml(path: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str, Any]]]:
+    if os.path.abspath(path) in seen:
+        raise InputError("base files refer to each other in a circle", file=path, field="base")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.safe_load(stream) or {}
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"is not valid YAML ({error})", file=path) from error
+    if not isinstance(content, dict):
+        raise InputError("must hold sections of keys", file=path, remedy="see experiments/ for examples")
+    layers: List[Tuple[str, Dict[str, Any]]] = []
+    if "base" in content:
+        base = os.path.join(os.path.dirname(path), str(content["base"]))
+        layers = _read_yaml(base, (*seen, os.path.abspath(path)))
+    return [*layers, (path, content)]
+
+
+def _merge(config: Config, layer: Mapping[str, Any], source: str) -> Config:
+    """``config`` with the sections of ``layer`` laid over it; every key checked."""
+    changed: Dict[str, Any] = {}
+    for name, values in layer.items():
+        if name not in SECTIONS:
+            raise InputError(f"unknown section {name!r}", file=source, remedy=_suggest(name, SECTIONS))
+        if not isinstance(values, Mapping):
+            raise InputError(f"must hold keys, not {values!r}", file=source, field=name)
+        known = {f.name: f for f in fields(SECTIONS[name])}
+        checked = {}
+        for key, value in values.items():
+            if key not in known:
+                raise InputError(f"unknown key {key!r}", file=source, field=f"{name}.{key}", remedy=_suggest(str(key), known))
+            checked[key] = _check(value, known[key], typing.get_type_hints(SECTIONS[name])[key], source, f"{name}.{key}")
+        changed[name] = dataclasses.replace(getattr(config, name), **checked)
+    return dataclasses.replace(config, **changed)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _check(value: Any, key: dataclasses.Field[Any], kind: Any, source: str, name: str) -> Any:
+    """``value`` converted to the key's type, or an :class:`InputError` that names it."""
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        items = value if isinstance(value, (list, tuple)) else str(value).split(",") if item is str and value != "" else value
+        if not isinstance(items, (list, tuple)):
+            items = [] if value == "" else [value]
+        return tuple(_scalar(entry.strip() if isinstance(entry, str) else entry, item, source, name) for entry in items)
+    converted = _scalar(value, kind, source, name)
+    choices, low = key.metadata["choices"], key.metadata["low"]
+    if choices and converted not in choices:
+        raise InputError(f"{converted!r} is not allowed", file=source, field=name, remedy=f"use one of: {', '.join(map(str, choices))}")
+    if low is not None and not converted >= low:
+        raise InputError(f"{converted!r} is below {low:g}", file=source, field=name)
+    return converted
+
+
+def _scalar(value: Any, kind: type, source: str, name: str) -> Any:
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 5e-4 as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and value is None:
+        value = ""
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if type(value) is not kind or (kind is float and value != value):
+        raise InputError(f"needs a value of type {kind.__name__}, not {value!r}", file=source, field=name)
+    return value
