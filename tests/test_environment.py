@@ -1,0 +1,95 @@
+"""What must hold before MXNet is imported."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cian import environment
+
+
+def run_python(code, **variables):
+    env = {**os.environ, **variables}
+    env = {key: value for key, value in env.items() if value is not None}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_import_sets_omp_threads_to_the_usable_cores():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import cian; print(os.environ['OMP_NUM_THREADS'])"
+    assert run_python(code, OMP_NUM_THREADS=None).stdout.strip() == "1"
+
+
+def test_users_own_omp_threads_are_kept():
+    assert run_python("import cian, os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="7").stdout.strip() == "7"
+
+
+def test_mxnet_imports_under_this_numpy():
+    run = run_python("import cian, mxnet as mx; print((mx.nd.ones((2, 3)) * 2).asnumpy().sum())")
+    assert run.stdout.strip() == "12.0", run.stderr
+
+
+def test_cuda_build_without_a_driver_is_named(monkeypatch):
+    def no_library(name, mode=None):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(environment.ctypes, "CDLL", no_library)
+    with pytest.raises(ImportError, match=r"NVIDIA driver \(libcuda.so.1\).*cian\[cpu\]"):
+        environment.preload_cuda()
+
+
+def test_missing_cuda_library_names_its_wheel(monkeypatch):
+    def only_cudnn_missing(name, mode=None):
+        if "libcudnn" in name:
+            raise OSError("not found")
+
+    monkeypatch.setattr(environment.ctypes, "CDLL", only_cudnn_missing)
+    with pytest.raises(ImportError, match=r"libcudnn.so.8.*pip install nvidia-cudnn-cu11"):
+        environment.preload_cuda()
+
+
+def test_gpu_on_a_cpu_build_is_refused(monkeypatch):
+    monkeypatch.setattr(environment, "installed_mxnet", lambda: "mxnet")
+    with pytest.raises(ValueError, match=r"gpu:0 .* CPU build.*cian\[gpu\]"):
+        environment.check_gpu(0)
+
+
+class FakeDriver:
+    """A CUDA driver with one GPU of a given compute capability."""
+
+    def __init__(self, major, minor, status=0):
+        self.capability, self.status = {75: major, 76: minor}, status
+
+    def cuInit(self, flags):
+        return self.status
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = 1
+        return 0
+
+    def cuDeviceGet(self, device, number):
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = self.capability[attribute]
+        return 0
+
+
+@pytest.mark.parametrize("capability, accepted", [((7, 0), True), ((7, 5), True), ((8, 6), True), ((8, 9), True), ((9, 0), False),
+                                                  ((3, 7), False), ((12, 0), False)])
+def test_gpu_without_machine_code_is_refused(monkeypatch, capability, accepted):
+    monkeypatch.setattr(environment, "installed_mxnet", lambda: "mxnet-cu112")
+    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: FakeDriver(*capability))
+    if accepted:
+        environment.check_gpu(0)
+    else:
+        with pytest.raises(ValueError, match=f"compute capability {capability[0]}.{capability[1]}"):
+            environment.check_gpu(0)
+
+
+def test_gpu_number_beyond_the_machines_is_refused(monkeypatch):
+    monkeypatch.setattr(environment, "installed_mxnet", lambda: "mxnet-cu112")
+    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: FakeDriver(8, 0))
+    with pytest.raises(ValueError, match="gpu:3 does not exist; the driver reports 1"):
+        environment.check_gpu(3)
