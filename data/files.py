@@ -1,0 +1,144 @@
+"""Files that are whole or absent: atomic writing, locks, and the one exception for many problems. Standard library only."""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+from typing import IO, Any, Iterator, List, Optional, Sequence
+
+from cian.errors import InputError, PathLike
+
+_counter = itertools.count()
+
+
+class Problems(InputError):
+    """Several wrong inputs at once; ``.problems`` holds an :class:`InputError` for each, and the message quotes the first ones."""
+
+    quoted = 3
+
+    def __init__(self, problems: Sequence[InputError], *, file: Optional[PathLike] = None, remedy: Optional[str] = None) -> None:
+        self.problems: List[InputError] = list(problems)
+        quoted = " | ".join(str(problem) for problem in self.problems[:self.quoted])
+        more = len(self.problems) - self.quoted
+        count = f"{len(self.problems)} problems: " if len(self.problems) > 1 else ""
+        super().__init__(count + quoted + (f" | and {more} more" if more > 0 else ""), file=file, remedy=remedy)
+
+    def __reduce__(self):
+        return _rebuild_problems, (self.problems, self.file, self.remedy)
+
+
+def _rebuild_problems(problems, file, remedy):
+    return Problems(problems, file=file, remedy=remedy)
+
+
+def write_error(error: OSError, path: PathLike) -> InputError:
+    """What to tell the user when ``path`` could not be written."""
+    return InputError(f"cannot be written ({error.strerror or error})", file=path,
+                      remedy="check the folder's permissions and free space; nothing was left under this name")
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False) -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` and rename it to ``path`` once the block has ended without an exception.
+
+    Parameters
+    ----------
+    path : the final name; missing parent folders are made.
+    mode : 'wb' or 'w' (UTF-8).
+    sync : also wait until the content is on the disk, so that it survives a power failure.
+
+    Raises
+    ------
+    InputError
+        Naming ``path`` when it cannot be written (a full disk, no permission). ``path`` is then as it was before.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode must be 'wb' or 'w', not {mode!r}")
+    final = os.fspath(path)
+    folder, name = os.path.split(final)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{next(_counter)}.tmp")
+    try:
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        try:
+            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
+                yield stream
+                if sync:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            os.replace(temporary, final)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as error:
+        # An error of the block's own files carries their name; one of writing carries none, or ours.
+        if error.filename is None or os.fspath(error.filename) in (temporary, final, folder):
+            raise write_error(error, final) from error
+        raise
+
+
+def atomic_write_bytes(path: PathLike, content: bytes, *, sync: bool = False) -> None:
+    """Write ``content`` to ``path`` by :func:`atomic_write`."""
+    with atomic_write(path, "wb", sync=sync) as stream:
+        stream.write(content)
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """The content of a file; an :class:`InputError` that names it where it is missing, empty or unreadable."""
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read()
+    except FileNotFoundError as error:
+        raise InputError("does not exist", file=path) from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+    if not content:
+        raise InputError("is empty", file=path)
+    return content
+
+
+def read_text(path: PathLike) -> str:
+    """The content of a UTF-8 text file (a byte-order mark is dropped), with :func:`read_bytes`'s errors."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path) from error
+
+
+@contextlib.contextmanager
+def locked(path: PathLike, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, made for it and removed afterwards; a dead holder's lock is free.
+
+    Raises
+    ------
+    InputError
+        At once when another process holds it, naming ``what`` and that process.
+    """
+    os.makedirs(os.path.dirname(os.fspath(path)) or ".", exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise InputError(f"{what} is being written by process {holder}", file=path, remedy="wait until it has ended") from error
+        if _same_file(descriptor, path):
+            break
+        os.close(descriptor)  # its holder removed the file between our open and our lock
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(descriptor)
+
+
+def _same_file(descriptor: int, path: PathLike) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
