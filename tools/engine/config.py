@@ -45,6 +45,7 @@ class DataConfig:
     classes: str = option("voc", "'voc' for VOC's 20 classes, or a file with a class a line, background first", hashed=False)
     train_list: str = option("train_aug", "training list: a file, or a name below ImageSets/Segmentation", hashed=False)
     val_list: str = option("val", "validation list: a file, or a name below ImageSets/Segmentation", hashed=False)
+    records: str = option("", "folder of prepared records; empty packs into SNAPSHOT/records", hashed=False)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ PRESETS: Dict[str, Dict[str, Dict[str, Any]]] = {
 }
 
 
-def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), preset: Optional[str] = None) -> Config:
+def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), preset: Optional[str] = None,
+                flags: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Config:
     """Resolve a configuration.
 
     Parameters
@@ -220,6 +222,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
     files : paths of YAML files, later ones win; a file may name ``base: other.yaml`` (relative to itself) and ``preset:``.
     overrides : ``section.key=value`` strings, the value in YAML.
     preset : 'original' or 'paper'; wins over the files' own.
+    flags : sections of keys with values of the schema's types, laid over the files and under ``overrides``.
 
     Raises
     ------
@@ -243,7 +246,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
             overridden.setdefault(section, {})[name] = yaml.safe_load(value) if value.strip() else ""
         except yaml.YAMLError as error:
             raise InputError(f"the value {value!r} is not valid YAML", field=key) from error
-    layers.append(("command line", overridden))
+    layers.extend([("command line", dict(flags or {})), ("command line", overridden)])
     chosen = preset or next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "original")
     if chosen not in PRESETS:
         raise InputError(f"unknown preset {chosen!r}", field="preset", remedy=f"use one of: {', '.join(PRESETS)}")
