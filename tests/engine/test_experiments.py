@@ -1,0 +1,57 @@
+"""The committed rows load, claim what the paper says, and differ from their base as they say."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cian.errors import InputError
+from cian.tools.engine.experiments import find_experiments, load_experiment
+
+ROOT = Path(__file__).resolve().parents[2] / "experiments"
+FILES = sorted(ROOT.glob("*/table*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_committed_row_loads_and_names_its_table(path):
+    row = load_experiment(path)
+    assert f"table{row.claim.table}" == path.parent.name
+    assert row.config.network.affinity == ("self" if "baseline" in path.stem else "cross")
+    assert row.config.loss.completion == ("baseline" not in path.stem and not path.stem.startswith("ce"))
+
+
+def test_paper_figures_of_table_2_are_the_papers():
+    rows = {row.path.stem: row.claim.paper["val_crf"] for row in find_experiments(ROOT, "voc", 2)}
+    assert rows == {"baseline": 58.3, "ce": 59.1, "cp": 62.5, "rt": 64.3}
+
+
+def test_table_4_has_all_24_figures():
+    rows = find_experiments(ROOT, "voc", 4)
+    assert sum(len(row.claim.paper) for row in rows) == 24
+    assert {row.config.seeds.strong_ratio for row in rows} == {0.0, 0.05, 0.1}
+
+
+def test_rows_with_one_configuration_share_their_hash():
+    first = load_experiment(ROOT / "voc/table2/cp.yaml")
+    second = load_experiment(ROOT / "voc/table3/cp-common.yaml")
+    other = load_experiment(ROOT / "voc/table3/cp-random.yaml")
+    assert first.config.hash() == second.config.hash() != other.config.hash()
+
+
+@pytest.mark.parametrize("claim, message", [
+    ("", "claim: is missing"),
+    ("claim: {table: 2, row: x}", "claim.difference: is missing"),
+    ("claim: {table: 2, row: x, difference: y, rouns: 2}", "unknown key 'rouns'"),
+    ("claim: {table: 2, row: x, difference: y, rounds: 3}", "claim.rounds: 3 is not 1 or 2"),
+    ("claim: {table: 2, row: x, difference: y, paper: {vla: 3}}", "'vla' is not one of the figures"),
+])
+def test_malformed_claim_is_refused_by_name(tmp_path, claim, message):
+    path = tmp_path / "row.yaml"
+    path.write_text(f"preset: original\n{claim}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_experiment(path)
+
+
+def test_unknown_table_names_those_that_exist():
+    with pytest.raises(InputError, match="no rows for table 7 on voc.*voc 2"):
+        find_experiments(ROOT, "voc", 7)
