@@ -67,7 +67,8 @@ def load_experiment(path: PathLike, overrides: Iterable[str] = (), preset: Optio
     return Experiment(Path(path), _claim(content.get("claim"), path), config)
 
 
-def find_experiments(root: PathLike, dataset: str, table: int, overrides: Iterable[str] = (), preset: Optional[str] = None) -> List[Experiment]:
+def find_experiments(root: PathLike, dataset: str, table: int, overrides: Iterable[str] = (),
+                     preset: Optional[str] = None) -> List[Experiment]:
     """All rows of a table on a data set, sorted by file name.
 
     Raises
