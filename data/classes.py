@@ -6,7 +6,6 @@ import functools
 import io
 import os
 import struct
-import warnings
 from typing import Iterable, Optional, Tuple
 
 import numpy as np
@@ -16,6 +15,8 @@ from cian.data.files import atomic_write, read_bytes, read_text
 from cian.errors import InputError, PathLike
 
 IGNORE = 255
+# Far above any photograph; Pillow warns of larger pictures, and a filter for that warning would not be safe between threads.
+MAX_PIXELS = 2 ** 26
 BACKGROUND = "background"
 VOC_CLASSES: Tuple[str, ...] = (
     BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -133,15 +134,15 @@ def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] 
     bit_depth, colour_type = struct.unpack_from(">BB", content, 24)
     if colour_type not in (0, 3) or (colour_type == 0 and bit_depth != 8):
         raise InputError("holds colours in place of class indices", file=path, remedy="save it as a palette or 8-bit gray PNG")
+    width, height = struct.unpack_from(">II", content, 16)
+    if width * height > MAX_PIXELS:
+        raise InputError(f"announces {width}x{height} pixels, which no label map has", file=path, remedy="make or copy it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as picture:
-                picture.verify()  # every chunk's checksum
-            with Image.open(io.BytesIO(content)) as picture:
-                labels = np.array(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.verify()  # every chunk's checksum
+        with Image.open(io.BytesIO(content)) as picture:
+            labels = np.array(picture, np.uint8)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"is damaged ({error})", file=path, remedy="make or copy it again") from error
     if num_classes is not None:
         strangers = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[num_classes:IGNORE]) + num_classes
