@@ -1,0 +1,109 @@
+"""Checks of image and label-map files over several processes; every problem is collected, none stops the others."""
+from __future__ import annotations
+
+import io
+import multiprocessing
+import zlib
+from dataclasses import dataclass
+from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cian.data.classes import decode_label_png
+from cian.data.files import read_bytes
+from cian.environment import usable_cores
+from cian.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class CheckedFiles:
+    """Of n files: heights and widths (n, 2), CRC-32 (n,) of the content, and what is wrong with some of them."""
+
+    sizes: np.ndarray
+    crc32: np.ndarray
+    problems: List[InputError]
+
+
+def check_images(paths: Sequence[str], *, workers: int = 0) -> CheckedFiles:
+    """Read and decode every JPEG of ``paths``; ``workers`` processes, 0 is one a core."""
+    return _collect(parallel(_check_image, paths, workers), len(paths))
+
+
+def check_labels(paths: Sequence[str], num_classes: int, *, sizes: Optional[np.ndarray] = None, workers: int = 0) -> CheckedFiles:
+    """Read and decode every label map; values have to be classes or 255, and sizes those of ``sizes`` (n, 2), where given."""
+    expected: Iterable[Optional[Tuple[int, int]]] = (
+        [None] * len(paths) if sizes is None else [(int(h), int(w)) for h, w in sizes])
+    return _collect(parallel(_check_label, [(path, num_classes, size) for path, size in zip(paths, expected)], workers), len(paths))
+
+
+def encoded_labels(paths: Sequence[str], num_classes: int, *, workers: int = 0) -> Iterator[Tuple[int, bytes]]:
+    """CRC-32 of each file, and its label map encoded anew as 8-bit gray PNG, which decodes fastest."""
+    return parallel(_encode_label, [(path, num_classes) for path in paths], workers)
+
+
+def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0) -> Iterator[Result]:
+    """``map`` over processes, in order; in this process for few items."""
+    count = min(workers or usable_cores(), len(items) // 16)
+    if count < 2:
+        yield from map(function, items)
+        return
+    with multiprocessing.get_context("fork").Pool(count, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.imap(function, items, chunksize=16)
+
+
+def _collect(results: Iterable[Tuple[int, int, int, Optional[InputError]]], count: int) -> CheckedFiles:
+    sizes, crcs = np.zeros((count, 2), np.int32), np.zeros(count, np.uint32)
+    problems = []
+    for index, (height, width, crc32, problem) in enumerate(results):
+        sizes[index], crcs[index] = (height, width), crc32
+        if problem is not None:
+            problems.append(problem)
+    return CheckedFiles(sizes, crcs, problems)
+
+
+def _check_image(path: str) -> Tuple[int, int, int, Optional[InputError]]:
+    try:
+        content = read_bytes(path)
+        height, width = decode_jpeg(content, path).shape[:2]
+    except InputError as problem:
+        return 0, 0, 0, problem
+    return height, width, zlib.crc32(content), None
+
+
+def _check_label(item: Tuple[str, int, Optional[Tuple[int, int]]]) -> Tuple[int, int, int, Optional[InputError]]:
+    path, num_classes, expected = item
+    try:
+        content = read_bytes(path)
+        height, width = decode_label_png(content, path, num_classes).shape
+    except InputError as problem:
+        return 0, 0, 0, problem
+    if expected is not None and expected != (height, width):
+        return height, width, 0, InputError(f"is {width}x{height} pixels, but its image is {expected[1]}x{expected[0]}", file=path,
+                                            remedy="make it again at the size of the image")
+    return height, width, zlib.crc32(content), None
+
+
+def _encode_label(item: Tuple[str, int]) -> Tuple[int, bytes]:
+    path, num_classes = item
+    content = read_bytes(path)
+    return zlib.crc32(content), cv2.imencode(".png", decode_label_png(content, path, num_classes))[1].tobytes()
+
+
+def decode_jpeg(content: bytes, path: str) -> np.ndarray:
+    """An image file's content as (H, W, 3) uint8 BGR; an :class:`InputError` names ``path`` where it is truncated or damaged."""
+    if content[:2] != b"\xff\xd8":
+        raise InputError("is not a JPEG file", file=path, remedy="convert it to JPEG")
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error) as error:
+        raise InputError(f"is a damaged JPEG ({error})", file=path, remedy="copy it again") from error
+    if image is None:
+        raise InputError("is a damaged JPEG", file=path, remedy="copy it again")
+    return image

@@ -1,0 +1,306 @@
+"""Reading record sets: images with their image-level labels, or label maps (seeds), in MXNet's RecordIO files.
+
+A record set ``NAME`` in a folder is
+
+* ``NAME.json``: the manifest, with the kind, the class names, and size and SHA-256 of every other file and of itself;
+* ``NAME.<identity>[.<part>].rec`` with ``.idx``: the records of one part, which ``mxnet.recordio.MXIndexedRecordIO`` reads too. A record
+  is ``mxnet.recordio.pack(IRHeader(flag, label, id, 0), file)``: ``id`` is the position in the list, ``file`` the original JPEG, or an
+  8-bit gray PNG of class indices; images carry the multi-hot vector of their labels;
+* ``NAME.<identity>.npz``: one row a record: name, part, offset, bytes, CRC-32, height and width, labels.
+
+The identity is a digest of the content, so a new manifest, put in place by one rename, is what replaces a set. Nothing from a file
+reaches a decoder before its checksum was compared.
+"""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import zlib
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, overload
+
+import cv2
+import numpy as np
+
+from cian.data.classes import ClassTable
+from cian.data.files import read_bytes
+from cian.data.framing import unframe
+from cian.errors import InputError, PathLike
+
+FORMAT, VERSION = "cian record set", 1
+IMAGES, LABELS = "images", "labels"
+COLUMNS = {"names": "uint8", "part": "uint16", "offset": "int64", "span": "int64", "crc32": "uint32", "size": "int32", "labels": "uint8"}
+AGAIN = "run tools/prepare.py again"
+HEADER = struct.Struct("<IfQQ")  # mxnet.recordio.IRHeader: flag (number of labels), label, id, id2
+
+
+class NameTable(Sequence[str]):
+    """Names as one block of UTF-8 lines: a sequence of strings that takes their bytes and 8 more each."""
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self._ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> NameTable:
+        """The table of ``names``."""
+        return cls("".join(f"{name}\n" for name in names).encode())
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> List[str]: ...
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        start = int(self._ends[position - 1]) + 1 if position else 0
+        return self._block[start:int(self._ends[position])].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._block.decode().split("\n")[:-1])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NameTable) and self._block == other._block
+
+    def __hash__(self) -> int:
+        return hash(self._block)
+
+    def find(self, name: str) -> int:
+        """Position of ``name``, or -1."""
+        line = f"{name}\n".encode()
+        found = 0 if self._block.startswith(line) else self._block.find(b"\n" + line) + 1 or -1
+        return found if found <= 0 else int(np.searchsorted(self._ends, found))
+
+
+class RecordSet:
+    """An open record set; use :meth:`open`. It may be forked, pickled and read from several threads.
+
+    Attributes
+    ----------
+    folder, name, path : where it is; ``path`` is the manifest.
+    kind : 'images' or 'labels'.
+    classes : ClassTable.
+    identity : SHA-256 of the content in hexadecimal.
+    names : NameTable, a sequence of n strings in the order of the list.
+    sizes : (n, 2) int32, height and width of each in pixels.
+    labels : (n, num_classes) uint8, multi-hot with column 0 (the background) 1; images only.
+    """
+
+    def __init__(self, folder: str, name: str, manifest: Dict[str, Any], table: Dict[str, np.ndarray], descriptors: List[int]) -> None:
+        self.folder, self.name, self.path = folder, name, manifest_path(folder, name)
+        self.manifest, self.kind, self.identity = manifest, manifest["kind"], manifest["identity"]
+        self.classes = ClassTable(manifest["classes"], self.path)
+        self.names = NameTable(table["names"].tobytes())
+        self.sizes = table["size"]
+        self._table, self._descriptors = table, descriptors
+        self._labels: Optional[np.ndarray] = None
+
+    @classmethod
+    def open(cls, folder: PathLike, name: str) -> RecordSet:
+        """Open the set ``name`` in ``folder``.
+
+        Raises
+        ------
+        InputError
+            Naming the file: the set, one of its files or a version of the format is missing, a file has another size or checksum.
+        """
+        folder = os.fspath(folder)
+        manifest = read_manifest(folder, name)
+        descriptors: List[int] = []
+        try:
+            for part in manifest["parts"]:
+                descriptors.append(_open_part(os.path.join(folder, part["rec"]), part["bytes"]))
+            return cls(folder, name, manifest, _read_table(folder, name, manifest), descriptors)
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+
+    def close(self) -> None:
+        """Close the files; harmless to call again."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def __enter__(self) -> RecordSet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if "_descriptors" in self.__dict__:
+            self.close()
+
+    def __reduce__(self):
+        return _reopen, (os.path.abspath(self.folder), self.name, self.identity)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n, num_classes) uint8, multi-hot with column 0 (the background) 1; ValueError for a set of label maps."""
+        if self.kind != IMAGES:
+            raise ValueError(f"{self.path} holds label maps; image-level labels are in the set of the images")
+        if self._labels is None:
+            self._labels = np.unpackbits(self._table["labels"], axis=1, count=self.classes.num_classes)
+        return self._labels
+
+    def files(self) -> List[Tuple[str, str]]:
+        """Paths of the parts, (``.rec``, ``.idx``) each."""
+        return [(os.path.join(self.folder, part["rec"]), os.path.join(self.folder, part["idx"])) for part in self.manifest["parts"]]
+
+    def read(self, index: int) -> bytes:
+        """The packed file (JPEG or PNG) of record ``index``; an :class:`InputError` names the record where it is damaged."""
+        index = range(len(self))[index]
+        part, offset, span = (int(self._table[column][index]) for column in ("part", "offset", "span"))
+        try:
+            record = os.pread(self._descriptors[part], span, offset)
+        except OSError as error:
+            raise self._damage(index, f"cannot be read ({error.strerror})") from error
+        if len(record) != span:
+            raise self._damage(index, f"is truncated: {len(record)} of {span} bytes are left")
+        if zlib.crc32(record) != self._table["crc32"][index]:
+            raise self._damage(index, "does not match its checksum")
+        try:
+            content = unframe(record)
+            count, _, identifier, _ = HEADER.unpack_from(content)
+        except (ValueError, struct.error) as error:
+            raise self._damage(index, str(error)) from error
+        if identifier != index:
+            raise self._damage(index, f"is number {identifier} in place of {index}")
+        return content[HEADER.size + 4 * count:]
+
+    def image(self, index: int) -> np.ndarray:
+        """Image ``index`` as (H, W, 3) uint8 **BGR**, as ``cv2.imread`` gives it."""
+        return self._decode(index, IMAGES, cv2.IMREAD_COLOR)
+
+    def label(self, index: int) -> np.ndarray:
+        """Label map ``index`` as (H, W) uint8 class indices, 255 ignored."""
+        return self._decode(index, LABELS, cv2.IMREAD_GRAYSCALE)
+
+    def _decode(self, index: int, kind: str, mode: int) -> np.ndarray:
+        if self.kind != kind:
+            raise ValueError(f"{self.path} holds {self.kind}, not {kind}")
+        content = self.read(index)
+        try:
+            picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
+        except cv2.error as error:
+            raise self._damage(index, f"cannot be decoded ({error.err})") from error
+        if picture is None:
+            raise self._damage(index, "cannot be decoded")
+        if picture.shape[:2] != tuple(self.sizes[index]):
+            raise self._damage(index, f"is {picture.shape[1]}x{picture.shape[0]} pixels in place of "
+                                      f"{self.sizes[index][1]}x{self.sizes[index][0]}")
+        return picture
+
+    def _damage(self, index: int, problem: str) -> InputError:
+        part = self.manifest["parts"][int(self._table["part"][index])]
+        return InputError(problem, file=os.path.join(self.folder, part["rec"]), field=f"record {index} ({self.names[index]})", remedy=AGAIN)
+
+    def rows(self) -> Dict[str, np.ndarray]:
+        """The columns of the table, for checks: part, offset, span, crc32 and more."""
+        return self._table
+
+
+def match_seeds(images: RecordSet, seeds: RecordSet) -> np.ndarray:
+    """Position in ``seeds`` of each image's label map, (n,) int64; the two sets may hold other names beside and other orders.
+
+    Raises
+    ------
+    InputError
+        Naming the first images that have no label map or one of another size, or class tables that differ.
+    """
+    if seeds.kind != LABELS or images.kind != IMAGES:
+        raise ValueError(f"needs a set of images and one of label maps, not {images.kind} and {seeds.kind}")
+    if images.classes != seeds.classes:
+        raise InputError(f"has other classes than {images.path}", file=seeds.path, remedy=AGAIN)
+    if images.names == seeds.names:
+        positions = np.arange(len(images))
+    else:
+        where = {name: position for position, name in enumerate(seeds.names)}
+        positions = np.array([where.get(name, -1) for name in images.names], np.int64)
+    missing = np.flatnonzero(positions < 0)
+    if missing.size:
+        raise InputError(f"lacks {missing.size} of {len(images)} label maps: {', '.join(images.names[int(i)] for i in missing[:5])}",
+                         file=seeds.path, remedy="make seeds for every image and pack them with tools/prepare.py --seeds")
+    other = np.flatnonzero((seeds.sizes[positions] != images.sizes).any(axis=1))
+    if other.size:
+        raise InputError(f"has {other.size} label maps of another size than their images: "
+                         f"{', '.join(images.names[int(i)] for i in other[:5])}", file=seeds.path, remedy=AGAIN)
+    return positions
+
+
+def _reopen(folder: str, name: str, identity: str) -> RecordSet:
+    records = RecordSet.open(folder, name)
+    if records.identity != identity:
+        raise InputError("was packed anew while it was in use", file=records.path, remedy="start again")
+    return records
+
+
+def manifest_path(folder: PathLike, name: str) -> str:
+    """Path of the manifest of the set ``name``."""
+    return os.path.join(os.fspath(folder), f"{name}.json")
+
+
+def manifest_checksum(manifest: Dict[str, Any]) -> str:
+    """SHA-256 of the manifest's canonical JSON without its own checksum."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
+    """The manifest of a set as a dict, after its checksum and version were compared; :class:`InputError` otherwise."""
+    path = manifest_path(folder, name)
+    if not os.path.exists(path):
+        raise InputError("there is no such record set", file=path, remedy="make it with tools/prepare.py")
+    try:
+        manifest = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError("is not a manifest of a record set (not JSON)", file=path, remedy=AGAIN) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError("is not a manifest of a record set", file=path, remedy=AGAIN)
+    if manifest.get("version") != VERSION:
+        raise InputError(f"has version {manifest.get('version')!r}, and this code reads {VERSION}", file=path, remedy=AGAIN)
+    if manifest.get("checksum") != manifest_checksum(manifest):
+        raise InputError("does not match its own checksum", file=path, remedy=AGAIN)
+    return manifest
+
+
+def _open_part(path: str, expected: int) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot be opened ({error.strerror})", file=path, remedy=AGAIN) from error
+    size = os.fstat(descriptor).st_size
+    if size != expected:
+        os.close(descriptor)
+        raise InputError(f"has {size} bytes in place of {expected}", file=path, remedy=AGAIN)
+    return descriptor
+
+
+def _read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np.ndarray]:
+    path = os.path.join(folder, manifest["table"]["file"])
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != manifest["table"]["sha256"]:
+        raise InputError("does not match its checksum in the manifest", file=path, field=name, remedy=AGAIN)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            table = {column: arrays[column] for column in COLUMNS}
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
+    if any(table[column].dtype != kind for column, kind in COLUMNS.items()):
+        raise InputError("has columns of the wrong type", file=path, remedy=AGAIN)
+    rows = [len(table[column]) for column in COLUMNS if column != "names"]
+    sizes = np.array([part["bytes"] for part in manifest["parts"]], np.int64)
+    if set(rows) != {manifest["count"]} or (table["part"] >= len(sizes)).any() or (
+            table["offset"] + table["span"] > sizes[table["part"]]).any() or (table["offset"] < 0).any() or (table["span"] < 8).any():
+        raise InputError("points outside the record files", file=path, remedy=AGAIN)
+    return table
