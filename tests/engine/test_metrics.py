@@ -1,0 +1,122 @@
+"""Evaluation: exact counts, both means, and every misfit named."""
+import numpy as np
+import pytest
+
+from cian.data.classes import write_label_png
+from cian.data.files import Problems
+from cian.errors import InputError
+from cian.tools.engine import metrics
+from cian.tools.engine.metrics import Evaluation, confusion_matrix, evaluate, pair_counts, score_rows
+
+CLASSES = ("background", "cat", "dog", "cow")
+
+
+def loop_confusion(truth, prediction, num_classes):
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for t, p in zip(truth.ravel(), prediction.ravel()):
+        if t != 255:
+            matrix[t, p] += 1
+    return matrix
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Five images of various sizes with truth and prediction; class 3 (cow) occurs nowhere."""
+    random = np.random.RandomState(5)
+    expected = np.zeros((4, 4), np.int64)
+    names = [f"image_{k}" for k in range(5)]
+    for k, name in enumerate(names):
+        truth = random.randint(0, 3, (7 + k, 11), np.uint8)
+        truth[0, :5] = 255
+        prediction = random.randint(0, 3, truth.shape, np.uint8)
+        write_label_png(tmp_path / "truth" / f"{name}.png", truth)
+        write_label_png(tmp_path / "pred" / f"{name}.png", prediction)
+        expected += loop_confusion(truth, prediction, 4)
+    return names, tmp_path / "pred", tmp_path / "truth", expected
+
+
+def test_one_image_counts_as_a_loop_over_its_pixels():
+    random = np.random.RandomState(0)
+    truth = random.choice([0, 1, 2, 3, 255], (23, 29)).astype(np.uint8)
+    prediction = random.randint(0, 4, (23, 29), np.uint8)
+    matrix = confusion_matrix(truth, prediction, 4)
+    assert matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, loop_confusion(truth, prediction, 4))
+
+
+def test_counts_stay_exact_where_float32_no_longer_is(monkeypatch):
+    random = np.random.RandomState(1)
+    truth, prediction = random.randint(0, 256, (2, 31, 37), np.uint8)
+    usual = pair_counts(truth, prediction)
+    monkeypatch.setattr(metrics, "EXACT_FLOAT_PIXELS", 100)
+    np.testing.assert_array_equal(pair_counts(truth, prediction), usual)
+    shape = (4099, 4099)  # 2^24 + 25,000 pixels; float32 stops counting at 2^24
+    monkeypatch.undo()
+    assert pair_counts(np.zeros(shape, np.uint8), np.ones(shape, np.uint8))[0, 1] == 4099 ** 2
+
+
+def test_a_folder_sums_its_images(folders):
+    names, pred, truth, expected = folders
+    evaluation = evaluate(names, pred, truth, CLASSES, workers=3)
+    np.testing.assert_array_equal(evaluation.confusion, expected)
+    assert evaluation.images == 5 and evaluation.unscored == ()
+
+
+def test_iou_by_hand_and_absent_classes_in_both_means():
+    evaluation = Evaluation(CLASSES, np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]), 1)
+    np.testing.assert_allclose(evaluation.iou[:2], [6 / 9, 3 / 6])
+    assert np.isnan(evaluation.iou[2:]).all()
+    assert evaluation.mean_iou == pytest.approx((6 / 9 + 3 / 6) / 4)
+    assert evaluation.mean_iou_present == pytest.approx((6 / 9 + 3 / 6) / 2)
+    assert evaluation.pixel_accuracy == pytest.approx(9 / 12)
+    rows = dict(score_rows(evaluation))
+    assert rows["cow"] == "absent" and rows["mean IoU"] == "29.17" and rows["mean IoU without the 2 absent"] == "58.33"
+    assert evaluation.to_dict()["iou"]["cow"] is None
+    assert evaluation.to_dict()["confusion"][0] == [6, 2, 0, 0]
+
+
+def test_a_class_predicted_but_never_true_counts_as_zero_in_both_means():
+    evaluation = Evaluation(("background", "cat"), np.array([[4, 1], [0, 0]]), 1)
+    assert evaluation.mean_iou == evaluation.mean_iou_present == pytest.approx(0.4)
+    assert len(score_rows(evaluation)) == 4
+
+
+def test_every_misfit_is_named_in_one_report(folders):
+    names, pred, truth, _ = folders
+    (pred / "image_0.png").unlink()
+    write_label_png(pred / "image_1.png", np.zeros((3, 4), np.uint8))
+    write_label_png(pred / "image_2.png", np.full((9, 11), 4, np.uint8))
+    write_label_png(pred / "image_3.png", np.full((10, 11), 255, np.uint8))
+    (pred / "image_4.png").write_bytes((pred / "image_4.png").read_bytes()[:-30])
+    write_label_png(pred / "stranger.png", np.zeros((3, 4), np.uint8))
+    with pytest.raises(Problems) as caught:
+        evaluate(names, pred, truth, CLASSES)
+    report = "\n".join(map(str, caught.value.problems))
+    for line in ("image_0: has no prediction", "stranger: has a prediction and is not in the list",
+                 "image_1: prediction is 4x3 pixels, the truth 11x8", "image_2: prediction holds 4, but the classes are 0 to 3",
+                 "image_3: prediction holds 255", "image_4.png: is damaged"):
+        assert line in report
+    assert len(caught.value.problems) == 6
+
+
+def test_a_truth_with_a_value_that_is_no_class_is_refused(folders):
+    names, pred, truth, _ = folders
+    write_label_png(truth / "image_2.png", np.full((9, 11), 7, np.uint8))
+    with pytest.raises(Problems, match="image_2: truth holds 7"):
+        evaluate(names, pred, truth, CLASSES)
+
+
+def test_a_subset_is_scored_on_request_and_says_what_it_left_out(folders):
+    names, pred, truth, _ = folders
+    (pred / "image_0.png").unlink()
+    write_label_png(pred / "stranger.png", np.zeros((3, 4), np.uint8))
+    evaluation = evaluate(names, pred, truth, CLASSES, subset=True)
+    assert evaluation.images == 4 and evaluation.unscored == ("image_0",)
+
+
+def test_a_folder_without_any_of_the_list_is_refused_even_as_a_subset(folders, tmp_path):
+    names, pred, truth, _ = folders
+    with pytest.raises(InputError, match="no image of the list"):
+        evaluate(["other"], pred, truth, CLASSES, subset=True)
+    with pytest.raises(InputError, match="cannot be listed"):
+        evaluate(names, tmp_path / "nowhere", truth, CLASSES)

@@ -1,0 +1,76 @@
+"""Dense CRF (Krähenbühl and Koltun, 2011) on the network's logits, with the parameters that are known by name.
+
+Imports no MXNet: worker processes beside the network load this module alone.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pydensecrf.densecrf as densecrf
+
+from cian.errors import InputError
+
+
+@dataclass(frozen=True)
+class CRFPreset:
+    """Mean-field iterations, and for both Potts terms the standard deviations (pixels, RGB levels) and the weight."""
+
+    iterations: int
+    gaussian_px: float
+    gaussian_weight: float
+    bilateral_px: float
+    bilateral_rgb: float
+    bilateral_weight: float
+
+
+CRF_PRESETS = {
+    # The original's inference: the example values of pydensecrf, five iterations.
+    "test": CRFPreset(5, 3, 3, 80, 13, 10),
+    # The original's pseudo-labels for the second round: the same with ten.
+    "retrain": CRFPreset(10, 3, 3, 80, 13, 10),
+    # DeepLab-v2 ResNet-101 as its authors released it (crf settings of the Caffe model; Chen et al., TPAMI 2018, section 4.1
+    # gives the ranges that they searched).
+    "deeplab": CRFPreset(10, 1, 3, 67, 3, 4),
+}
+
+
+def crf_preset(name: str) -> CRFPreset:
+    """The preset of this name; :class:`InputError` listing the names for another."""
+    if name not in CRF_PRESETS:
+        raise InputError(f"unknown CRF preset {name!r}", field="predict.crf", remedy=f"use one of: {', '.join(CRF_PRESETS)}")
+    return CRF_PRESETS[name]
+
+
+def dense_crf(logits: np.ndarray, image: np.ndarray, preset: CRFPreset) -> np.ndarray:
+    """Class probabilities after mean-field inference, with the negated logits as unary energies (as the original does).
+
+    Parameters
+    ----------
+    logits : (C, H, W) float32, finite.
+    image : (H, W, 3) uint8, RGB.
+
+    Returns
+    -------
+    (C, H, W) float32; ``argmax(axis=0)`` is the label map.
+
+    Raises
+    ------
+    ValueError
+        For shapes and types that do not fit.
+    InputError
+        For logits that are not finite.
+    """
+    classes, height, width = logits.shape
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
+        raise ValueError(f"the image is {image.dtype} {image.shape}, but the logits need uint8 {(height, width, 3)}")
+    if not np.isfinite(logits).all():
+        raise InputError("the network's logits are not finite", remedy="check the checkpoint: its training may have diverged")
+    if classes == 1:
+        return np.ones_like(logits, dtype=np.float32)
+    field = densecrf.DenseCRF2D(width, height, classes)
+    field.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(classes, -1), dtype=np.float32))
+    field.addPairwiseGaussian(sxy=preset.gaussian_px, compat=preset.gaussian_weight)
+    field.addPairwiseBilateral(sxy=preset.bilateral_px, srgb=preset.bilateral_rgb, rgbim=np.ascontiguousarray(image),
+                               compat=preset.bilateral_weight)
+    return np.asarray(field.inference(preset.iterations), dtype=np.float32).reshape(classes, height, width)
