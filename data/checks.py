@@ -1,7 +1,6 @@
 """Checks of image and label-map files over several processes; every problem is collected, none stops the others."""
 from __future__ import annotations
 
-import io
 import multiprocessing
 import zlib
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
-from PIL import Image
+import simplejpeg
 
 from cian.data.classes import decode_label_png
 from cian.data.files import read_bytes
@@ -95,15 +94,17 @@ def _encode_label(item: Tuple[str, int]) -> Tuple[int, bytes]:
 
 
 def decode_jpeg(content: bytes, path: str) -> np.ndarray:
-    """An image file's content as (H, W, 3) uint8 BGR; an :class:`InputError` names ``path`` where it is truncated or damaged."""
+    """An image file's content as (H, W, 3) uint8 BGR; an :class:`InputError` names ``path`` where it is truncated or damaged.
+
+    OpenCV, which training decodes with, fills what a damaged file lacks with something; ``simplejpeg`` reports what it found.
+    """
     if content[:2] != b"\xff\xd8":
         raise InputError("is not a JPEG file", file=path, remedy="convert it to JPEG")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
+        simplejpeg.decode_jpeg(content, strict=True)
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error) as error:
+    except (ValueError, cv2.error) as error:
         raise InputError(f"is a damaged JPEG ({error})", file=path, remedy="copy it again") from error
     if image is None:
-        raise InputError("is a damaged JPEG", file=path, remedy="copy it again")
+        raise InputError("is a JPEG that OpenCV does not decode", file=path, remedy="convert it to plain 8-bit JPEG")
     return image
