@@ -1,0 +1,242 @@
+"""Class activation maps and saliency to seeds: the sparse label maps on which the segmentation network is trained.
+
+Paper, "Initial Seeds": a CAM in [0, 1] above 0.3 claims a pixel for its class, saliency below 0.06 claims it for the background, and
+"all the remaining unassigned pixels and conflictual assignments are abandoned and marked as ignored". Nothing here opens ground truth
+except :func:`substitute_strong`, which is Table 4's experiment and takes the folder explicitly.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cian.data.classes import IGNORE, ClassTable, read_label_png, write_label_png
+from cian.data.files import atomic_write, atomic_write_bytes, read_bytes, read_text
+from cian.data.records import RecordSet
+from cian.errors import InputError, PathLike
+from cian.tools.engine.config import SeedConfig
+from cian.tools.engine.saliency import barrier_saliency, read_saliency
+
+MANIFEST = "seeds.json"
+_IN_FLIGHT = 4  # images that wait between two stages of make_seeds
+
+# Maps of one image: (image (H, W, 3) uint8 RGB, classes) -> (K, H, W) float32 in [0, 1]; CamMaps.__call__ is one.
+Maps = Callable[[np.ndarray, Sequence[int]], np.ndarray]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# What stands for the saliency of an image: (config, name, image (H, W, 3) uint8 RGB, cams (K, H, W)) -> (H, W) float32 in [0, 1].
+SALIENCY: Dict[str, Callable[[SeedConfig, str, np.ndarray, np.ndarray], np.ndarray]] = {
+    "images": lambda config, name, image, cams: read_saliency(config.saliency_root, name, image.shape[:2]),
+    "builtin": lambda config, name, image, cams: barrier_saliency(image),
+    "low_cam": lambda config, name, image, cams: cams.max(axis=0, initial=0.0),
+}
+
+
+def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray, foreground_threshold: float,
+                 background_threshold: float) -> np.ndarray:
+    """Label map of the pixels that exactly one class or the background claims.
+
+    A pixel that two classes claim, or a class and the background, is a conflict and is ignored, as is one that nobody claims.
+
+    Parameters
+    ----------
+    cams : (K, H, W) in [0, 1], one map for each of ``classes`` (pixel values 1..254).
+    saliency : (H, W) in [0, 1].
+
+    Returns
+    -------
+    (H, W) uint8 class indices, 255 ignored.
+    """
+    if len(cams) != len(classes) or cams.shape[1:] != saliency.shape:
+        raise ValueError(f"{cams.shape} maps do not fit {len(classes)} classes and saliency of {saliency.shape}")
+    background = saliency < background_threshold
+    labels = np.where(background, 0, IGNORE).astype(np.uint8)
+    claims = background.astype(np.uint8)
+    for cam, value in zip(cams, classes):
+        claimed = cam > foreground_threshold
+        labels[claimed] = value
+        claims += claimed
+    labels[claims > 1] = IGNORE
+    return labels
+
+
+def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLike, source: Dict[str, Any], *, workers: int = 1,
+               watch: Optional[Callable[[str, np.ndarray, Sequence[int]], None]] = None, progress: bool = False) -> int:
+    """Write ``folder``/NAME.png for every image, and the manifest of the folder.
+
+    Decoding, the network and the rest (saliency, thresholds, writing) of different images overlap. Seeds that are there from an
+    earlier call with the same settings are kept.
+
+    Parameters
+    ----------
+    maps : class activation maps of an image, called from this thread only.
+    source : what ``maps`` depends on (such as the classifier's digest), for the manifest.
+    workers : threads for decoding and as many for writing.
+    watch : called with (name, cams, classes) for every image, those kept included, from the writing threads.
+
+    Returns
+    -------
+    Number of seeds written by this call.
+
+    Raises
+    ------
+    InputError
+        A folder with seeds of other settings; an image that cannot be read; a saliency map that is missing or does not fit.
+    """
+    folder = os.fspath(folder)
+    check_saliency(config)
+    claim_folder(folder, _settings(config, images, source))
+    done = existing(folder)
+    todo = [index for index, name in enumerate(images.names) if watch or name not in done]
+
+    def load(index: int) -> Tuple[int, np.ndarray]:
+        return index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)
+
+    def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray, List[int]]]:
+        for index, image in loaded:
+            classes = [int(value) for value in np.flatnonzero(images.labels[index]) if value]
+            yield index, image, maps(image, classes), classes
+
+    def finish(item: Tuple[int, np.ndarray, np.ndarray, List[int]]) -> bool:
+        index, image, cams, classes = item
+        name = images.names[index]
+        if watch:
+            watch(name, cams, classes)
+        if name in done:
+            return False
+        saliency = SALIENCY[config.saliency](config, name, image, cams)
+        seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold)
+        write_label_png(os.path.join(folder, f"{name}.png"), seeds)
+        return True
+
+    with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
+        finished = overlapped(writers, finish, activate(overlapped(readers, load, todo)))
+        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image", disable=not progress))
+
+
+def overlapped(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``map`` by threads, in order, a few items ahead; an exception of an item is raised in its place and the rest is dropped."""
+    waiting = []
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _IN_FLIGHT:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def check_saliency(config: SeedConfig) -> None:
+    """Refuse ``images`` without a folder and a folder without ``images``."""
+    if config.saliency == "images" and not os.path.isdir(config.saliency_root):
+        raise InputError("is no folder of saliency maps", file=config.saliency_root or None, field="seeds.saliency_root",
+                         remedy="name the folder of NAME.png, or take seeds.saliency=builtin")
+    if config.saliency != "images" and config.saliency_root:
+        raise InputError(f"is not read with seeds.saliency={config.saliency}", file=config.saliency_root, field="seeds.saliency_root",
+                         remedy="add seeds.saliency=images, or leave the folder out")
+
+
+def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any]) -> Dict[str, Any]:
+    """All that the seeds of a folder depend on."""
+    keys = ("foreground_threshold", "background_threshold", "saliency", "scales", "mirror")
+    chosen = {key: getattr(config, key) for key in keys}
+    return {"seeds": chosen, "images": images.identity, "classes": images.classes.names, "source": source}
+
+
+def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:
+    """Begin a folder of label maps made with ``settings``, or go on with one of the same settings.
+
+    Raises
+    ------
+    InputError
+        The folder holds label maps of other or unknown settings.
+    """
+    path = os.path.join(os.fspath(folder), MANIFEST)
+    content = json.loads(json.dumps(settings))
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    if os.path.exists(path):
+        found = read_seed_manifest(folder)
+        if found["hash"] != digest:
+            changed = [key for key in content if content[key] != found.get(key)]
+            raise InputError(f"holds seeds of other settings ({', '.join(changed) or 'version'} changed)", file=folder,
+                             remedy="name another folder, or remove this one")
+        return
+    if existing(folder):
+        raise InputError(f"holds PNG files, but no {MANIFEST} that says how they were made", file=folder, remedy="name another folder")
+    with atomic_write(path, "w") as stream:
+        json.dump({"hash": digest, **content}, stream, indent=1)
+
+
+def read_seed_manifest(folder: PathLike) -> Dict[str, Any]:
+    """The settings of a folder of seeds; an :class:`InputError` where they are missing or damaged."""
+    path = os.path.join(os.fspath(folder), MANIFEST)
+    text = read_text(path)
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise InputError("is not valid JSON", file=path, remedy="make the seeds again") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("hash"), str):
+        raise InputError("is not a manifest of seeds", file=path, remedy="make the seeds again")
+    return manifest
+
+
+def existing(folder: PathLike) -> set:
+    """Names of the PNG files in a folder; none when there is no folder. Files are written whole, so a name is a finished seed."""
+    if not os.path.isdir(folder):
+        return set()
+    return {entry.name[:-4] for entry in os.scandir(folder) if entry.name.endswith(".png") and not entry.name.startswith(".")}
+
+
+def choose_strong(names: Sequence[str], ratio: float, seed: int) -> List[str]:
+    """The names whose seeds become ground truth: round(ratio * n) of them, drawn from the sorted names, in sorted order.
+
+    With one ``seed`` a smaller ratio's choice is part of a larger one's.
+    """
+    if not 0 <= ratio <= 1:
+        raise InputError(f"{ratio:g} is not a portion from 0 to 1", field="seeds.strong_ratio")
+    shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(sorted(names))
+    return sorted(str(name) for name in shuffled[:round(ratio * len(names))])
+
+
+def substitute_strong(config: SeedConfig, weak_root: PathLike, mask_root: PathLike, folder: PathLike, names: Sequence[str],
+                      classes: ClassTable) -> List[str]:
+    """Table 4: copy the seeds of ``weak_root`` to ``folder``, a portion of them replaced with ground truth.
+
+    The choice (``strong_ratio``, ``strong_seed``, the names) is recorded in the manifest of ``folder``.
+
+    Returns
+    -------
+    Names of the replaced ones.
+
+    Raises
+    ------
+    InputError
+        Naming the seed or mask that is missing, damaged, of another size or of unknown classes.
+    """
+    strong = choose_strong(names, config.strong_ratio, config.strong_seed)
+    choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(names), "names": strong}
+    claim_folder(folder, {"strong": choice, "classes": classes.names, "weak": read_seed_manifest(weak_root)})
+    done, replaced = existing(folder), set(strong)
+    for name in names:
+        if name in done:
+            continue
+        weak, target = os.path.join(os.fspath(weak_root), f"{name}.png"), os.path.join(os.fspath(folder), f"{name}.png")
+        if name not in replaced:
+            atomic_write_bytes(target, read_bytes(weak))
+            continue
+        mask_path = os.path.join(os.fspath(mask_root), f"{name}.png")
+        mask, seeds = read_label_png(mask_path, classes.num_classes), read_label_png(weak)
+        if mask.shape != seeds.shape:
+            raise InputError(f"is {mask.shape[1]}x{mask.shape[0]} pixels, its image {seeds.shape[1]}x{seeds.shape[0]}", file=mask_path)
+        write_label_png(target, mask)
+    return strong
