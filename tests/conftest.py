@@ -1,0 +1,2 @@
+"""Prepares the process (NumPy's aliases, threads) before any test file imports MXNet."""
+import cian  # noqa: F401
