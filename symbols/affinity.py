@@ -1,0 +1,130 @@
+"""The cross-image affinity module (paper, "Cross-Image Affinity Module" and "Multiple Pairs").
+
+With x_i a pixel's feature in the query image and x_j one in a reference image::
+
+    k_ij = exp(phi_q(x_i) . phi_r(x_j))            Eq. 1   phi_q: conv_embed_q, phi_r: conv_embed_k and pooling
+    m_ij = (k_ij / sum_j k_ij) phi_c(x_j)          Eq. 2   phi_c: conv_embed_v and pooling
+    m_i  = sum_j m_ij                              Eq. 3   the message of one reference to a query pixel
+    x^_i = x_i + phi_o(m_i)                        Eq. 4   phi_o: conv_out and bn_out; this module returns phi_o(m_i), the residual
+    m_i  = max_h m_i^(h)                           Eq. 5   merged over the references h, and over the image itself, before phi_o
+
+The matrix of the normalised k_ij is ``affinity``, (N, K, Q): each column, a query pixel, sums to 1.
+"""
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock
+
+from cian.errors import InputError
+
+from .layers import BatchNorm, convolution
+
+MERGES: Dict[str, Callable[[Any, List[Any]], Any]] = {
+    "max": lambda F, messages: reduce(F.maximum, messages),
+    "avg": lambda F, messages: sum(messages[1:], messages[0]) / len(messages),
+}
+
+
+class CrossImageAffinity(HybridBlock):
+    """Residuals of self- and cross-image affinity over groups of images.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the features, and of the residuals.
+    embed_channels : int
+        Channels of query, key and value; 0 is half of ``channels`` (paper, "CIAN Module").
+    group_size : int
+        G. 1 is self-affinity alone. A batch holds all first partners, then all second partners, ...: image i refers to i + N/G, i + 2N/G,
+        ... modulo N, and is itself a reference of the others.
+    merge_type : 'max' or 'avg'
+    merge_self : bool
+        The message of the image to itself takes part in the merge.
+    shared : CrossImageAffinity, optional
+        A module whose layers are used in place of new ones.
+
+    Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1, else [self residual, cross residual], each
+    (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, embed_channels: int = 0, group_size: int = 2, merge_type: str = "max", merge_self: bool = True,
+                 shared: Optional[CrossImageAffinity] = None) -> None:
+        super().__init__(prefix="")
+        if merge_type not in MERGES:
+            raise InputError(f"there is no merge {merge_type!r}", field="merge_type", remedy=f"use one of: {', '.join(MERGES)}")
+        if group_size < 1:
+            raise InputError(f"a group needs at least 1 image, not {group_size}", field="group_size")
+        embed_channels = embed_channels or channels // 2
+        self.group_size, self.merge_self = group_size, merge_self
+        self._merge = MERGES[merge_type]
+        if shared is None:
+            self.query = convolution(embed_channels, channels, 1, "conv_embed_q_")
+            self.key = convolution(embed_channels, channels, 1, "conv_embed_k_")
+            self.value = convolution(embed_channels, channels, 1, "conv_embed_v_")
+            self.out = convolution(channels, embed_channels, 1, "conv_out_")
+            self.norm = BatchNorm(channels, "bn_out_")
+        else:
+            self.query, self.key, self.value, self.out, self.norm = shared.query, shared.key, shared.value, shared.out, shared.norm
+
+    def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
+        query, key, value = self._embed(F, feat)
+        message_self = self._message(F, self._affinity(F, query, key), value, query)
+        residual_self = self.norm(self.out(message_self))
+        if self.group_size == 1:
+            return [residual_self]
+        messages = []
+        for shift in range(1, self.group_size):
+            affinity = self._affinity(F, query, self._roll(F, key, shift))
+            messages.append(self._message(F, affinity, self._roll(F, value, shift), query))
+        if self.merge_self:
+            messages.append(message_self)
+        return [residual_self, self.norm(self.out(self._merge(F, messages)))]
+
+    def compare(self, feat_query: mx.nd.NDArray, feat_reference: mx.nd.NDArray) -> Dict[str, mx.nd.NDArray]:
+        """What one query takes from itself and from one reference, for pictures (Fig. 3); runs imperatively.
+
+        Parameters
+        ----------
+        feat_query, feat_reference : (1, C, H, W) and (1, C, H', W')
+
+        Returns
+        -------
+        dict
+            ``affinity_self`` (K, Q) and ``affinity_cross`` (K', Q), normalised over their rows; ``residual_self`` and ``residual_cross``
+            (1, C, H, W), the latter with the merge of the training network.
+        """
+        query, key, value = self._embed(mx.nd, feat_query)
+        _, key_reference, value_reference = self._embed(mx.nd, feat_reference)
+        affinity_self = self._affinity(mx.nd, query, key)
+        affinity_cross = self._affinity(mx.nd, query, key_reference)
+        message_self = self._message(mx.nd, affinity_self, value, query)
+        messages = [self._message(mx.nd, affinity_cross, value_reference, query)] + ([message_self] if self.merge_self else [])
+        return {"affinity_self": affinity_self[0], "affinity_cross": affinity_cross[0],
+                "residual_self": self.norm(self.out(message_self)),
+                "residual_cross": self.norm(self.out(self._merge(mx.nd, messages)))}
+
+    def _embed(self, F: Any, feat: Any) -> Tuple[Any, Any, Any]:
+        """Query (N, E, H, W); key and value, pooled, (N, E, (H-1)//2+1, (W-1)//2+1)."""
+        pooling = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "pool_type": "max"}
+        return self.query(feat), F.Pooling(self.key(feat), **pooling), F.Pooling(self.value(feat), **pooling)
+
+    @staticmethod
+    def _affinity(F: Any, query: Any, key: Any) -> Any:
+        """Eq. 1 and the normalisation of Eq. 2."""
+        query = F.reshape(query, shape=(0, 0, -1))  # (N, E, Q)
+        key = F.reshape(key, shape=(0, 0, -1))  # (N, E, K)
+        return F.softmax(F.batch_dot(key, query, transpose_a=True), axis=1)  # (N, K, Q)
+
+    @staticmethod
+    def _message(F: Any, affinity: Any, value: Any, query: Any) -> Any:
+        """Eq. 2 and 3, in the shape of the query: (N, E, H, W)."""
+        message = F.batch_dot(F.reshape(value, shape=(0, 0, -1)), affinity)  # (N, E, Q)
+        return F.reshape_like(message, query)
+
+    def _roll(self, F: Any, x: Any, shift: int) -> Any:
+        """The partners ``shift`` places on: row i of the result is row i + shift * N / G, modulo N."""
+        parts = list(F.split(x, num_outputs=self.group_size, axis=0))
+        return F.concat(*parts[shift:], *parts[:shift], dim=0)

@@ -1,0 +1,37 @@
+"""The backbones by name."""
+from __future__ import annotations
+
+import difflib
+from functools import partial
+from typing import Any, Callable, Dict
+
+from mxnet.gluon import HybridBlock
+
+from cian.errors import InputError
+
+from .resnet import ResNet
+
+BACKBONES: Dict[str, Callable[..., HybridBlock]] = {
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in (18, 34, 50, 101)},
+}
+# Options that make a backbone small enough for a test, under the same parameter names.
+TINY: Dict[str, Dict[str, Any]] = {
+    **{f"resnet{depth}": {"units": (2, 1, 1, 1), "widths": (4, 8, 12, 16, 20)} for depth in (18, 34, 50, 101)},
+}
+
+
+def build_backbone(name: str, *, tiny: bool = False, **options: Any) -> HybridBlock:
+    """The feature extractor ``name``, with the options of its class; ``tiny`` takes those of a test's network.
+
+    Every backbone maps raw RGB (N, 3, H, W) to features (N, ``out_channels``, (H-1)//8+1, (W-1)//8+1).
+
+    Raises
+    ------
+    InputError
+        When there is no such backbone; lists those that there are.
+    """
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, 1)
+        raise InputError(f"there is no backbone {name!r}" + (f", did you mean {close[0]!r}?" if close else ""), field="model",
+                         remedy=f"use one of: {', '.join(BACKBONES)}")
+    return BACKBONES[name](**{**(TINY[name] if tiny else {}), **options})

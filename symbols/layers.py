@@ -1,0 +1,68 @@
+"""The shape alphabet of this package, and the few layers that differ from Gluon's own.
+
+Shapes are written with these letters everywhere below ``symbols/``:
+
+====  =================================================================
+N     images of a batch
+C     channels (of features), or classes (of logits) with background
+H, W  rows and columns of a map
+E     channels of the embedding (query, key and value)
+Q     query pixels, ``H * W``
+K     reference pixels after the 3x3/2 pooling
+G     images of a group that share a class; ``N`` is a multiple of it
+L     foreground classes
+====  =================================================================
+
+Images enter every network as raw RGB, float32, 0..255, (N, 3, H, W); each network normalises them itself.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from mxnet.gluon import HybridBlock, nn
+
+IGNORE = 255  # label of a pixel that takes part in no loss
+
+
+class BatchNorm(HybridBlock):
+    """Batch normalisation with the parameter names of MXNet's symbols: gamma, beta, moving_mean, moving_var.
+
+    Gluon's own layer calls the last two ``running_*``, which would keep the files of the model zoo and of the original code from loading.
+
+    Parameters
+    ----------
+    channels : int
+    fix_gamma : bool
+        Hold gamma at 1.
+    use_global_stats : bool
+        Normalise with the moving statistics while training too, and never change them. Outside of training they are used always.
+    eps, momentum : float
+        ``moving = momentum * moving + (1 - momentum) * batch``, with the biased variance. MXNet does this in the backward pass.
+    prefix : str
+        Prefix of the four names, with the underscore.
+
+    Inputs and outputs are (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, prefix: str, *, fix_gamma: bool = False, use_global_stats: bool = False, eps: float = 1e-5,
+                 momentum: float = 0.9) -> None:
+        super().__init__(prefix=prefix)
+        self._settings = {"fix_gamma": fix_gamma, "use_global_stats": use_global_stats, "eps": eps, "momentum": momentum}
+        shape = (channels,)
+        self.gamma = self.params.get("gamma", shape=shape, init="ones")
+        self.beta = self.params.get("beta", shape=shape, init="zeros")
+        self.moving_mean = self.params.get("moving_mean", shape=shape, init="zeros", grad_req="null", differentiable=False)
+        self.moving_var = self.params.get("moving_var", shape=shape, init="ones", grad_req="null", differentiable=False)
+
+    def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, moving_mean: Any, moving_var: Any) -> Any:
+        return F.BatchNorm(x, gamma, beta, moving_mean, moving_var, name="fwd", **self._settings)
+
+
+def convolution(channels: int, in_channels: int, kernel: int, prefix: str, *, stride: int = 1, dilation: int = 1, groups: int = 1,
+                use_bias: bool = False) -> nn.Conv2D:
+    """A convolution of odd kernel padded by ``dilation * (kernel - 1) / 2``: an input of S pixels gives ``(S - 1) // stride + 1``.
+
+    All its shapes are known at once, so that parameters can be checked against a file before any image was seen.
+    """
+    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation, groups=groups,
+                     use_bias=use_bias, in_channels=in_channels, prefix=prefix)
