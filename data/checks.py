@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import zlib
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import cv2
 import numpy as np
 import simplejpeg
+from tqdm import tqdm
 
 from cian.data.classes import decode_label_png
 from cian.data.files import read_bytes
@@ -17,6 +22,7 @@ from cian.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+CHUNK = 16  # files a task
 
 
 @dataclass
@@ -30,14 +36,15 @@ class CheckedFiles:
 
 def check_images(paths: Sequence[str], *, workers: int = 0) -> CheckedFiles:
     """Read and decode every JPEG of ``paths``; ``workers`` processes, 0 is one a core."""
-    return _collect(parallel(_check_image, paths, workers), len(paths))
+    return _collect(parallel(_check_image, paths, workers), len(paths), "images")
 
 
 def check_labels(paths: Sequence[str], num_classes: int, *, sizes: Optional[np.ndarray] = None, workers: int = 0) -> CheckedFiles:
-    """Read and decode every label map; values have to be classes or 255, and sizes those of ``sizes`` (n, 2), where given."""
+    """Read and decode every label map; values have to be classes or 255, and sizes those of ``sizes`` (n, 2), where given and not 0."""
     expected: Iterable[Optional[Tuple[int, int]]] = (
-        [None] * len(paths) if sizes is None else [(int(h), int(w)) for h, w in sizes])
-    return _collect(parallel(_check_label, [(path, num_classes, size) for path, size in zip(paths, expected)], workers), len(paths))
+        [None] * len(paths) if sizes is None else [(int(h), int(w)) if h else None for h, w in sizes])
+    items = [(path, num_classes, size) for path, size in zip(paths, expected)]
+    return _collect(parallel(_check_label, items, workers), len(paths), "label maps")
 
 
 def encoded_labels(paths: Sequence[str], num_classes: int, *, workers: int = 0) -> Iterator[Tuple[int, bytes]]:
@@ -46,19 +53,46 @@ def encoded_labels(paths: Sequence[str], num_classes: int, *, workers: int = 0) 
 
 
 def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0) -> Iterator[Result]:
-    """``map`` over processes, in order; in this process for few items."""
-    count = min(workers or usable_cores(), len(items) // 16)
+    """``map`` over processes, in order and with bounded memory; in this process for few items.
+
+    Raises
+    ------
+    InputError
+        A process died (out of memory, or a decoder crashed); names the first item of those that it may have died of.
+    """
+    count = min(workers or usable_cores(), len(items) // CHUNK)
     if count < 2:
         yield from map(function, items)
         return
-    with multiprocessing.get_context("fork").Pool(count, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.imap(function, items, chunksize=16)
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_start_worker)
+    pending: Deque[Tuple[int, Future[List[Result]]]] = deque()
+    try:
+        for start in range(0, len(items), CHUNK):
+            pending.append((start, pool.submit(_map_chunk, function, items[start:start + CHUNK])))
+            while len(pending) > 4 * count or (pending and start + CHUNK >= len(items)):
+                yield from pending[0][1].result()
+                pending.popleft()
+    except BrokenProcessPool as error:
+        item = items[pending[0][0]] if pending else "the first"
+        raise InputError("a process died while it read this file or one of the next", file=item if isinstance(item, str) else item[0],
+                         remedy="look for a lack of memory, or find the file that crashes its decoder with one worker") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _collect(results: Iterable[Tuple[int, int, int, Optional[InputError]]], count: int) -> CheckedFiles:
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    cv2.setNumThreads(1)
+
+
+def _map_chunk(function: Callable[[Item], Result], items: Sequence[Item]) -> List[Result]:
+    return [function(item) for item in items]
+
+
+def _collect(results: Iterable[Tuple[int, int, int, Optional[InputError]]], count: int, what: str) -> CheckedFiles:
     sizes, crcs = np.zeros((count, 2), np.int32), np.zeros(count, np.uint32)
     problems = []
-    for index, (height, width, crc32, problem) in enumerate(results):
+    for index, (height, width, crc32, problem) in enumerate(tqdm(results, f"checking {what}", count, leave=False, disable=None)):
         sizes[index], crcs[index] = (height, width), crc32
         if problem is not None:
             problems.append(problem)

@@ -1,4 +1,4 @@
-"""Packing images with their labels, and label maps, into record sets. See :mod:`cian.data.records` for the format."""
+"""Packing images with their labels, and label maps, into record sets. See :mod:`cian.data.manifest` for the format."""
 from __future__ import annotations
 
 import zlib
@@ -9,13 +9,14 @@ import numpy as np
 from cian.data.checks import CheckedFiles, check_images, check_labels, encoded_labels
 from cian.data.classes import ClassTable
 from cian.data.files import Problems, read_bytes
-from cian.data.records import HEADER, IMAGES, LABELS, RecordSet
+from cian.data.manifest import HEADER, IMAGES, LABELS
+from cian.data.records import RecordSet
 from cian.data.writer import record_writer
 from cian.errors import InputError, PathLike
 
 
 def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray, classes: ClassTable, *,
-                num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None, source: str = "") -> RecordSet:
+                num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
     """Pack JPEG files, as they are, with their image-level labels.
 
     Parameters
@@ -26,7 +27,7 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
     num_parts : record files to spread the set over.
     workers : processes of the check; 0 is one a core.
     checked : result of :func:`~cian.data.checks.check_images` on ``paths``, when it was made before.
-    source : free text kept in the manifest.
+    fingerprint : text kept in the manifest, by which the caller recognises the same input.
 
     Raises
     ------
@@ -39,7 +40,7 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
     if checked.problems:
         raise Problems(checked.problems)
     vectors = labels.astype("<f4")
-    with record_writer(folder, name, IMAGES, classes, len(names), num_parts=num_parts, source=source) as writer:
+    with record_writer(folder, name, IMAGES, classes, len(names), num_parts=num_parts, fingerprint=fingerprint) as writer:
         for index, path in enumerate(paths):
             content = read_bytes(path)
             if zlib.crc32(content) != checked.crc32[index]:
@@ -52,7 +53,7 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
 
 def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], classes: ClassTable, *,
                 sizes: Optional[np.ndarray] = None, num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None,
-                source: str = "") -> RecordSet:
+                fingerprint: str = "") -> RecordSet:
     """Pack label maps (seeds) as 8-bit gray PNG; parameters and errors as :func:`pack_images`.
 
     ``sizes``, (n, 2) heights and widths, are those of the images; a label map of another size is a problem.
@@ -60,7 +61,7 @@ def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
     checked = checked or check_labels(paths, classes.num_classes, sizes=sizes, workers=workers)
     if checked.problems:
         raise Problems(checked.problems)
-    with record_writer(folder, name, LABELS, classes, len(names), num_parts=num_parts, source=source) as writer:
+    with record_writer(folder, name, LABELS, classes, len(names), num_parts=num_parts, fingerprint=fingerprint) as writer:
         for index, (crc32, content) in enumerate(encoded_labels(paths, classes.num_classes, workers=workers)):
             if crc32 != checked.crc32[index]:
                 raise InputError("changed while it was packed", file=paths[index], remedy="pack again when nothing writes to the folder")

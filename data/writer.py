@@ -1,4 +1,4 @@
-"""Writing the files of a record set in order, so that the set is whole or absent. See :mod:`cian.data.records` for the format."""
+"""Writing the files of a record set in order, so that the set is whole or absent. See :mod:`cian.data.manifest` for the format."""
 from __future__ import annotations
 
 import contextlib
@@ -17,13 +17,13 @@ import numpy as np
 from cian.data.classes import ClassTable
 from cian.data.files import atomic_write, locked, write_error
 from cian.data.framing import frame
-from cian.data.records import COLUMNS, FORMAT, VERSION, manifest_checksum, manifest_path
+from cian.data.manifest import COLUMNS, FORMAT, VERSION, manifest_checksum, manifest_path
 from cian.errors import InputError, PathLike
 
 
 @contextlib.contextmanager
 def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, count: int, *, num_parts: int = 1,
-                  source: str = "") -> Iterator[RecordWriter]:
+                  fingerprint: str = "") -> Iterator[RecordWriter]:
     """A :class:`RecordWriter` in a hidden folder that is removed again whatever happens, under the set's lock."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise InputError(f"{name!r} is not a good name for a record set", remedy="use letters, digits, '_', '-' and '.'")
@@ -36,7 +36,7 @@ def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, c
             shutil.rmtree(hidden, ignore_errors=True)  # of a packer that was killed
             os.makedirs(hidden)
             try:
-                with RecordWriter(folder, hidden, name, kind, classes, count, num_parts, source) as writer:
+                with RecordWriter(folder, hidden, name, kind, classes, count, num_parts, fingerprint) as writer:
                     yield writer
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -48,8 +48,8 @@ class RecordWriter:
     """Writes the records of one set in order; made by :func:`record_writer`. Memory: one row of the table a record."""
 
     def __init__(self, folder: str, hidden: str, name: str, kind: str, classes: ClassTable, count: int, num_parts: int,
-                 source: str) -> None:
-        self.folder, self.hidden, self.name, self.kind, self.classes, self.source = folder, hidden, name, kind, classes, source
+                 fingerprint: str) -> None:
+        self.folder, self.hidden, self.name, self.kind, self.classes, self.fingerprint = folder, hidden, name, kind, classes, fingerprint
         self._first_of_part = [part * count // num_parts for part in range(num_parts)] + [count]
         self._names = bytearray()
         self._columns = {"part": array("H"), "offset": array("q"), "span": array("q"), "crc32": array("I"), "size": array("i")}
@@ -95,7 +95,8 @@ class RecordWriter:
         table = self._table(labels)
         manifest = {
             "format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written, "classes": list(self.classes.names),
-            "source": self.source, "parts": self._parts, "table": {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()},
+            "fingerprint": self.fingerprint, "parts": self._parts,
+            "table": {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()},
         }
         content = [manifest[key] for key in ("kind", "count", "classes", "parts", "table")]
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()

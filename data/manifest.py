@@ -1,0 +1,125 @@
+"""The files of a record set besides its records: the manifest, and the table with one row a record.
+
+A record set ``NAME`` in a folder is
+
+* ``NAME.json``: the manifest, with the kind, the class names, and size and SHA-256 of every other file and of itself;
+* ``NAME.<identity>[.<part>].rec`` with ``.idx``: the records of one part, which ``mxnet.recordio.MXIndexedRecordIO`` reads too. A record
+  is ``mxnet.recordio.pack(IRHeader(flag, label, id, 0), file)``: ``id`` is the position in the list, ``file`` the original JPEG, or an
+  8-bit gray PNG of class indices; images carry the multi-hot vector of their labels;
+* ``NAME.<identity>.npz``: the table: names, part, offset, bytes, CRC-32, height and width, labels.
+
+The identity is a digest of the content, so a new manifest, put in place by one rename, is what replaces a set.
+"""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import zipfile
+from typing import Any, Dict, Iterator, List, Sequence, overload
+
+import numpy as np
+
+from cian.data.files import read_bytes
+from cian.errors import InputError, PathLike
+
+FORMAT, VERSION = "cian record set", 1
+IMAGES, LABELS = "images", "labels"
+COLUMNS = {"names": "uint8", "part": "uint16", "offset": "int64", "span": "int64", "crc32": "uint32", "size": "int32", "labels": "uint8"}
+AGAIN = "run tools/prepare.py again"
+HEADER = struct.Struct("<IfQQ")  # mxnet.recordio.IRHeader: flag (number of labels), label, id, id2
+
+
+class NameTable(Sequence[str]):
+    """Names as one block of UTF-8 lines: a sequence of strings that takes their bytes and 8 more each."""
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self._ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> NameTable:
+        """The table of ``names``."""
+        return cls("".join(f"{name}\n" for name in names).encode())
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> List[str]: ...
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        start = int(self._ends[position - 1]) + 1 if position else 0
+        return self._block[start:int(self._ends[position])].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._block.decode().split("\n")[:-1])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NameTable) and self._block == other._block
+
+    def __hash__(self) -> int:
+        return hash(self._block)
+
+    def find(self, name: str) -> int:
+        """Position of ``name``, or -1."""
+        line = f"{name}\n".encode()
+        found = 0 if self._block.startswith(line) else self._block.find(b"\n" + line) + 1 or -1
+        return found if found <= 0 else int(np.searchsorted(self._ends, found))
+
+
+def manifest_path(folder: PathLike, name: str) -> str:
+    """Path of the manifest of the set ``name``."""
+    return os.path.join(os.fspath(folder), f"{name}.json")
+
+
+def manifest_checksum(manifest: Dict[str, Any]) -> str:
+    """SHA-256 of the manifest's canonical JSON without its own checksum."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
+    """The manifest of a set as a dict, after its checksum and version were compared; :class:`InputError` otherwise."""
+    path = manifest_path(folder, name)
+    if not os.path.exists(path):
+        raise InputError("there is no such record set", file=path, remedy="make it with tools/prepare.py")
+    try:
+        manifest = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError("is not a manifest of a record set (not JSON)", file=path, remedy=AGAIN) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError("is not a manifest of a record set", file=path, remedy=AGAIN)
+    if manifest.get("version") != VERSION:
+        raise InputError(f"has version {manifest.get('version')!r}, and this code reads {VERSION}", file=path, remedy=AGAIN)
+    if manifest.get("checksum") != manifest_checksum(manifest):
+        raise InputError("does not match its own checksum", file=path, remedy=AGAIN)
+    return manifest
+
+
+def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np.ndarray]:
+    """The columns of a set's table, n rows each, after checksum, types and bounds were compared; :class:`InputError` otherwise."""
+    path = os.path.join(folder, manifest["table"]["file"])
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != manifest["table"]["sha256"]:
+        raise InputError("does not match its checksum in the manifest", file=path, field=name, remedy=AGAIN)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            table = {column: arrays[column] for column in COLUMNS}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
+    if any(table[column].dtype != kind for column, kind in COLUMNS.items()):
+        raise InputError("has columns of the wrong type", file=path, remedy=AGAIN)
+    rows = [len(table[column]) for column in COLUMNS if column != "names"]
+    sizes = np.array([part["bytes"] for part in manifest["parts"]], np.int64)
+    if set(rows) != {manifest["count"]} or (table["part"] >= len(sizes)).any() or (
+            table["offset"] + table["span"] > sizes[table["part"]]).any() or (table["offset"] < 0).any() or (table["span"] < 8).any():
+        raise InputError("points outside the record files", file=path, remedy=AGAIN)
+    return table

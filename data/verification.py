@@ -1,0 +1,48 @@
+"""Comparing a packed record set with its checksums."""
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import List
+
+from cian.data.manifest import AGAIN, IMAGES
+from cian.data.records import RecordSet
+from cian.errors import InputError
+
+
+def damaged_files(records: RecordSet) -> List[InputError]:
+    """Every record and index file that does not match its SHA-256 in the manifest (1 GB in about a second)."""
+    problems = []
+    for part in records.manifest["parts"]:
+        for name, expected in ((part["rec"], part["sha256"]), (part["idx"], part["idx_sha256"])):
+            path = os.path.join(records.folder, name)
+            try:
+                actual = _digest(path)
+            except OSError as error:
+                problems.append(InputError(f"cannot be read ({error.strerror})", file=path, remedy=AGAIN))
+                continue
+            if actual != expected:
+                problems.append(InputError("does not match its checksum in the manifest", file=path, remedy=AGAIN))
+    return problems
+
+
+def verify(records: RecordSet) -> List[InputError]:
+    """Everything that is wrong with an open set: its files' checksums, and every record read and decoded."""
+    problems = damaged_files(records)
+    for index in range(len(records)):
+        try:
+            if records.kind == IMAGES:
+                records.image(index)
+            else:
+                records.label(index)
+        except InputError as problem:
+            problems.append(problem)
+    return problems
+
+
+def _digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
