@@ -9,14 +9,20 @@ from mxnet.gluon import HybridBlock
 
 from cian.errors import InputError
 
+from .efficientnet import EfficientNetLite0
 from .resnet import ResNet
+from .vgg import VGG16
 
 BACKBONES: Dict[str, Callable[..., HybridBlock]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (18, 34, 50, 101)},
+    "vgg16": VGG16,
+    "efficientnet_lite0": EfficientNetLite0,
 }
 # Options that make a backbone small enough for a test, under the same parameter names.
 TINY: Dict[str, Dict[str, Any]] = {
     **{f"resnet{depth}": {"units": (2, 1, 1, 1), "widths": (4, 8, 12, 16, 20)} for depth in (18, 34, 50, 101)},
+    "vgg16": {"widths": (3, 4, 5, 6, 7), "top_channels": 10},
+    "efficientnet_lite0": {"repeats": (1, 1, 1, 2, 1, 2, 1), "widths": (4, 3, 3, 4, 5, 5, 6, 7, 14)},
 }
 
 

@@ -76,8 +76,8 @@ class ResNet(HybridBlock):
         When there is no such depth, or the tables do not fit.
     """
 
-    head = {"name": "fc1", "kernel": 3, "dilation": 12, "use_bias": False}
-    new_layers: Tuple[str, ...] = ()
+    head: Dict[str, Any] = {"name": "fc1", "kernel": 3, "dilation": 12, "use_bias": False}
+    new_layers = ("fc1_",)
 
     def __init__(self, depth: int = 101, *, units: Optional[Sequence[int]] = None, widths: Optional[Sequence[int]] = None,
                  use_global_stats: bool = True) -> None:
