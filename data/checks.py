@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import cv2
 import numpy as np
@@ -73,8 +73,8 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
                 yield from pending[0][1].result()
                 pending.popleft()
     except BrokenProcessPool as error:
-        item = items[pending[0][0]] if pending else "the first"
-        raise InputError("a process died while it read this file or one of the next", file=item if isinstance(item, str) else item[0],
+        first: Any = items[pending[0][0] if pending else 0]
+        raise InputError("a process died while it read this file or one of the next", file=first if isinstance(first, str) else first[0],
                          remedy="look for a lack of memory, or find the file that crashes its decoder with one worker") from error
     finally:
         pool.shutdown(cancel_futures=True)
