@@ -118,5 +118,5 @@ def test_a_folder_without_any_of_the_list_is_refused_even_as_a_subset(folders, t
     names, pred, truth, _ = folders
     with pytest.raises(InputError, match="no image of the list"):
         evaluate(["other"], pred, truth, CLASSES, subset=True)
-    with pytest.raises(InputError, match="cannot be listed"):
+    with pytest.raises(InputError, match="is not a folder"):
         evaluate(names, tmp_path / "nowhere", truth, CLASSES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
@@ -122,6 +122,8 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     """
     prediction_root, truth_root = os.fspath(prediction_root), os.fspath(truth_root)
     found = _png_names(prediction_root)
+    if not os.path.isdir(truth_root):
+        raise InputError("is not a folder", file=truth_root, remedy="name the folder of ground truth NAME.png")
     scored = [name for name in names if name in found] if subset else list(names)
     problems = [] if subset else [InputError("has no prediction", field=name) for name in names if name not in found]
     if not subset:
@@ -153,11 +155,12 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     return Evaluation(tuple(class_names), total, len(scored), tuple(name for name in names if name not in found))
 
 
-def _png_names(folder: str) -> set:
-    try:
-        return {entry.name[:-4] for entry in os.scandir(folder) if entry.name.endswith(".png")}
-    except OSError as error:
-        raise InputError(f"cannot be listed ({error.strerror})", file=folder, remedy="name the folder of predicted NAME.png") from error
+def _png_names(folder: str) -> Set[str]:
+    """Names of all PNG files below a folder, relative to it and without suffix."""
+    if not os.path.isdir(folder):
+        raise InputError("is not a folder", file=folder, remedy="name the folder of predicted NAME.png")
+    return {os.path.relpath(os.path.join(parent, file), folder)[:-4]
+            for parent, _, files in os.walk(folder) for file in files if file.endswith(".png")}
 
 
 def score_rows(evaluation: Evaluation) -> List[Tuple[str, str]]:

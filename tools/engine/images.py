@@ -1,0 +1,90 @@
+"""The images that a prediction is asked for: files, folders, lists and patterns."""
+from __future__ import annotations
+
+import glob
+import io
+import os
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cian.data.checks import decode_jpeg
+from cian.data.files import Problems, read_bytes, read_text
+from cian.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image to predict: its name in the output, its file, and the classes that it may have (None: all)."""
+
+    name: str
+    path: str
+    allowed: Optional[Tuple[int, ...]] = None
+
+
+def shard(samples: Sequence[Sample], text: str) -> List[Sample]:
+    """The part 'I/N' of the samples, every N-th from I on: the shards are disjoint and together are all."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"{text!r} is no shard", field="--shard", remedy="write I/N with I below N, for example 0/2 and 1/2")
+    return list(samples[int(index)::int(count)])
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file; an :class:`InputError` names one that is missing, truncated or no image."""
+    content = read_bytes(path)
+    if content[:2] == b"\xff\xd8":
+        return np.ascontiguousarray(decode_jpeg(content, path)[..., ::-1])
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error) as error:
+        raise InputError("is no image, or a damaged one", file=path, remedy="use JPEG or PNG") from error
+    if image is None:
+        raise InputError("is of a kind of image that cannot be read", file=path, remedy="convert it to JPEG or PNG")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def find_images(inputs: Sequence[str]) -> List[Sample]:
+    """Samples of image files, folders (the images directly inside), .txt lists (a path a line) and glob patterns.
+
+    Paths in a list are relative to the list's folder. A sample's name is that of its file, without suffix.
+
+    Raises
+    ------
+    InputError
+        For inputs that name no image, and for images of one name, which would share their output; all at once.
+    """
+    paths: List[str] = []
+    problems: List[InputError] = []
+    for given in inputs:
+        found = _expand(given)
+        if not found:
+            problems.append(InputError("names no image", file=given, remedy="give an image, a folder, a .txt list or a pattern in quotes"))
+        paths.extend(found)
+    by_name: Dict[str, str] = {}
+    for path in dict.fromkeys(map(os.path.normpath, paths)):
+        name = os.path.splitext(os.path.basename(path))[0]
+        if name in by_name:
+            problems.append(InputError(f"has the same name as {by_name[name]}", file=path, remedy="rename one, or predict them apart"))
+        by_name.setdefault(name, path)
+    if problems:
+        raise Problems(problems)
+    return [Sample(name, path) for name, path in by_name.items()]
+
+
+def _expand(given: str) -> List[str]:
+    if os.path.isdir(given):
+        return sorted(os.path.join(given, name) for name in os.listdir(given) if name.lower().endswith(SUFFIXES))
+    if os.path.isfile(given):
+        if not given.lower().endswith(".txt"):
+            return [given]
+        folder = os.path.dirname(given)
+        return [os.path.join(folder, line.strip()) for line in read_text(given).splitlines() if line.strip()]
+    return sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path) and path.lower().endswith(SUFFIXES))

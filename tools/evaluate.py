@@ -1,0 +1,65 @@
+"""Scores predictions against ground truth: per-class and mean IoU, printed and as JSON."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Dict, Optional, Sequence
+
+from cian.data.classes import load_classes
+from cian.data.files import Problems, atomic_write_bytes
+from cian.data.lists import MASK_FOLDER, list_path, resolve_list
+from cian.errors import InputError, run_tool
+from cian.tools.arguments import config_from, make_parser
+from cian.tools.engine.metrics import Evaluation, evaluate, score_rows
+from cian.tools.engine.outputs import read_manifest
+from cian.tools.engine.report import text_table
+
+EPILOG = """A class that neither truth nor prediction has counts as 0 in the mean, as in the original code; where there is one, the mean
+without it is printed beside it. Missing, extra, mis-sized and unreadable predictions and values that are no class are all named,
+and nothing is scored."""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point; 1 after naming the predictions that cannot be scored."""
+    parser = make_parser(__doc__ or "", ("data", "masks", "run"), EPILOG)
+    own = parser.add_argument_group("evaluation")
+    own.add_argument("--prediction-root", metavar="FOLDER", help="NAME.png predictions [default: SNAPSHOT/pred_crf]")
+    own.add_argument("--data-list", metavar="FILE", help="list to score: a file, or a name below ImageSets/Segmentation "
+                                                         "[default: data.val_list]")
+    own.add_argument("--num-cls", type=int, metavar="N", help="number of classes with background, checked against the class list")
+    own.add_argument("--subset", action="store_true", help="score the images of the list that have a prediction, ignore others")
+    own.add_argument("--json", metavar="FILE", help="where the figures go [default: PREDICTION_ROOT.json]")
+    args = parser.parse_args(argv)
+    config = config_from(args)
+    if not args.prediction_root and not config.run.snapshot:
+        raise InputError("no predictions were named", field="--prediction-root", remedy="give it, or --snapshot")
+    predictions = os.path.normpath(args.prediction_root or os.path.join(config.run.snapshot, "pred_crf"))
+    data, split = config.data, args.data_list or config.data.val_list
+    if not (data.mask_root or data.root):
+        raise InputError("no ground truth was named", field="--groundtruth-root", remedy="give it, or --data")
+    truth = data.mask_root or os.path.join(data.root, MASK_FOLDER)
+    try:
+        result = evaluate(resolve_list(data.root, split), predictions, truth, load_classes(data.classes).names, subset=args.subset,
+                          workers=config.run.workers, progress=sys.stderr.isatty())
+    except Problems as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {len(error.problems)} problems in {predictions}, nothing was scored; {error.remedy}", file=sys.stderr)
+        return 1
+    content = describe(result, predictions, truth, list_path(data.root, split))
+    target = args.json or predictions + ".json"
+    atomic_write_bytes(target, json.dumps(content, indent=1).encode())
+    print(text_table(("class", "IoU %"), score_rows(result)))
+    print(f"{result.images} images of {content['list']}" + (f", {len(result.unscored)} of it not scored" if result.unscored else "") +
+          f"; written to {target}")
+    return 0
+
+
+def describe(result: Evaluation, predictions: str, truth: str, names: str) -> Dict[str, Any]:
+    """The JSON: the figures, and what they were measured on."""
+    return {"predictions": predictions, "truth": truth, "list": names, "made_by": read_manifest(predictions), **result.to_dict()}
+
+
+if __name__ == "__main__":
+    run_tool(main)
