@@ -29,8 +29,8 @@ def test_entry_point_ends_with_its_code_and_one_line(body, code, shown):
 
 
 def test_defect_keeps_its_traceback():
-    run = subprocess.run([sys.executable, "-c", "from cian.errors import run_tool\nrun_tool(lambda: 1 / 0)"], capture_output=True, text=True,
-                         timeout=60)
+    program = "from cian.errors import run_tool\nrun_tool(lambda: 1 / 0)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert run.returncode == 1 and "ZeroDivisionError" in run.stderr and "Traceback" in run.stderr
 
 

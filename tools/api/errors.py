@@ -44,8 +44,9 @@ def _rebuild(problem, file, field, remedy):
 def run_tool(main: Callable[[], Optional[int]]) -> None:
     """Run an entry point and end the process as a command-line user expects.
 
-    Returns of ``main`` are exit codes (``None`` is 0). An :class:`InputError` prints ``error: ...`` on standard error as one
-    line and exits 2; an interrupt exits 130; a reader that closed our output early (``| head``) ends it quietly with 141. Any other exception is a defect and keeps its traceback.
+    Returns of ``main`` are exit codes (``None`` is 0). An :class:`InputError` prints ``error: ...`` on standard error as one line and
+    exits 2; an interrupt exits 130; a reader that closed our output early (``| head``) ends it quietly with 141. Any other exception is
+    a defect and keeps its traceback.
     """
     try:
         code = main() or 0
