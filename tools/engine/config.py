@@ -196,9 +196,16 @@ class Config:
         content: Dict[str, Any] = {}
         for name in sorted(sections):
             section = getattr(self, name)
-            content[name] = section if isinstance(section, str) else {
-                f.name: getattr(section, f.name) for f in fields(section) if f.metadata["hashed"]}
+            content[name] = section if isinstance(section, str) else _hashed(section)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def hashed_keys(self, sections: Iterable[str]) -> Dict[str, Any]:
+        """The hashed keys of the named sections and their values, by their full names (``train.lr``)."""
+        return {f"{name}.{key}": value for name in sections for key, value in _hashed(getattr(self, name)).items()}
+
+
+def _hashed(section: Any) -> Dict[str, Any]:
+    return {key.name: getattr(section, key.name) for key in fields(section) if key.metadata["hashed"]}
 
 
 SECTIONS: Dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "preset"}

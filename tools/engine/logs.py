@@ -49,11 +49,10 @@ class Clock:
 
     def __init__(self) -> None:
         self._start = self._last = time.monotonic()
-        self._images = self._steps = 0
+        self._steps = 0
 
-    def tick(self, images: int) -> None:
-        """One step of ``images`` images has ended."""
-        self._images += images
+    def tick(self) -> None:
+        """A step has ended."""
         self._steps += 1
         if self._steps == 1:  # the first step also builds the graph
             self._start = time.monotonic()

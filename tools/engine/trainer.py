@@ -1,0 +1,156 @@
+"""One training step, exactly as the original's: gradients summed over devices, SGD with momentum, decay and speed by parameter."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Sequence
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon
+
+from cian.symbols.cian import CIAN
+from cian.symbols.losses import CIANLoss
+from cian.symbols.params import AUXILIARY
+
+from .config import TrainConfig
+
+
+class NotFinite(ArithmeticError):
+    """A loss or a gradient is not a finite number; the message says which."""
+
+
+class Sgd(gluon.Trainer):
+    """Gluon's SGD whose momentum can be read and set by parameter name.
+
+    Gradients are summed over devices and divided by the whole batch; every device then updates its own copy in the same way, so the
+    copies stay equal to the last bit. Speed and decay of a parameter are its ``lr_mult`` and ``wd_mult``.
+    """
+
+    def __init__(self, net: gluon.HybridBlock, momentum: float, weight_decay: float) -> None:
+        super().__init__(net.collect_params(), "sgd", {"momentum": momentum, "wd": weight_decay}, kvstore="device",
+                         update_on_kvstore=False)
+
+    def gradients(self) -> Dict[str, mx.nd.NDArray]:
+        """Gradients of the trained parameters on the first device."""
+        return {param.name: param.list_grad()[0] for param in self._params if param.grad_req != "null"}
+
+    def momentum(self) -> Dict[str, np.ndarray]:
+        """Momentum of every parameter that has been updated."""
+        states = self._updaters[0].states
+        return {param.name: states[index].asnumpy() for index, param in enumerate(self._params) if states.get(index) is not None}
+
+    def set_momentum(self, momentum: Mapping[str, np.ndarray]) -> None:
+        """Continue from :meth:`momentum`; parameters that it does not name start without one."""
+        for context, updater in zip(self._contexts, self._updaters):
+            for index, param in enumerate(self._params):
+                if param.name in momentum:
+                    updater.states[index] = mx.nd.array(momentum[param.name], ctx=context, dtype=np.float32)
+                    updater.states_synced[index] = True
+
+
+class Trainer:
+    """A network, its loss and its optimiser on one or several devices.
+
+    Parameters
+    ----------
+    net : initialised on ``contexts``, with :func:`~cian.symbols.params.configure_training` done.
+    loss : of the same number of classes and the same affinity.
+    contexts : devices; each takes its equal block of a batch, and the losses normalise within it.
+    settings : momentum, weight_decay and seed are used.
+    """
+
+    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig) -> None:
+        self.net, self.loss, self.contexts = net, loss, list(contexts)
+        self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
+        self._seed = settings.seed
+        self.net.hybridize(static_alloc=True, static_shape=True)
+        self.loss.hybridize()
+
+    def step(self, parts: Sequence[mx.io.DataBatch], rate: float, number: int) -> Dict[str, float]:
+        """Learn from one batch.
+
+        Parameters
+        ----------
+        parts : each device's block: ``data`` [images (B, 3, S, S)], ``label`` [seeds (B, s, s), image labels (B, C)], on that device.
+        rate : learning rate of the backbone.
+        number : of the step, from 0; together with the seed it decides what dropout drops.
+
+        Returns
+        -------
+        dict
+            The values of :attr:`CIANLoss.PARTS`, added up over devices.
+
+        Raises
+        ------
+        NotFinite
+            A loss or a gradient is not finite. No parameter was changed.
+        """
+        mx.random.seed(step_seed(self._seed, number))
+        with autograd.record():
+            results = [self.loss(self.net(part.data[0]), *part.label) for part in parts]
+        autograd.backward([total for total, _ in results])
+        self.optimiser.allreduce_grads()
+        values = np.sum([counts.asnumpy() for _, counts in results], axis=0, dtype=np.float64)
+        named = dict(zip(CIANLoss.PARTS, values.tolist()))
+        self._check(named)
+        self.optimiser.set_learning_rate(rate)
+        self.optimiser.update(sum(part.data[0].shape[0] for part in parts))
+        return named
+
+    def _check(self, values: Mapping[str, float]) -> None:
+        wrong = [name for name, value in values.items() if not np.isfinite(value)]
+        if wrong:
+            raise NotFinite("the loss is not finite: " + ", ".join(f"{name} is {values[name]}" for name in wrong))
+        gradients = self.optimiser.gradients()
+        if not all_finite(list(gradients.values())):
+            first = next(name for name, gradient in gradients.items() if not all_finite([gradient]))
+            raise NotFinite(f"the gradient of {first} is not finite")
+
+    def parameters_finite(self) -> bool:
+        """Whether every value of the network is a finite number; waits for all work."""
+        mx.nd.waitall()
+        return all(all_finite(copies) for copies in (param.list_data() for param in self.net.collect_params().values()))
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Parameters, momentum, and each device's own moving statistics, as NumPy arrays; waits for all work."""
+        mx.nd.waitall()  # moving statistics are written late, by the backward pass
+        parameters = self.net.collect_params()
+        return {"parameters": {name: param.list_data()[0].asnumpy() for name, param in parameters.items() if not name.endswith(AUXILIARY)},
+                "moving": [{name: param.data(context).asnumpy() for name, param in parameters.items() if name.endswith(AUXILIARY)}
+                           for context in self.contexts],
+                "momentum": self.optimiser.momentum()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict` of a trainer of the same network on as many devices."""
+        parameters = self.net.collect_params()
+        for name, value in state["parameters"].items():
+            parameters[name].set_data(mx.nd.array(value, dtype=np.float32))
+        for context, statistics in zip(self.contexts, state["moving"]):
+            for name, value in statistics.items():
+                parameters[name].data(context)[:] = mx.nd.array(value, ctx=context, dtype=np.float32)
+        self.optimiser.set_momentum(state["momentum"])
+
+
+def all_finite(arrays: List[mx.nd.NDArray]) -> bool:
+    """Whether every value is a finite number; arrays of one device are checked in one pass."""
+    by_device: Dict[mx.Context, List[mx.nd.NDArray]] = {}
+    for array in arrays:
+        by_device.setdefault(array.context, []).append(array)
+    checks = [mx.nd.multi_all_finite(*group, num_arrays=len(group)) for group in by_device.values()]
+    return all(bool(check.asscalar()) for check in checks)
+
+
+def step_seed(seed: int, number: int) -> int:
+    """Seed of MXNet's generators in a step: they cannot be saved, so each step begins with its own."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] & 0x7FFFFFFF)
+
+
+def learning_rate(settings: TrainConfig, epoch: int, batch: int, batches: int) -> float:
+    """Poly decay ``lr * (1 - done)^power``: of the epochs done as in the original code, or of the iterations.
+
+    Parameters
+    ----------
+    epoch, batch : done so far: whole epochs, and batches of the current one
+    batches : of the current epoch
+    """
+    done = epoch + (batch / batches if settings.lr_decay == "iteration" else 0)
+    return settings.lr * (1.0 - float(done) / settings.epochs) ** settings.lr_power
