@@ -4,11 +4,12 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels
+from cian.data.classes import ClassTable
 from cian.data.files import Problems
 from cian.data.lists import check_resolved_list
 from cian.data.packing import pack_images, pack_labels
@@ -68,7 +69,7 @@ def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_part
     labels, label_problems = tree.check_labels(names)
     result = Survey(name, names, labels, problems=problems + label_problems)
     paths = [tree.image_path(entry) for entry in names]
-    result.fingerprint = _fingerprint(tree, names, paths, labels)
+    result.fingerprint = _fingerprint(tree.classes, names, paths, labels)
     packed = _up_to_date(out, name, result.fingerprint, num_parts)
     if packed is None:
         result.images = check_images(paths, workers=workers)
@@ -76,7 +77,7 @@ def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_part
     if tree.label_root:
         sizes = packed.sizes if packed is not None else result.images.sizes if result.images is not None else None
         seed_paths = [tree.label_path(entry) for entry in names]
-        result.seeds_fingerprint = _fingerprint(tree, names, seed_paths, sizes)
+        result.seeds_fingerprint = _fingerprint(tree.classes, names, seed_paths, sizes)
         if _up_to_date(out, f"{name}_seeds", result.seeds_fingerprint, num_parts) is None:
             result.seeds = check_labels(seed_paths, tree.classes.num_classes, sizes=sizes, workers=workers)
             result.problems += result.seeds.problems
@@ -101,16 +102,34 @@ def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1
     return Prepared(images, seeds)
 
 
-def _fingerprint(tree: DatasetTree, names: Sequence[str], paths: Sequence[str], array: Optional[np.ndarray]) -> str:
+def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num_parts: int = 1, workers: int = 0) -> RecordSet:
+    """Pack the label maps label_root/NAME.png of packed images as the set NAME_seeds in ``out``, unless that was done from the same files.
+
+    Raises
+    ------
+    Problems
+        Naming every label map that is missing, damaged, of another size than its image or with values that no class has.
+    """
+    if not os.path.isdir(label_root):
+        raise InputError("is not a folder", file=label_root, remedy="check the path of the seeds")
+    name, names = f"{images.name}_seeds", list(images.names)
+    paths = [os.path.join(label_root, f"{entry}.png") for entry in names]
+    fingerprint = _fingerprint(images.classes, names, paths, images.sizes)
+    packed = _up_to_date(out, name, fingerprint, num_parts)
+    return packed or pack_labels(out, name, names, paths, images.classes, sizes=images.sizes, num_parts=num_parts, workers=workers,
+                                 fingerprint=fingerprint)
+
+
+def _fingerprint(classes: ClassTable, names: Sequence[str], paths: Sequence[str], array: Optional[np.ndarray]) -> str:
     """A digest of names, classes, sizes and times of files, and labels or sizes of images."""
-    digest = hashlib.sha256("\n".join([*tree.classes.names, "", *names, ""]).encode())
+    digest = hashlib.sha256("\n".join([*classes.names, "", *names, ""]).encode())
     digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     for path in paths:
-        digest.update(b"%d %d\n" % _size_and_time(path))
+        digest.update(b"%s %d %d\n" % (os.path.abspath(path).encode(), *_size_and_time(path)))
     return digest.hexdigest()
 
 
-def _size_and_time(path: str):
+def _size_and_time(path: str) -> Tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
@@ -125,6 +144,9 @@ def _up_to_date(out: PathLike, name: str, fingerprint: str, num_parts: int) -> O
     except InputError:
         return None
     same = records.manifest["fingerprint"] == fingerprint and len(records.manifest["parts"]) == num_parts
-    return records if same and not damaged_files(records) else None
+    if same and not damaged_files(records):
+        return records
+    records.close()
+    return None
 
 

@@ -1,15 +1,14 @@
 """Checks a data set and packs its images, image-level labels and seeds into record files.
 
 Every problem is listed: lists with duplicates, missing or damaged images, unknown classes, images without labels, seeds of another
-size. With a problem nothing is written and the exit code is 2.
+size. With a problem nothing is written and the exit code is 2. What is packed already from the same files is not packed again.
 
   python tools/prepare.py --root VOC2012 --list train_aug --out work/records
-  python tools/prepare.py --root VOC2012 --list train_aug --out work/records --seeds seeds/   # the images are not packed again
+  python tools/prepare.py --root VOC2012 --list train_aug --out work/records --seeds seeds/
   python tools/prepare.py --verify --out work/records
 """
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import List, Optional, Sequence
@@ -20,44 +19,41 @@ from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import verify
 from cian.errors import InputError, run_tool
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="folder of the record sets")
-    parser.add_argument("--list", action="append", metavar="NAME", dest="lists",
-                        help="a list below ImageSets/Segmentation or a file; may be repeated (default train_aug; with --verify: every set)")
-    parser.add_argument("--root", default="", help="VOC-layout tree: JPEGImages/ Annotations/ ImageSets/Segmentation/")
-    parser.add_argument("--image-root", default="", help="folder of NAME.jpg (default ROOT/JPEGImages)")
-    parser.add_argument("--annotation-root", default="", help="folder of NAME.xml (default ROOT/Annotations)")
-    parser.add_argument("--labels-file", default="", help="image-level labels in place of the XML: 'NAME class class ...' a line, or .npz")
-    parser.add_argument("--classes", default="voc", help="'voc', or a file with a class a line, background first")
-    parser.add_argument("--seeds", default="", metavar="DIR", help="also pack the label maps DIR/NAME.png, as the set LIST_seeds")
-    parser.add_argument("--num-parts", type=int, default=1, help="record files to spread a set over (default 1)")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one a core")
-    parser.add_argument("--verify", action="store_true", help="only compare packed sets with their checksums and decode every record")
-    return parser
+from cian.tools.arguments import config_from, make_parser
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Entry point; returns the exit code."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser(__doc__ or "", ["data"])
+    own = parser.add_argument_group("packing")
+    own.add_argument("--out", metavar="FOLDER", help="folder of the record sets [default: data.records]")
+    own.add_argument("--list", action="append", metavar="NAME", dest="lists",
+                     help="list to pack: a file, or a name below ImageSets/Segmentation; repeatable [default: data.train_list; with "
+                          "--verify every set of the folder]")
+    own.add_argument("--root", dest="data.root", metavar="FOLDER", help="the same as --data")
+    own.add_argument("--seeds", dest="data.label_root", metavar="FOLDER", help="the same as --label-root: packed as the set LIST_seeds")
+    own.add_argument("--num-parts", type=int, default=1, metavar="N", help="record files to spread a set over [default: 1]")
+    own.add_argument("--workers", type=int, dest="run.workers", metavar="N", help="processes; 0 is one a core [run.workers; default 0]")
+    own.add_argument("--verify", action="store_true", help="only compare packed sets with their checksums and decode every record")
+    arguments = parser.parse_args(argv)
+    config = config_from(arguments)
+    data, out = config.data, arguments.out or config.data.records
+    if not out:
+        raise InputError("no folder for the record sets was named", field="--out", remedy="give it")
     if arguments.verify:
-        return verify_sets(arguments.out, arguments.lists)
-    tree = DatasetTree(arguments.root, image_root=arguments.image_root, annotation_root=arguments.annotation_root,
-                       labels_file=arguments.labels_file, label_root=arguments.seeds, classes=arguments.classes)
-    options = {"num_parts": arguments.num_parts, "workers": arguments.workers}
+        return verify_sets(out, arguments.lists)
+    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root, labels_file=data.labels_file,
+                       label_root=data.label_root, classes=data.classes)
+    options = {"num_parts": arguments.num_parts, "workers": config.run.workers}
     surveys, problems = [], []
-    for name in dict.fromkeys(arguments.lists or ["train_aug"]):
-        surveys.append(survey(tree, name, arguments.out, **options))
+    for name in dict.fromkeys(arguments.lists or [data.train_list]):
+        surveys.append(survey(tree, name, out, **options))
         problems += surveys[-1].problems
     if len({result.name for result in surveys}) < len(surveys):
         raise InputError("two lists have the same name, and so would their record sets", field="--list", remedy="rename one of the files")
     if problems:
         return report(problems, "nothing was written")
     for result in surveys:
-        prepared = pack(tree, result, arguments.out, **options)
+        prepared = pack(tree, result, out, **options)
         for records, checked in ((prepared.images, result.images), (prepared.seeds, result.seeds)):
             if records is not None:
                 print(f"{records.path}: {len(records)} {records.kind}, {'packed' if checked is not None else 'unchanged'}")
