@@ -38,12 +38,13 @@ class Fit:
 
         pad : each side shorter than ``size_px`` is padded to it, longer ones stay (the original's test, which cuts longer ones off).
         warp : both sides become ``size_px`` (the original's labels for the second round).
-        native : the image as it is.
+        native : the image as it is; a side of one pixel is padded to two, which resizing needs.
         """
         if how not in FITS:
             raise InputError(f"{how!r} is not allowed", field="predict.fit", remedy=f"use one of: {', '.join(FITS)}")
         height, width = image_size
-        network_size = {"pad": (max(height, size_px), max(width, size_px)), "warp": (size_px, size_px), "native": (height, width)}[how]
+        low = {"pad": size_px, "native": 2}.get(how)
+        network_size = (size_px, size_px) if low is None else (max(height, low), max(width, low))
         return cls(how, (height, width), network_size)
 
     def apply(self, image: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cian.data.checks import decode_jpeg
 from cian.data.files import Problems, read_bytes, read_text
+from cian.data.tree import DatasetTree
 from cian.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -25,6 +26,15 @@ class Sample:
     name: str
     path: str
     allowed: Optional[Tuple[int, ...]] = None
+
+
+def tree_samples(tree: DatasetTree, name_or_path: str, filter_labels: bool = False) -> List[Sample]:
+    """Samples of a list of a data set; with ``filter_labels`` each may have its image-level labels and background only."""
+    names = tree.names(name_or_path)
+    allowed: Sequence[Optional[Tuple[int, ...]]] = [None] * len(names)
+    if filter_labels:
+        allowed = [tuple(int(index) for index in np.flatnonzero(row)) for row in tree.labels(names)]
+    return [Sample(name, tree.image_path(name), classes) for name, classes in zip(names, allowed)]
 
 
 def shard(samples: Sequence[Sample], text: str) -> List[Sample]:

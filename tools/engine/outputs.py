@@ -173,6 +173,7 @@ class Outputs:
     def _claim(self, folder: str, identity: Mapping[str, Any]) -> None:
         """Write the manifest of a new folder, or compare with that of an old one."""
         path = os.path.join(self.root, folder)
+        identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
         there = read_manifest(path)
         if there is None:
             if os.path.isdir(path) and any(name.endswith((".png", ".npy", ".npz")) for name in os.listdir(path)):

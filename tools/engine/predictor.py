@@ -1,17 +1,21 @@
 """Test-time prediction: scales, their maximum and the mirrored image, averaged as logits (the original's inference)."""
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from cian.errors import InputError
+from cian.data.files import read_bytes
+from cian.errors import InputError, PathLike
 from cian.symbols.multiscale import MultiScale
 
-from .config import PredictConfig
+from .checkpoint import load_network, resolve_checkpoint
+from .config import NetworkConfig, PredictConfig
 from .crf import crf_preset
 from .fitting import Fit
 from .outputs import Finished, Task, finish
@@ -109,6 +113,29 @@ class Predictor:
         if needed > have:
             raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.0f} GiB for its affinity, and this machine "
                              f"has {have / 2 ** 30:.0f}", remedy="make it smaller, or use predict.fit=warp")
+
+
+def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *, network: Optional[NetworkConfig] = None,
+                    classes: Sequence[str] = (), model: str = "") -> Tuple[List[Predictor], Dict[str, Any]]:
+    """A predictor for every device, and what identifies the model (its file's SHA-256 and its name) in a manifest.
+
+    Parameters
+    ----------
+    path : checkpoint, or snapshot folder (its last epoch).
+    network, classes, model : see :func:`~cian.tools.engine.checkpoint.load_network`.
+    """
+    path = resolve_checkpoint(path, model)
+    predictors = []
+    for device in devices:
+        net, metadata = load_network(path, ctx=device, network=network, classes=classes)
+        predictors.append(Predictor(net, settings, device, metadata["classes"]))
+    digest = hashlib.sha256(read_bytes(path)).hexdigest()
+    return predictors, {"model": os.path.basename(path), "checkpoint": digest, "network": metadata["network"]}
+
+
+def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
+    """What decides a prediction beside the model and the CRF, for a manifest."""
+    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("crf", "batch_size")}
 
 
 def affinity_bytes(size: Tuple[int, int], scale: float, images: int) -> int:

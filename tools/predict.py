@@ -1,0 +1,102 @@
+"""Predicts images with a trained network, with and without dense CRF.
+
+Without --images it predicts a list of a data set: SNAPSHOT/pred and SNAPSHOT/pred_crf get NAME.png for every image of the validation
+list. With --retrain-labels it makes the labels of the second round in the original's way: the training list, images warped to a square,
+ten CRF iterations, SNAPSHOT/train_aug_pred and SNAPSHOT/train_aug_pred_crf."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import List, Optional, Sequence
+
+from cian.data.classes import load_classes
+from cian.data.tree import DatasetTree
+from cian.errors import InputError, run_tool
+from cian.tools.arguments import config_from, make_parser
+from cian.tools.engine.config import Config
+from cian.tools.engine.crf import crf_preset
+from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.images import Sample, find_images, shard, tree_samples
+from cian.tools.engine.inference import predict_samples
+from cian.tools.engine.outputs import Outputs
+
+EPILOG = """What is done is skipped, so an interrupted run goes on by the same command; a folder that holds predictions of another
+checkpoint or configuration is refused. An image that cannot be read is reported and left out, and the exit code is then 1."""
+RETRAIN = {"predict.fit": "warp", "predict.crf": "retrain"}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point; 1 when images were left out."""
+    args = parse(argv)
+    config = config_from(args)
+    snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
+    if not (args.checkpoint or snapshot):
+        raise InputError("no model was named", field="--checkpoint", remedy="give it, or --snapshot")
+    if not (args.out or snapshot):
+        raise InputError("no folder for the predictions was named", field="--out", remedy="give it, or --snapshot")
+    checkpoint = args.checkpoint or snapshot
+    if args.num_epoch is not None and not args.checkpoint:
+        checkpoint = os.path.join(snapshot, f"{config.network.model}-{args.num_epoch - 1:04d}.params")
+    devices, part = config.run.devices, args.shard
+    if args.pid is not None and args.pid >= 0:  # the original's way to use several GPUs: a process for each
+        devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
+    samples = shard(find_samples(args, config), part)
+    contexts = parse_devices(devices)
+    # Imported here because it loads MXNet: processes that refine beside this one import this file too, and go without it.
+    from cian.tools.engine.predictor import load_predictors, prediction_settings
+    predictors, model = load_predictors(checkpoint, config.predict, contexts, network=config.network,
+                                        classes=load_classes(config.data.classes).names, model=getattr(args, "network.model") or "")
+    outputs = Outputs(args.out or snapshot, {**model, "settings": prediction_settings(config.predict)}, predictors[0].class_names,
+                      folders=("train_aug_pred", "train_aug_pred_crf") if args.retrain_labels else ("pred", "pred_crf"),
+                      crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
+                      overlays=args.overlay, probabilities=args.probabilities)
+    report = predict_samples(predictors, samples, outputs, batch_size=config.predict.batch_size, workers=config.run.workers,
+                             progress=not args.quiet)
+    for problem in report.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, {len(report.problems)} could not be read; "
+          f"in {outputs.root}")
+    return 1 if report.problems else 0
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """The command line; --retrain-labels sets what the command line leaves open of :data:`RETRAIN`."""
+    parser = make_parser(__doc__ or "", ("data", "network", "prediction", "run"), EPILOG)
+    own = parser.add_argument_group("images")
+    own.add_argument("--images", nargs="+", metavar="PATH", help="image files, folders, .txt lists of paths, or patterns in quotes")
+    own.add_argument("--retrain-labels", action="store_true", help="labels of the training list for the second round")
+    own.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th image from the I-th on, for several processes or machines")
+    own = parser.add_argument_group("model and output")
+    own.add_argument("--checkpoint", metavar="FILE", help=".params file, or a snapshot folder [default: last epoch in SNAPSHOT]")
+    own.add_argument("--out", metavar="FOLDER", help="where pred/ and pred_crf/ go [default: SNAPSHOT]")
+    own.add_argument("--overlay", action="store_true", help="also overlay/NAME.png, the image under its classes")
+    own.add_argument("--probabilities", choices=("npy", "npz"), default="",
+                     help="also probabilities/NAME: float32 (npy), or float16, compressed, with the class names (npz)")
+    own.add_argument("--quiet", action="store_true", help="no progress bar")
+    own = parser.add_argument_group("flags of the original code")
+    own.add_argument("--infer", action="store_true", help="accepted: this tool does nothing else")
+    own.add_argument("--retrain", action="store_true", help="the second round's snapshot, SNAPSHOT_retrain")
+    own.add_argument("--num-epoch", type=int, metavar="N", help="the checkpoint after epoch N, MODEL-<N-1>.params")
+    own.add_argument("--pid", type=int, metavar="N", help="use the N-th device alone, for every so-many-th image as there are devices")
+    args = parser.parse_args(argv)
+    for key, value in RETRAIN.items():
+        if args.retrain_labels and getattr(args, key) is None:
+            setattr(args, key, value)
+    return args
+
+
+def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:
+    """The images that were asked for."""
+    data = config.data
+    if args.images:
+        if args.retrain_labels or config.predict.filter_labels:
+            raise InputError("needs the lists and labels of a data set", field="--images", remedy="name the data set with --data")
+        return find_images(args.images)
+    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root, labels_file=data.labels_file,
+                       classes=data.classes)
+    return tree_samples(tree, data.train_list if args.retrain_labels else data.val_list, config.predict.filter_labels)
+
+
+if __name__ == "__main__":
+    run_tool(main)
