@@ -29,7 +29,8 @@ def make_voc_tree():
             with open(os.path.join(root, "Annotations", f"{name}.xml"), "w", encoding="utf-8") as stream:
                 stream.write(ANNOTATION.format("".join(OBJECT.format(CLASSES[value]) for value in present)))
             blocks = rng.choice(np.array([0, 255, *present], np.uint8), (5, 5))
-            write_label_png(os.path.join(root, "seeds", f"{name}.png"), cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST))
+            seeds = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
+            write_label_png(os.path.join(root, "seeds", f"{name}.png"), seeds)
         with open(os.path.join(root, "ImageSets", "Segmentation", "train.txt"), "w", encoding="utf-8") as stream:
             stream.writelines(f"{name}\n" for name in names)
         with open(os.path.join(root, "classes.txt"), "w", encoding="utf-8") as stream:

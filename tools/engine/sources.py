@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 
 from cian.data.files import Problems
+from cian.data.lists import resolve_list
 from cian.data.packing import pack_labels
 from cian.data.preparation import prepare
 from cian.data.records import RecordSet
@@ -26,6 +27,14 @@ def data_tree(data: DataConfig) -> DatasetTree:
 def list_name(name_or_path: str) -> str:
     """Name of the record set of a list: its file name without suffix, as tools/prepare.py has it."""
     return os.path.splitext(os.path.basename(name_or_path))[0]
+
+
+def training_names(config: Config) -> List[str]:
+    """Names of the training list, from the packed images or from the list file."""
+    if config.data.records:
+        with RecordSet.open(config.data.records, list_name(config.data.train_list)) as images:
+            return list(images.names)
+    return resolve_list(config.data.root, config.data.train_list)
 
 
 def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:

@@ -16,11 +16,11 @@ from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
 from cian.symbols.cian import CIAN
 from cian.symbols.losses import CIANLoss
-from cian.symbols.metadata import versions
+from cian.symbols.metadata import metadata_path, read_metadata, versions
 from cian.symbols.params import configure_training, initialize, load_params
 from cian.symbols.pretrained import load_pretrained
 
-from .checkpoint import Snapshot, build_network, find_checkpoints
+from .checkpoint import Snapshot, build_network, find_checkpoints, resolve_checkpoint
 from .config import Config, save_config
 from .devices import parse_devices
 from .logs import Clock, Meter, RunLog, duration
@@ -38,7 +38,7 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
     config : data, network, loss, train and run are used; ``run.snapshot`` is the run's folder.
     start : ``.params`` of the first round, which a second round starts from; empty starts from ``network.pretrained``.
     fresh : remove what another run left in the folder, in place of refusing it.
-    backbone_options : of the backbone's class, for tests.
+    backbone_options : of the backbone's class; default those of ``start``, or none.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
         state = _state_to_resume(snapshot, config, os.fspath(start), fresh)
         images, seeds = (stack.enter_context(records) for records in open_training_records(config))
         iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts)))  # forks its workers before other threads
-        net = build_network(config.network, images.classes.num_classes, backbone_options)
+        net = build_network(config.network, images.classes.num_classes, backbone_options or _backbone_options(os.fspath(start)))
         messages = [f"{images.path}: {len(images)} images; {seeds.path}: {len(seeds)} seeds"]
         if state is None:
             messages.append(_initial_values(net, config, os.fspath(start), contexts))
@@ -63,6 +63,24 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
             run.load_state_dict(state)
             messages.append(f"resumed after {run.step} steps, in epoch {run.epoch + 1} after {run.batch} batches")
         return run.run(messages)
+
+
+def first_round_checkpoint(path: PathLike, model: str = "") -> str:
+    """The ``.params`` file from which a second round starts: ``path``, or of a snapshot folder the last epoch's.
+
+    Raises
+    ------
+    InputError
+        There is none, or the folder's run has epochs left.
+    """
+    found = resolve_checkpoint(path, model)
+    if os.path.isdir(path) and os.path.exists(metadata_path(found)):
+        metadata = read_metadata(found)
+        epochs = metadata.get("config", {}).get("train.epochs", 0)
+        if metadata.get("epoch", epochs) + 1 < epochs:
+            raise InputError(f"the first round stopped after epoch {metadata['epoch'] + 1} of {epochs}", file=path,
+                             remedy="finish it with tools/train.py, or name a checkpoint with --start")
+    return found
 
 
 def training_loss(config: Config, num_classes: int) -> CIANLoss:
@@ -255,6 +273,11 @@ def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx
     if config.network.pretrained:
         return f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}"
     return "all weights are random: no network.pretrained was named"
+
+
+def _backbone_options(start: str) -> Mapping[str, Any]:
+    """Those of the network in the file ``start``, where it has metadata."""
+    return read_metadata(start)["network"].get("backbone_options", {}) if start and os.path.exists(metadata_path(start)) else {}
 
 
 def _loss_parts(config: Config) -> List[str]:
