@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from typing import Any, Dict, Mapping
 
 import mxnet as mx
@@ -13,6 +12,8 @@ import numpy as np
 
 import cian
 from cian.errors import InputError, PathLike
+
+from .params_file import whole_file
 
 # Keys that must be there, their types, and what they hold.
 REQUIRED = {
@@ -38,15 +39,8 @@ def write_metadata(path: PathLike, metadata: Mapping[str, Any]) -> None:
     """
     content = {"preprocessing": RAW_RGB, **metadata, "versions": versions(), "sha256": _sha256(path)}
     _validate(content, metadata_path(path))
-    folder, name = os.path.split(os.path.abspath(metadata_path(path)))
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, sort_keys=True)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, os.path.join(folder, name))
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=metadata_path(path)) from error
+    with whole_file(metadata_path(path)) as stream:
+        stream.write(json.dumps(content, indent=1, sort_keys=True).encode())
 
 
 def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:

@@ -89,11 +89,11 @@ def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_bet
 def save_params(net: HybridBlock, path: PathLike, metadata: Optional[Mapping[str, Any]] = None) -> None:
     """Write ``<model>-<epoch>.params`` for this package, MXNet's Module and the original code; moving statistics that differ between
     devices are averaged. With ``metadata``, its JSON is written beside it (see :mod:`cian.symbols.metadata`)."""
-    parts: Dict[str, Dict[str, mx.nd.NDArray]] = {"arg": {}, "aux": {}}
-    mx.nd.waitall()
+    parts: Dict[str, Dict[str, np.ndarray]] = {"arg": {}, "aux": {}}
+    mx.nd.waitall()  # moving statistics are written late, by the backward pass
     for name, param in net.collect_params().items():
-        copies = [copy.as_in_context(mx.cpu()) for copy in param.list_data()]
-        parts["aux" if name.endswith(AUXILIARY) else "arg"][name] = mx.nd.add_n(*copies) / len(copies) if len(copies) > 1 else copies[0]
+        copies = [copy.asnumpy() for copy in param.list_data()]
+        parts["aux" if name.endswith(AUXILIARY) else "arg"][name] = np.mean(copies, axis=0) if len(copies) > 1 else copies[0]
     write_params(path, parts["arg"], parts["aux"])
     if metadata is not None:
         write_metadata(path, metadata)

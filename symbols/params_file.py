@@ -1,4 +1,4 @@
-"""MXNet's parameter files (``<model>-<epoch>.params``), read in Python and written at once.
+"""MXNet's parameter files (``<model>-<epoch>.params``), read and written in Python.
 
 MXNet's own reader trusts the file: a damaged one can abort the process or ask for any amount of memory. This one checks every length
 against the bytes that are there before it uses it. The layout (little endian), from the newest writer back to that of the model zoo's
@@ -6,13 +6,12 @@ against the bytes that are there before it uses it. The layout (little endian), 
 """
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import struct
-import tempfile
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, Mapping, Tuple
 
-import mxnet as mx
 import numpy as np
 
 from cian.errors import InputError, PathLike
@@ -137,15 +136,44 @@ def read_params(path: PathLike) -> Tuple[Arrays, Arrays]:
     return parts["arg"], parts["aux"]
 
 
-def write_params(path: PathLike, arg_params: Mapping[str, mx.nd.NDArray], aux_params: Mapping[str, mx.nd.NDArray]) -> None:
-    """Write a file that :func:`read_params` and MXNet's Module read; the final name appears only when all of it is on the disk."""
+def write_params(path: PathLike, arg_params: Mapping[str, np.ndarray], aux_params: Mapping[str, np.ndarray]) -> None:
+    """Write a file that :func:`read_params` and MXNet's Module read, the same bytes as MXNet's own writer; whole or not at all.
+
+    Written here, for MXNet's writer does not notice a disk that is full when it closes the file.
+    """
     arrays = {**{f"arg:{k}": v for k, v in arg_params.items()}, **{f"aux:{k}": v for k, v in aux_params.items()}}
-    mx.nd.waitall()  # moving statistics are written late, by the backward pass
-    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    flags = {np.dtype(dtype): flag for flag, dtype in DTYPES.items()}
+    with whole_file(path) as stream:
+        stream.write(struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays)))
+        for array in arrays.values():
+            header = (V2_MAGIC, 0, array.ndim, *array.shape, 1, 0, flags[array.dtype])  # 0: dense; 1, 0: the first CPU
+            stream.write(struct.pack(f"<Iii{array.ndim}qiii", *header))
+            stream.write(np.ascontiguousarray(array).data)
+        stream.write(struct.pack("<Q", len(arrays)))
+        for name in arrays:
+            stream.write(struct.pack("<Q", len(name)) + name.encode("ascii"))
+
+
+@contextlib.contextmanager
+def whole_file(path: PathLike) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only when all of it is on the disk.
+
+    Raises
+    ------
+    InputError
+        Naming ``path`` when it cannot be written; it is then as it was before.
+    """
+    path = os.fspath(path)
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as temporary:
-            written = os.path.join(temporary, name)
-            mx.nd.save(written, arrays)
-            os.replace(written, os.path.join(folder, name))
+        try:
+            with open(temporary, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", file=path, remedy="check the folder and its free space") from error
