@@ -45,9 +45,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     contexts = parse_devices(devices)
     # Imported here because it loads MXNet: processes that refine beside this one import this file too, and go without it.
     from cian.tools.engine.predictor import load_predictors, prediction_settings
-    predictors, model = load_predictors(checkpoint, config.predict, contexts, network=config.network,
-                                        classes=load_classes(config.data.classes).names, model=getattr(args, "network.model") or "")
-    outputs = Outputs(args.out or snapshot, {**model, "settings": prediction_settings(config.predict)}, predictors[0].class_names,
+    classes = getattr(args, "data.classes")
+    predictors, model = load_predictors(checkpoint, config.predict, contexts, model=getattr(args, "network.model") or "",
+                                        classes=load_classes(classes) if classes else None)
+    outputs = Outputs(args.out or snapshot, {**model, "settings": prediction_settings(predictors[0].settings)}, predictors[0].class_names,
                       folders=("train_aug_pred", "train_aug_pred_crf") if args.retrain_labels else ("pred", "pred_crf"),
                       crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
                       overlays=args.overlay, probabilities=args.probabilities)
@@ -68,7 +69,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     own.add_argument("--retrain-labels", action="store_true", help="labels of the training list for the second round")
     own.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th image from the I-th on, for several processes or machines")
     own = parser.add_argument_group("model and output")
-    own.add_argument("--checkpoint", metavar="FILE", help=".params file, or a snapshot folder [default: last epoch in SNAPSHOT]")
+    own.add_argument("--checkpoint", metavar="FILE", help=".params file, snapshot folder (its last epoch), PREFIX-symbol.json or .onnx file "
+                                                           "that tools/export.py wrote [default: SNAPSHOT]")
     own.add_argument("--out", metavar="FOLDER", help="where pred/ and pred_crf/ go [default: SNAPSHOT]")
     own.add_argument("--overlay", action="store_true", help="also overlay/NAME.png, the image under its classes")
     own.add_argument("--probabilities", choices=("npy", "npz"), default="",

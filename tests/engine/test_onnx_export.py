@@ -32,7 +32,7 @@ def random_params(symbol, shape, rng):
 
 def run_onnx(writer, output, images, want):
     dynamic = [f"d{axis}" for axis in range(want.ndim)]
-    model = onnx_export.build_model(writer, output, {"images": ["n", 3, "h", "w"], output: dynamic}, {})
+    model = onnx_export.make_onnx(writer, output, {"images": ["n", 3, "h", "w"], output: dynamic}, {})
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run([output], {"images": images})[0]
 
@@ -65,6 +65,7 @@ CASES = {
     "sum of several": lambda x: sym.add_n(x, x * 2, x / 3),
     "split": lambda x: sym.concat(*list(sym.split(x, num_outputs=2, axis=0))[::-1], dim=0),
     "slice": lambda x: sym.slice_axis(sym.slice_axis(x, axis=3, begin=1, end=None), axis=2, begin=2, end=-3),
+    "slice of several axes": lambda x: sym.slice(x, begin=(0, None, 1, 1), end=(1, 2, None, -2)),
     "batch products": lambda x: sym.batch_dot(sym.batch_dot(flat(x), flat(x), transpose_a=True), flat(x), transpose_b=True),
     "softmax": lambda x: sym.softmax(flat(x) * 0.1, axis=1),
     "softmax of the last axis": lambda x: sym.softmax(x),
@@ -78,6 +79,9 @@ CASES = {
     "resize to a size": lambda x: sym.contrib.BilinearResize2D(x, height=5, width=17, mode="size"),
     "resize like another": lambda x: sym.contrib.BilinearResize2D(
         sym.Pooling(x, kernel=(2, 2), stride=(2, 2), pool_type="max"), x, mode="like"),
+    "resize by an odd scale": lambda x: sym.contrib.BilinearResize2D(x, scale_height=0.75, scale_width=1.25, mode="odd_scale"),
+    "resize an even side by an odd scale": lambda x: sym.contrib.BilinearResize2D(
+        sym.slice(x, begin=(0, 0, 1, 1), end=(None, None, None, None)), scale_height=0.7, scale_width=1.3, mode="odd_scale"),
     "arithmetic": lambda x: sym.broadcast_div(sym.broadcast_add(x, x) * x - x / 7 + 3, x + 1),
     "arithmetic with scalars": lambda x: (x - 2) * 3,
     "square root": lambda x: sym.sqrt(x),

@@ -3,7 +3,7 @@
 MXNet 1.9.1 brings an exporter, ``mxnet.onnx``. It is not used: it declares whatever operator set the installed ``onnx`` package
 has newest, which older onnxruntimes refuse, it writes ``BilinearResize2D`` for a fixed size only, and it imports ``onnx.mapping``,
 which ``onnx`` has since removed. Here operator set and file version are fixed, so the file depends on neither package's version,
-and scales, mirror and the resizing of the logits stay dynamic because sizes are computed in the graph.
+and any image size goes in because sizes are computed in the graph.
 
 Images are (N, 3, H, W), raw RGB 0..255; the network's logits are (N, C, (H-1)//8+1, (W-1)//8+1).
 """
@@ -32,7 +32,7 @@ class GraphWriter:
     def add(self, op: str, inputs: Sequence[str], outputs: int = 1, name: str = "", **attributes: Any) -> List[str]:
         """Append a node and return the names of its outputs."""
         from onnx import helper
-        base = name or f"{op.lower()}_{len(self.nodes)}"
+        base = name or f"{op}/{len(self.nodes)}"  # no symbol has a slash in its names
         names = [base] if outputs == 1 else [f"{base}.{at}" for at in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), names, name=base, **attributes))
         return names
@@ -46,7 +46,7 @@ class GraphWriter:
         array = np.asarray(values, dtype)
         key = (array.dtype.str, array.tobytes(), array.shape)
         if key not in self._constants:
-            self._constants[key] = f"constant_{len(self._constants)}"
+            self._constants[key] = f"constant/{len(self._constants)}"
             self.initializers[self._constants[key]] = array
         return self._constants[key]
 
@@ -63,23 +63,22 @@ class GraphWriter:
         """Height and width of (N, C, H, W), as a (2,) value."""
         return self.part(self.one("Shape", images), 2, 4)
 
-    def mirror(self, images: str, axis: int = 3) -> str:
+    def reverse(self, images: str, axis: int) -> str:
         """``images`` reversed along an axis."""
         return self.one("Slice", images, self.constant([-1]), self.constant([-_END]), self.constant([axis]), self.constant([-1]))
 
 
-Translation = Callable[[GraphWriter, SymbolNode, List[str], str], List[str]]
+Translation = Callable[[GraphWriter, SymbolNode, List[str]], List[str]]
 
 
-def add_network(writer: GraphWriter, graph: SymbolGraph, params: Mapping[str, np.ndarray], images: str, prefix: str = "") -> List[str]:
+def add_network(writer: GraphWriter, graph: SymbolGraph, params: Mapping[str, np.ndarray], images: str) -> List[str]:
     """Append a network to ``writer`` and return the names of its outputs.
 
     Parameters
     ----------
     graph : the network, with one input besides its parameters.
-    params : arrays by name; a second copy of the network shares them.
+    params : arrays by name.
     images : name of the value that takes the place of the graph's input.
-    prefix : goes before the names of nodes, to tell several copies apart.
 
     Raises
     ------
@@ -98,36 +97,11 @@ def add_network(writer: GraphWriter, graph: SymbolGraph, params: Mapping[str, np
             continue
         if node.op not in TRANSLATIONS:
             raise InputError(f"the operator {node.op} has no translation to ONNX", field=node.name)
-        values.append(TRANSLATIONS[node.op](writer, node, [values[at][output] for at, output in node.inputs], prefix + node.name))
+        values.append(TRANSLATIONS[node.op](writer, node, [values[at][output] for at, output in node.inputs]))
     return [values[at][output] for at, output in graph.heads]
 
 
-def add_test_time(writer: GraphWriter, network: Callable[[str, str], str], images: str, scales: Sequence[float] = (1.0,),
-                  add_max: bool = False, mirror: bool = False) -> str:
-    """Append the mean of the logits over scales, their maximum and the mirrored image, for any image size.
-
-    Parameters
-    ----------
-    network : (name of images, prefix) to the name of their logits; called once for each scale and side.
-    scales : the first one must be 1; the others see images of int((H-1) scale) + 1 pixels, corners aligned.
-    add_max : the maximum over the scales takes part in the mean as one more map (as the original's test).
-    mirror : average with the logits of the mirrored images.
-    """
-    flips = [("", images)] + ([("mirror.", writer.mirror(images))] if mirror else [])
-    sides: List[str] = []
-    for side, view in flips:
-        maps = [network(view, side)]
-        for scale in scales[1:]:
-            logits = network(writer.resize(view, _scaled(writer, writer.size(view), scale)), f"{side}scale{scale:g}.")
-            maps.append(writer.resize(logits, writer.size(maps[0])))
-        if add_max and len(maps) > 1:
-            maps.append(writer.one("Max", *maps))
-        mean = writer.one("Mean", *maps)
-        sides.append(writer.mirror(mean) if side else mean)
-    return writer.one("Mean", *sides)
-
-
-def build_model(writer: GraphWriter, output: str, shapes: Mapping[str, Sequence[Any]], metadata: Mapping[str, str]) -> Any:
+def make_onnx(writer: GraphWriter, output: str, shapes: Mapping[str, Sequence[Any]], metadata: Mapping[str, str]) -> Any:
     """The ``onnx.ModelProto`` of what ``writer`` holds: input ``images``, output ``output``.
 
     Parameters
@@ -148,14 +122,6 @@ def build_model(writer: GraphWriter, output: str, shapes: Mapping[str, Sequence[
     return model
 
 
-def _scaled(writer: GraphWriter, size: str, scale: float) -> str:
-    """int((size - 1) scale) + 1 of a (2,) value, in double precision as Python computes it."""
-    one = writer.constant([1])
-    less = writer.one("Cast", writer.one("Sub", size, one), to=11)  # TensorProto.DOUBLE
-    product = writer.one("Mul", less, writer.constant([scale], np.float64))
-    return writer.one("Add", writer.one("Cast", product, to=7), one)  # TensorProto.INT64 truncates
-
-
 def _ints(node: SymbolNode, key: str) -> List[int]:
     value = ast.literal_eval(node.attrs.get(key, "()"))
     return list(value) if isinstance(value, (tuple, list)) else [value]
@@ -170,57 +136,57 @@ def _true(node: SymbolNode, key: str, default: bool) -> bool:
     return node.attrs.get(key, str(default)) in ("1", "True")
 
 
-def _convolution(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
-    return writer.add("Conv", inputs, name=name, kernel_shape=_ints(node, "kernel"), strides=_ints(node, "stride") or [1, 1],
+def _convolution(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
+    return writer.add("Conv", inputs, name=node.name, kernel_shape=_ints(node, "kernel"), strides=_ints(node, "stride") or [1, 1],
                       dilations=_ints(node, "dilate") or [1, 1], pads=(_ints(node, "pad") or [0, 0]) * 2,
                       group=_int(node, "num_group", 1))
 
 
-def _batch_norm(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _batch_norm(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     if _true(node, "fix_gamma", True):
         inputs = [inputs[0], writer.constant(np.ones_like(writer.initializers[inputs[1]]), np.float32), *inputs[2:]]
-    return writer.add("BatchNormalization", inputs, name=name, epsilon=float(node.attrs.get("eps", 1e-3)))
+    return writer.add("BatchNormalization", inputs, name=node.name, epsilon=float(node.attrs.get("eps", 1e-3)))
 
 
-def _pooling(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _pooling(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     average = node.attrs.get("pool_type", "max") == "avg"
     if _true(node, "global_pool", False):
-        return writer.add("GlobalAveragePool" if average else "GlobalMaxPool", inputs, name=name)
+        return writer.add("GlobalAveragePool" if average else "GlobalMaxPool", inputs, name=node.name)
     include = {"count_include_pad": int(_true(node, "count_include_pad", True))} if average else {}
-    return writer.add("AveragePool" if average else "MaxPool", inputs, name=name, kernel_shape=_ints(node, "kernel"),
+    return writer.add("AveragePool" if average else "MaxPool", inputs, name=node.name, kernel_shape=_ints(node, "kernel"),
                       strides=_ints(node, "stride") or [1, 1], pads=(_ints(node, "pad") or [0, 0]) * 2, **include)
 
 
-def _clip(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _clip(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     bounds = [writer.constant(float(node.attrs[key]), np.float32) for key in ("a_min", "a_max")]
-    return writer.add("Clip", [*inputs, *bounds], name=name)
+    return writer.add("Clip", [*inputs, *bounds], name=node.name)
 
 
-def _split(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
-    return writer.add("Split", inputs, int(node.attrs["num_outputs"]), name, axis=_int(node, "axis", 1))
+def _split(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
+    return writer.add("Split", inputs, int(node.attrs["num_outputs"]), node.name, axis=_int(node, "axis", 1))
 
 
-def _slice_axis(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _slice_axis(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     bounds = (int(node.attrs["begin"]), _int(node, "end", _END), int(node.attrs["axis"]))
-    return writer.add("Slice", [*inputs, *(writer.constant([value]) for value in bounds)], name=name)
+    return writer.add("Slice", [*inputs, *(writer.constant([value]) for value in bounds)], name=node.name)
 
 
-def _batch_dot(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _batch_dot(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     factors = [writer.one("Transpose", value, perm=[0, 2, 1]) if _true(node, f"transpose_{side}", False) else value
                for value, side in zip(inputs, "ab")]
-    return writer.add("MatMul", factors, name=name)
+    return writer.add("MatMul", factors, name=node.name)
 
 
-def _reshape(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _reshape(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     shape = _ints(node, "shape")
     if shape[-1] == -3 and min(shape[:-1], default=0) >= 0:
         shape[-1] = -1  # MXNet's -3 merges two dimensions; as the last of them it is what is left
     if min(shape) < -1 or shape.count(-1) > 1:
         raise InputError(f"reshape to {tuple(shape)} has no translation to ONNX", field=node.name, remedy="use 0 and one -1")
-    return writer.add("Reshape", [inputs[0], writer.constant(shape)], name=name)
+    return writer.add("Reshape", [inputs[0], writer.constant(shape)], name=node.name)
 
 
-def _reshape_like(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _reshape_like(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     left, right = (writer.one("Shape", value) for value in inputs)
     begin, end = _int(node, "lhs_begin", 0) or 0, _int(node, "lhs_end", None)
     parts = [writer.part(right, _int(node, "rhs_begin", 0) or 0, _int(node, "rhs_end", None) or _END)]
@@ -228,53 +194,71 @@ def _reshape_like(writer: GraphWriter, node: SymbolNode, inputs: List[str], name
         parts.insert(0, writer.part(left, 0, begin))
     if end is not None:
         parts.append(writer.part(left, end))
-    return writer.add("Reshape", [inputs[0], writer.one("Concat", *parts, axis=0)], name=name)
+    return writer.add("Reshape", [inputs[0], writer.one("Concat", *parts, axis=0)], name=node.name)
 
 
-def _pad(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _pad(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     width = _ints(node, "pad_width")
     value = writer.constant(float(node.attrs.get("constant_value", 0)), np.float32)
-    return writer.add("Pad", [*inputs, writer.constant(width[::2] + width[1::2]), value], name=name, mode=node.attrs["mode"])
+    return writer.add("Pad", [*inputs, writer.constant(width[::2] + width[1::2]), value], name=node.name, mode=node.attrs["mode"])
 
 
-def _reverse(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _reverse(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     value = inputs[0]
     for axis in _ints(node, "axis"):
-        value = writer.mirror(value, axis)
+        value = writer.reverse(value, axis)
     return [value]
 
 
-def _bilinear(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+def _slice(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
+    begin, end = (ast.literal_eval(node.attrs[key]) for key in ("begin", "end"))
+    bounds = [[value or 0 for value in begin], [_END if value is None else value for value in end], list(range(len(begin)))]
+    return writer.add("Slice", [*inputs, *map(writer.constant, bounds)], name=node.name)
+
+
+def _bilinear(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     mode = node.attrs.get("mode", "size")
-    if not _true(node, "align_corners", True) or mode not in ("size", "like") or "scale_height" in node.attrs:
-        raise InputError(f"BilinearResize2D of mode {mode} has no translation to ONNX", field=node.name,
-                         remedy="resize to a size or like another value, with aligned corners")
-    size = writer.size(inputs[1]) if mode == "like" else writer.constant([int(node.attrs["height"]), int(node.attrs["width"])])
-    return [writer.resize(inputs[0], size, name)]
+    if not _true(node, "align_corners", True) or (mode == "size" and "scale_height" in node.attrs):
+        raise InputError("BilinearResize2D without aligned corners, or by a plain scale, has no translation to ONNX", field=node.name,
+                         remedy="resize to a size, by an odd scale or like another value, with aligned corners")
+    if mode == "like":
+        size = writer.size(inputs[1])
+    elif mode == "odd_scale":
+        size = _odd_scale(writer, writer.size(inputs[0]), [float(node.attrs[f"scale_{side}"]) for side in ("height", "width")])
+    else:
+        size = writer.constant([int(node.attrs["height"]), int(node.attrs["width"])])
+    return [writer.resize(inputs[0], size, node.name)]
+
+
+def _odd_scale(writer: GraphWriter, size: str, scales: List[float]) -> str:
+    """MXNet's rule, in single precision as there: int(side scale) of an even side, int((side - 1) scale) + 1 of an odd one."""
+    odd = writer.one("Mod", size, writer.constant([2]))
+    even = writer.one("Cast", writer.one("Sub", size, odd), to=1)  # TensorProto.FLOAT
+    return writer.one("Add", writer.one("Cast", writer.one("Mul", even, writer.constant(scales, np.float32)), to=7), odd)  # to INT64
 
 
 def _plain(op: str, **from_attrs: Tuple[str, Any]) -> Translation:
     """An ONNX operator with the same inputs; ``axis=("dim", 1)`` passes MXNet's integer attribute ``dim``, 1 without it, as ``axis``."""
-    def translate(writer: GraphWriter, node: SymbolNode, inputs: List[str], name: str) -> List[str]:
+    def translate(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
         attributes: Dict[str, Any] = {key: _int(node, source, default) for key, (source, default) in from_attrs.items()}
-        return writer.add(op, inputs, name=name, **attributes)
+        return writer.add(op, inputs, name=node.name, **attributes)
     return translate
 
 
 def _with_scalar(op: str) -> Translation:
-    return lambda writer, node, inputs, name: writer.add(
-        op, [*inputs, writer.constant(float(node.attrs["scalar"]), np.float32)], name=name)
+    return lambda writer, node, inputs: writer.add(
+        op, [*inputs, writer.constant(float(node.attrs["scalar"]), np.float32)], name=node.name)
 
 
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 TRANSLATIONS: Dict[str, Translation] = {
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "clip": _clip, "SliceChannel": _split,
-    "slice_axis": _slice_axis, "batch_dot": _batch_dot, "Reshape": _reshape, "reshape_like": _reshape_like, "Pad": _pad,
+    "slice_axis": _slice_axis, "slice": _slice, "batch_dot": _batch_dot, "Reshape": _reshape, "reshape_like": _reshape_like, "Pad": _pad,
     "reverse": _reverse, "_contrib_BilinearResize2D": _bilinear,
-    "Activation": lambda writer, node, inputs, name: writer.add(_ACTIVATIONS[node.attrs["act_type"]], inputs, name=name),
-    "transpose": lambda writer, node, inputs, name: writer.add("Transpose", inputs, name=name, perm=_ints(node, "axes")),
+    "Activation": lambda writer, node, inputs: writer.add(_ACTIVATIONS[node.attrs["act_type"]], inputs, name=node.name),
+    "transpose": lambda writer, node, inputs: writer.add("Transpose", inputs, name=node.name, perm=_ints(node, "axes")),
     "Concat": _plain("Concat", axis=("dim", 1)), "softmax": _plain("Softmax", axis=("axis", -1)), "add_n": _plain("Sum"),
-    **{op: lambda writer, node, inputs, name: [inputs[0]] for op in ("Dropout", "BlockGrad", "identity", "_copy")},
+    **{op: lambda writer, node, inputs: [inputs[0]] for op in ("Dropout", "BlockGrad", "identity", "_copy")},
     **{op: _plain(translated) for op, translated in {
         "relu": "Relu", "sigmoid": "Sigmoid", "exp": "Exp", "sqrt": "Sqrt", "elemwise_add": "Add", "elemwise_sub": "Sub",
         "elemwise_mul": "Mul", "elemwise_div": "Div", "broadcast_add": "Add", "broadcast_sub": "Sub", "broadcast_mul": "Mul",

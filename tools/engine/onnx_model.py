@@ -6,6 +6,7 @@ inside the file, one input of images.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -30,7 +31,7 @@ ATTRIBUTES: Dict[str, Dict[str, int]] = {
     "Pad": {"mode": 0}, "Resize": {"mode": 0, "coordinate_transformation_mode": 0},
     **{name: {} for name in (
         "Add", "Sub", "Mul", "Div", "Max", "Sum", "Mean", "Clip", "Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "MatMul", "Reshape", "Shape",
-        "Slice", "GlobalAveragePool", "GlobalMaxPool")},
+        "Slice", "Mod", "GlobalAveragePool", "GlobalMaxPool")},
 }
 _TEXTS = frozenset({b"linear", b"align_corners", b"constant", b"edge", b"reflect"})
 _END = np.iinfo(np.int64).max
@@ -46,6 +47,7 @@ class OnnxNetwork:
     metadata : what the file carries (``classes``, ``export`` and more); empty when it carries nothing.
     image_shape : (N, H, W) that the file is fixed to; None where it is dynamic.
     num_classes : C, or None where the file does not say.
+    ends_in_softmax : whether the output is probabilities.
 
     Raises
     ------
@@ -59,10 +61,14 @@ class OnnxNetwork:
         content = read_bytes(path)
         model = check_model(content, self.path)
         self.metadata = read_props(model, self.path)
+        recorded = self.metadata.get("export")
+        if isinstance(recorded, dict) and recorded.get("graph_sha256", "") not in ("", graph_digest(model)):
+            raise InputError("holds other weights than were exported", file=path, field="graph_sha256", remedy=_REMEDY)
         dims = [dim.dim_value or None for dim in model.graph.input[0].type.tensor_type.shape.dim]
         self.image_shape: Tuple[Optional[int], ...] = (dims[0], *dims[2:])
         output = [dim.dim_value or None for dim in model.graph.output[0].type.tensor_type.shape.dim]
         self.num_classes = output[1]
+        self.ends_in_softmax = any(node.op_type == "Softmax" and model.graph.output[0].name in node.output for node in model.graph.node)
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
         options.log_severity_level = 4
@@ -77,7 +83,7 @@ class OnnxNetwork:
         for have, want in zip((images.shape[0], *images.shape[2:]), self.image_shape):
             if want is not None and have != want:
                 raise InputError(f"was exported for {_text(self.image_shape)} (images, height, width), not {images.shape[0]} of "
-                                 f"{images.shape[2]}x{images.shape[3]}", file=self.path, remedy="export it with --size dynamic")
+                                 f"{images.shape[2]}x{images.shape[3]}", file=self.path, remedy="export it for any size, or warp images to its size (predict.fit=warp)")
         try:
             output = self._session.run([self._names[1]], {self._names[0]: np.ascontiguousarray(images, np.float32)})[0]
         except self._errors as error:
@@ -131,6 +137,16 @@ def check_model(content: bytes, file: PathLike) -> Any:
     except onnx.checker.ValidationError as error:
         raise InputError(f"is not valid ({_first_line(error)})", file=file, remedy=_REMEDY) from error
     return model
+
+
+def graph_digest(model: Any) -> str:
+    """SHA-256 over the nodes and weights of a parsed model; the export writes it into the metadata, to tell a damaged file."""
+    digest = hashlib.sha256()
+    for node in model.graph.node:
+        digest.update(node.SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        digest.update(tensor.name.encode() + tensor.raw_data)
+    return digest.hexdigest()
 
 
 def read_props(model: Any, file: PathLike) -> Dict[str, Any]:

@@ -10,14 +10,15 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
+from cian.data.classes import ClassTable
 from cian.data.files import read_bytes
 from cian.errors import InputError, PathLike
 from cian.symbols.multiscale import MultiScale
 
-from .checkpoint import load_network, resolve_checkpoint
-from .config import NetworkConfig, PredictConfig
+from .config import PredictConfig
 from .crf import crf_preset
 from .fitting import Fit
+from .model_files import Network, open_model
 from .outputs import Finished, Task, finish
 
 STRIDE = 8
@@ -41,19 +42,24 @@ class Predictor:
 
     Parameters
     ----------
-    net : HybridBlock from raw RGB (N, 3, H, W) to a list with one entry, logits (N, C, (H-1)//8+1, (W-1)//8+1).
+    net : from raw RGB (N, 3, H, W) to a list with one entry, logits (N, C, (H-1)//8+1, (W-1)//8+1); a HybridBlock, or for scale 1 alone
+        any function, with logits of any size (see :mod:`~cian.tools.engine.model_files`).
     settings : scales, add_max, mirror, fit and size_px are used.
     device : where the network's parameters are.
     class_names : names of the C classes, for those who write predictions.
     """
 
-    def __init__(self, net: mx.gluon.HybridBlock, settings: Optional[PredictConfig] = None, device: Optional[mx.Context] = None,
+    def __init__(self, net: Network, settings: Optional[PredictConfig] = None, device: Optional[mx.Context] = None,
                  class_names: Sequence[str] = ()) -> None:
         self.settings = settings or PredictConfig()
         self.device = device or mx.cpu()
         self.class_names = tuple(class_names)
-        self._network = MultiScale(net, scales=self.settings.scales, add_max=self.settings.add_max)
-        self._network.hybridize()
+        self._network = net
+        if isinstance(net, mx.gluon.HybridBlock):
+            self._network = network = MultiScale(net, scales=self.settings.scales, add_max=self.settings.add_max)
+            network.hybridize()
+        elif self.settings.scales != (1.0,):
+            raise ValueError("a function takes one scale; the network must be a HybridBlock for several")
 
     def fit(self, image: np.ndarray) -> Fit:
         """How this (H, W, 3) image goes to the network."""
@@ -115,22 +121,22 @@ class Predictor:
                              f"has {have / 2 ** 30:.0f}", remedy="make it smaller, or use predict.fit=warp")
 
 
-def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *, network: Optional[NetworkConfig] = None,
-                    classes: Sequence[str] = (), model: str = "") -> Tuple[List[Predictor], Dict[str, Any]]:
+def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *, model: str = "",
+                    classes: Optional[ClassTable] = None) -> Tuple[List[Predictor], Dict[str, Any]]:
     """A predictor for every device, and what identifies the model (its file's SHA-256 and its name) in a manifest.
 
     Parameters
     ----------
-    path : checkpoint, or snapshot folder (its last epoch).
-    network, classes, model : see :func:`~cian.tools.engine.checkpoint.load_network`.
+    path : checkpoint, snapshot folder (its last epoch), exported symbol or ONNX file.
+    settings : followed as far as the file leaves a choice, see :meth:`~cian.tools.engine.model_files.ModelFile.settings`.
+    model, classes : for files without metadata, see :func:`~cian.tools.engine.model_files.open_model`.
     """
-    path = resolve_checkpoint(path, model)
     predictors = []
     for device in devices:
-        net, metadata = load_network(path, ctx=device, network=network, classes=classes)
-        predictors.append(Predictor(net, settings, device, metadata["classes"]))
-    digest = hashlib.sha256(read_bytes(path)).hexdigest()
-    return predictors, {"model": os.path.basename(path), "checkpoint": digest, "network": metadata["network"]}
+        opened = open_model(path, ctx=device, model=model, classes=classes)
+        predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
+    digest = hashlib.sha256(read_bytes(opened.path)).hexdigest()
+    return predictors, {"model": os.path.basename(opened.path), "checkpoint": digest, "network": opened.metadata.get("network", {})}
 
 
 def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:

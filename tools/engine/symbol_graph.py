@@ -40,6 +40,10 @@ def _one_of(*texts: str) -> Check:
     return lambda text: text in texts
 
 
+def _bounds(text: str) -> bool:
+    return _integers(-65536, 65536)(text.replace("None", "0")) and text[:1] in "([" and len(text) < 80
+
+
 def _optional(check: Check) -> Check:
     return lambda text: text == "None" or check(text)
 
@@ -86,6 +90,7 @@ OPERATORS: Dict[str, Operator] = {
     "add_n": Operator((1, 64), {"num_args": _integer(1, 64)}),
     "SliceChannel": Operator((1, 1), {"num_outputs": _integer(1, 64), "axis": _AXIS, "squeeze_axis": _one_of("0", "False")}, 64),
     "slice_axis": Operator((1, 1), {"axis": _AXIS, "begin": _integer(-65536, 65536), "end": _optional(_integer(-65536, 65536))}),
+    "slice": Operator((1, 1), {"begin": _bounds, "end": _bounds}),
     "batch_dot": Operator((2, 2), {"transpose_a": _FLAG, "transpose_b": _FLAG, "forward_stype": _one_of("None")}),
     "softmax": Operator((1, 1), {"axis": _AXIS, "use_length": _one_of("0", "False"), "temperature": _one_of("None"),
                                  "dtype": _one_of("None")}),
@@ -128,6 +133,19 @@ class SymbolGraph:
         """Names of the inputs and the parameters, in order."""
         return [node.name for node in self.nodes if node.op == "null"]
 
+    @classmethod
+    def of(cls, symbol: Any) -> SymbolGraph:
+        """The graph of one of this project's MXNet symbols; nodes that share a name get numbers."""
+        return parse_symbol(number_names(symbol.tojson()), "symbol")
+
+    @property
+    def ends_in_softmax(self) -> bool:
+        """Whether the first output is a softmax, as it is or under another name."""
+        node = self.nodes[self.heads[0][0]]
+        while node.op in ("identity", "_copy", "BlockGrad"):
+            node = self.nodes[node.inputs[0][0]]
+        return node.op == "softmax"
+
     def to_json(self) -> str:
         """The graph in MXNet's format, of known operators and attributes only."""
         nodes = [{"op": node.op, "name": node.name, "attrs": dict(node.attrs), "inputs": [[*pair, 0] for pair in node.inputs]}
@@ -146,6 +164,17 @@ def read_symbol(path: PathLike) -> SymbolGraph:
         Naming the file, the node and what is wrong with it.
     """
     return parse_symbol(read_text(path), path)
+
+
+def number_names(text: str) -> str:
+    """A symbol file's content in which operators that share a name (as a layer that is used twice) are told apart by ``.1``, ``.2``."""
+    content = json.loads(text)
+    seen: Dict[str, int] = {}
+    for node in content["nodes"]:
+        count = seen[node["name"]] = seen.get(node["name"], -1) + 1
+        if count and node["op"] != "null":
+            node["name"] += f".{count}"
+    return json.dumps(content)
 
 
 def parse_symbol(text: str, file: PathLike) -> SymbolGraph:

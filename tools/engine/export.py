@@ -1,0 +1,251 @@
+"""Writes a network for other programs, and holds what was written against the live network before it gets its name.
+
+Three kinds: ``symbol`` (the test-time network as MXNet's JSON and parameters), ``training`` (the siamese network with its loss, likewise)
+and ``onnx``. The first two are what ``SymbolBlock.imports``, ``Module`` and ``model.load_checkpoint`` read.
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import HybridBlock, SymbolBlock
+
+from cian.data.files import atomic_write_bytes, write_error
+from cian.errors import InputError, PathLike
+from cian.symbols.cian import CIAN
+from cian.symbols.losses import CIANLoss
+from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, versions, write_metadata
+from cian.symbols.params import save_params
+from cian.symbols.testtime import TestTimeNetwork
+
+from .config import LossConfig
+from .onnx_export import OPSET, GraphWriter, add_network, make_onnx
+from .onnx_model import OnnxNetwork, graph_digest, import_onnx, write_props
+from .symbol_graph import SymbolGraph, number_names
+
+MAX_RELATIVE_ERROR = 1e-4  # largest difference of an output, relative to the root mean square of the live ones
+MIN_LABEL_AGREEMENT = 0.9999
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+class ExportError(RuntimeError):
+    """What was written does not compute what the live network computes."""
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """What an exported file computes of an image.
+
+    Attributes
+    ----------
+    scales, add_max, mirror : see :class:`~cian.symbols.MultiScale`; the mean over them is inside the file.
+    resolution : 'input' or 'stride8'.
+    output : 'logits' or 'probabilities'.
+    size_px : side of the square that the file is fixed to; 0 is any size.
+    """
+
+    scales: Tuple[float, ...] = (1.0,)
+    add_max: bool = False
+    mirror: bool = False
+    resolution: str = "input"
+    output: str = "logits"
+    size_px: int = 0
+
+    @classmethod
+    def recorded(cls, export: Mapping[str, Any]) -> Procedure:
+        """The procedure that a file's metadata records; what is absent or of a wrong type is as the defaults."""
+        kept: Dict[str, Any] = {key.name: export[key.name] for key in fields(cls) if type(export.get(key.name)) is type(key.default)}
+        scales = export.get("scales")
+        if isinstance(scales, list) and all(isinstance(scale, (int, float)) for scale in scales):
+            kept["scales"] = tuple(scales)
+        return cls(**kept)
+
+    def network(self, net: HybridBlock) -> TestTimeNetwork:
+        """The live network that does this, sharing the parameters of ``net``, which returns [logits]."""
+        return TestTimeNetwork(net, self.scales, self.add_max, self.mirror, self.resolution, self.output)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file compares with the live network over a number of images."""
+
+    images: int
+    relative_error: float
+    label_agreement: float
+
+    def __str__(self) -> str:
+        return (f"{self.images} images, largest error {self.relative_error:.1e} of the rms, "
+                f"{100 * self.label_agreement:.4f} % of labels agree")
+
+
+def export_symbol(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], procedure: Procedure,
+                  images: Sequence[np.ndarray]) -> Agreement:
+    """Write ``PREFIX-symbol.json``, ``PREFIX-0000.params`` and ``PREFIX-0000.params.json``.
+
+    Parameters
+    ----------
+    net : network that returns [logits], see :meth:`~cian.symbols.CIAN.for_prediction`; its parameters are on the CPU.
+    metadata : that of the checkpoint; goes into the file with the procedure and what the comparison found.
+    images : (1, 3, H, W) float32 raw RGB each, to compare on.
+
+    Raises
+    ------
+    InputError
+        When the files cannot be written, or the procedure fixes the size, which a symbol does not.
+    ExportError
+        When the reloaded network differs from the live one; nothing is left under the names then.
+    """
+    if procedure.size_px:
+        raise InputError("a symbol takes images of any size", field="--size", remedy="leave it out for this format")
+    live = procedure.network(net)
+    graph = SymbolGraph.of(live(mx.sym.var("data")))
+    with _staged(prefix) as stage:
+        symbol_path, params_path = f"{stage}-symbol.json", f"{stage}-0000.params"
+        atomic_write_bytes(symbol_path, graph.to_json().encode())
+        save_params(live, params_path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Cannot decide type")  # of the images; imports() gives them none
+            block = SymbolBlock.imports(symbol_path, ["data"], params_path, ctx=mx.cpu())
+        agreement = compare(as_numpy(live), as_numpy(block), images)
+        digest = hashlib.sha256(graph.to_json().encode()).hexdigest()
+        write_metadata(params_path, _describe(metadata, "symbol", asdict(procedure), agreement, symbol_sha256=digest))
+    return agreement
+
+
+def export_training(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], loss: LossConfig,
+                    images: Sequence[np.ndarray]) -> Agreement:
+    """Write the network that was trained, with its loss: ``PREFIX-train-symbol.json`` and ``PREFIX-train-0000.params``, with metadata.
+
+    Inputs ``data``, ``seed_label`` (N, h, w) and ``image_labels`` (N, C); outputs ``loss`` (1,), a sum over images, and the logits of each
+    branch without gradient. Raises as :func:`export_symbol`; the logits are compared.
+    """
+    criterion = CIANLoss(net.settings["num_classes"], net.settings["affinity"], loss.completion, loss.completion_labels,
+                         loss.completion_target, loss.normalise)
+    branches = net(mx.sym.var("data"))
+    total, _ = criterion(branches, mx.sym.var("seed_label"), mx.sym.var("image_labels"))
+    names = ("logits_self", "logits_cross") if len(branches) > 1 else ("logits",)
+    heads = [mx.sym.BlockGrad(branch, name=name) for branch, name in zip(branches, names)]
+    text = number_names(mx.sym.Group([mx.sym.make_loss(total, name="loss"), *heads]).tojson())
+    group = net.settings["group_size"] if len(branches) > 1 else 1
+    batches = [np.concatenate([image] * group) for image in images]
+    with _staged(f"{os.fspath(prefix)}-train") as stage:
+        symbol_path, params_path = f"{stage}-symbol.json", f"{stage}-0000.params"
+        atomic_write_bytes(symbol_path, text.encode())
+        save_params(net, params_path)
+        internals = mx.sym.load(symbol_path).get_internals()
+        outputs = mx.sym.Group([internals[f"{name}_output"] for name in names])
+        block = SymbolBlock(outputs, mx.sym.var("data", dtype="float32"))
+        block.collect_params().load(params_path, ctx=mx.cpu())
+        agreement = compare(as_numpy(net), as_numpy(block), batches)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        write_metadata(params_path, _describe(metadata, "training", {"loss": asdict(loss)}, agreement, symbol_sha256=digest))
+    return agreement
+
+
+def export_onnx(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], procedure: Procedure, images: Sequence[np.ndarray]) -> Agreement:
+    """Write ``PREFIX.onnx`` with its metadata inside. Parameters and errors as :func:`export_symbol`.
+
+    With ``procedure.size_px`` the file takes one image of that size; without it any number of images of any size.
+    """
+    import_onnx(f"{os.fspath(prefix)}.onnx")
+    live = procedure.network(net)
+    writer = GraphWriter()
+    params = {name: param.data(mx.cpu()).asnumpy() for name, param in live.collect_params().items()}
+    output = add_network(writer, SymbolGraph.of(live(mx.sym.var("data"))), params, "images")[0]
+    with _staged(prefix) as stage:
+        path = f"{stage}.onnx"
+        shapes = _onnx_shapes(procedure, net.settings["num_classes"], output)
+        model = make_onnx(writer, output, shapes, {})
+        atomic_write_bytes(path, model.SerializeToString())
+        agreement = compare(as_numpy(live), OnnxNetwork(path), images)
+        described = _describe(metadata, "onnx", asdict(procedure), agreement, opset=OPSET, graph_sha256=graph_digest(model))
+        atomic_write_bytes(path, make_onnx(writer, output, shapes, write_props(described)).SerializeToString())
+        OnnxNetwork(path)
+    return agreement
+
+
+def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> Agreement:
+    """Largest difference relative to the root mean square of the live outputs, and the share of equal labels.
+
+    Raises
+    ------
+    ExportError
+        When they differ by more than :data:`MAX_RELATIVE_ERROR` or agree on less than :data:`MIN_LABEL_AGREEMENT`.
+    """
+    worst, equal, pixels = 0.0, 0, 0
+    for image in images:
+        want, got = live(image), exported(image)
+        if want.shape != got.shape:
+            raise ExportError(f"the exported network gives an output of the shape {got.shape} in place of {want.shape}")
+        rms = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
+        worst = max(worst, float(np.abs(want - got).max()) / rms)
+        same = want.argmax(axis=1) == got.argmax(axis=1)
+        equal, pixels = equal + int(same.sum()), pixels + same.size
+    agreement = Agreement(len(images), worst, equal / pixels)
+    if not (agreement.relative_error <= MAX_RELATIVE_ERROR and agreement.label_agreement >= MIN_LABEL_AGREEMENT):
+        raise ExportError(f"the exported network differs from the live one, and nothing was written: {agreement}")
+    return agreement
+
+
+def as_numpy(block: HybridBlock) -> Network:
+    """A block as a function of arrays; several outputs are joined along the batch."""
+    def run(images: np.ndarray) -> np.ndarray:
+        outputs = block(mx.nd.array(images))
+        return np.concatenate([output.asnumpy() for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])])
+    return run
+
+
+def generated_images(procedure: Procedure, count: int = 3) -> List[np.ndarray]:
+    """(1, 3, H, W) float32 raw RGB patterns of patches and noise, of different sizes unless the procedure fixes one."""
+    found = []
+    for index in range(count):
+        rng = np.random.RandomState(index)
+        height, width = (procedure.size_px,) * 2 if procedure.size_px else ((129, 161), (98, 131), (177, 89))[index % 3]
+        coarse = rng.uniform(0, 255, (1, 3, height // 16 + 1, width // 16 + 1))
+        patches = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width]
+        found.append(np.clip(patches + rng.normal(0, 12, patches.shape), 0, 255).astype(np.float32))
+    return found
+
+
+def _describe(metadata: Mapping[str, Any], kind: str, procedure: Mapping[str, Any], agreement: Agreement, **more: Any) -> Dict[str, Any]:
+    """The metadata of an exported file."""
+    kept = {key: value for key, value in metadata.items() if key not in ("sha256", "versions", "export")}
+    export = {"kind": kind, **procedure, "agreement": asdict(agreement), "checkpoint_sha256": metadata.get("sha256", ""), **more}
+    return {"preprocessing": RAW_RGB, **kept, "versions": versions(), "export": export}
+
+
+def _onnx_shapes(procedure: Procedure, num_classes: int, output: str) -> Dict[str, List[Any]]:
+    side = procedure.size_px
+    batch, rows, columns = (1, side, side) if side else ("batch", "height", "width")
+    result: List[Any] = [rows, columns]
+    if procedure.resolution == "stride8":
+        result = [(side - 1) // 8 + 1] * 2 if side else ["height_8", "width_8"]
+    return {"images": [batch, 3, rows, columns], output: [batch, num_classes, *result]}
+
+
+@contextlib.contextmanager
+def _staged(prefix: PathLike) -> Iterator[str]:
+    """A prefix in a temporary folder; when the block ends well its files get their names beside ``prefix``, the metadata last."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(prefix)))
+    taken = os.path.join(folder, f"{name}-0000.params")
+    if os.path.exists(taken) and not (os.path.exists(metadata_path(taken)) and "export" in read_metadata(taken, verify=False)):
+        raise InputError("is no exported file, and would be overwritten", file=taken, field="--out", remedy="choose another name")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        stage = tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
+    except OSError as error:
+        raise write_error(error, folder) from error
+    try:
+        yield os.path.join(stage, name)
+        for written in sorted(os.listdir(stage), key=lambda file: (file.endswith(".params.json"), file)):
+            os.replace(os.path.join(stage, written), os.path.join(folder, written))
+    finally:
+        shutil.rmtree(stage)
