@@ -1,0 +1,62 @@
+"""The layers that differ from Gluon's own."""
+import mxnet as mx
+import numpy as np
+import pytest
+
+from cian.symbols.layers import BatchNorm, convolution
+
+X = np.random.RandomState(0).randn(3, 2, 5, 7).astype(np.float32)
+
+
+def test_batch_norm_has_the_names_of_mxnets_symbols():
+    assert list(BatchNorm(2, "bn0_").collect_params()) == ["bn0_gamma", "bn0_beta", "bn0_moving_mean", "bn0_moving_var"]
+
+
+def test_batch_norm_computes_by_hand():
+    block = BatchNorm(1, "bn_", eps=0.25)
+    block.initialize()
+    for param, value in zip((block.gamma, block.beta, block.moving_mean, block.moving_var), (3, 1, 2, 2)):
+        param.set_data(mx.nd.array([value]))
+    assert block(mx.nd.array([[[[5.0]]]])).asscalar() == pytest.approx((5 - 2) / 1.5 * 3 + 1)  # sqrt(2 + 0.25) = 1.5
+
+
+def test_batch_norm_uses_moving_statistics_outside_of_training(reference, randomise, outputs_three_ways):
+    block = BatchNorm(2, "bn_")
+    values = randomise(block)
+    out, = outputs_three_ways(block, X)
+    expected = reference.normalise(X, *(values[f"bn_{kind}"] for kind in ("gamma", "beta", "moving_mean", "moving_var")))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_norm_moves_its_statistics_only_without_global_ones(frozen, reference, randomise, gradients):
+    block = BatchNorm(2, "bn_", use_global_stats=frozen)
+    before = randomise(block)
+    found = gradients(block, X)
+    mean, variance = X.mean(axis=(0, 2, 3)), X.var(axis=(0, 2, 3))
+    for kind, batch in (("mean", mean), ("var", variance)):
+        old = before[f"bn_moving_{kind}"]
+        now = block.collect_params()[f"bn_moving_{kind}"].data().asnumpy()
+        np.testing.assert_allclose(now, old if frozen else 0.9 * old + 0.1 * batch, rtol=1e-5)
+    assert set(found) == {"bn_gamma", "bn_beta"} and all(np.abs(g).max() > 0 for g in found.values())
+
+
+def test_fixed_gamma_is_one(randomise):
+    block = BatchNorm(2, "bn_", fix_gamma=True)
+    randomise(block)
+    block.moving_mean.set_data(mx.nd.zeros(2))
+    block.moving_var.set_data(mx.nd.ones(2))
+    block.beta.set_data(mx.nd.zeros(2))
+    np.testing.assert_allclose(block(mx.nd.array(X)).asnumpy(), X, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel, stride, dilation, groups", [(1, 1, 1, 1), (3, 1, 4, 1), (3, 2, 1, 1), (5, 2, 1, 2), (7, 2, 1, 1)])
+def test_convolution_agrees_with_numpy_and_keeps_the_size_rule(kernel, stride, dilation, groups, reference, randomise, outputs_three_ways):
+    block = convolution(4, 2, kernel, "conv_", stride=stride, dilation=dilation, groups=groups, use_bias=True)
+    values = randomise(block)
+    for side in (11, 13, 16):
+        x = np.random.RandomState(side).randn(2, 2, side, side + 3).astype(np.float32)
+        out, = outputs_three_ways(block, x)
+        assert out.shape[2:] == ((side - 1) // stride + 1, (side + 2) // stride + 1)
+        np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], values["conv_bias"], stride, dilation, groups),
+                                   atol=1e-5)
