@@ -31,6 +31,10 @@ COLUMNS = {"names": "uint8", "part": "uint16", "offset": "int64", "span": "int64
 AGAIN = "run tools/prepare.py again"
 HEADER = struct.Struct("<IfQQ")  # mxnet.recordio.IRHeader: flag (number of labels), label, id, id2
 
+_FIELDS = {"kind": str, "count": int, "classes": list, "fingerprint": str, "identity": str, "parts": list, "table": dict}
+_PART_FIELDS = {"rec": str, "idx": str, "first": int, "count": int, "bytes": int, "sha256": str, "idx_sha256": str}
+_TABLE_FIELDS = {"file": str, "bytes": int, "sha256": str}
+
 
 class NameTable(Sequence[str]):
     """Names as one block of UTF-8 lines: a sequence of strings that takes their bytes and 8 more each."""
@@ -101,7 +105,24 @@ def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
         raise InputError(f"has version {manifest.get('version')!r}, and this code reads {VERSION}", file=path, remedy=AGAIN)
     if manifest.get("checksum") != manifest_checksum(manifest):
         raise InputError("does not match its own checksum", file=path, remedy=AGAIN)
+    _check_fields(manifest, _FIELDS, path)
+    for part in manifest["parts"]:
+        _check_fields(part, _PART_FIELDS, path)
+    _check_fields(manifest["table"], _TABLE_FIELDS, path)
+    if manifest["kind"] not in (IMAGES, LABELS):
+        raise InputError(f"holds {manifest['kind']!r}", file=path, field="kind", remedy=AGAIN)
+    if not all(isinstance(name, str) for name in manifest["classes"]):
+        raise InputError("holds a class that is no text", file=path, field="classes", remedy=AGAIN)
     return manifest
+
+
+def _check_fields(content: Any, fields: Dict[str, type], path: str) -> None:
+    for field, kind in fields.items():
+        value = content.get(field) if isinstance(content, dict) else None
+        if type(value) is not kind:
+            raise InputError(f"needs a value of type {kind.__name__}, not {value!r}", file=path, field=field, remedy=AGAIN)
+        if field in ("file", "rec", "idx") and os.path.basename(str(value)) != value:
+            raise InputError(f"{value!r} is no file of this folder", file=path, field=field, remedy=AGAIN)
 
 
 def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np.ndarray]:
@@ -115,11 +136,30 @@ def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np
             table = {column: arrays[column] for column in COLUMNS}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
-    if any(table[column].dtype != kind for column, kind in COLUMNS.items()):
-        raise InputError("has columns of the wrong type", file=path, remedy=AGAIN)
-    rows = [len(table[column]) for column in COLUMNS if column != "names"]
-    sizes = np.array([part["bytes"] for part in manifest["parts"]], np.int64)
-    if set(rows) != {manifest["count"]} or (table["part"] >= len(sizes)).any() or (
-            table["offset"] + table["span"] > sizes[table["part"]]).any() or (table["offset"] < 0).any() or (table["span"] < 8).any():
-        raise InputError("points outside the record files", file=path, remedy=AGAIN)
+    problem = _table_problem(table, manifest)
+    if problem:
+        raise InputError(problem, file=path, remedy=AGAIN)
     return table
+
+
+def _table_problem(table: Dict[str, np.ndarray], manifest: Dict[str, Any]) -> str:
+    """What keeps a table from describing the manifest's records, or an empty text."""
+    count, bits = manifest["count"], len(manifest["classes"]) if manifest["kind"] == IMAGES else 0
+    shapes = {**dict.fromkeys(("part", "offset", "span", "crc32"), (count,)), "size": (count, 2), "labels": (count, -(-bits // 8))}
+    if any(table[column].dtype != kind for column, kind in COLUMNS.items()) or any(
+            table[column].shape != shape for column, shape in shapes.items()) or table["names"].ndim != 1:
+        return "has columns of the wrong type or length"
+    try:
+        names = table["names"].tobytes().decode()
+    except UnicodeDecodeError:
+        return "holds names that are not UTF-8"
+    if names.count("\n") != count or (names and names[-1] != "\n"):
+        return f"holds {names.count(chr(10))} names for {count} records"
+    room = np.array([part["bytes"] for part in manifest["parts"]] or [0], np.int64)
+    if (table["part"] >= len(manifest["parts"])).any():
+        return "points to a part that does not exist"
+    room = room[table["part"]]
+    if (table["span"] < 8).any() or (table["span"] > room).any() or (table["offset"] < 0).any() or (
+            table["offset"] > room - table["span"]).any():
+        return "points outside the record files"
+    return ""
