@@ -1,0 +1,145 @@
+"""Rows become stages that share what they have in common, and stages' results become the report."""
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from cian.errors import InputError
+from cian.tools import reproduce
+from cian.tools.engine.experiments import find_experiments
+from cian.tools.engine.reproduction import Place, plan
+from cian.tools.engine.reproduction_report import rows_of, write_report
+from cian.tools.engine.stages import Stage, estimate, in_order, run_stage, stage_key
+from cian.tools.engine.voc import check_voc, write_submission
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+@pytest.fixture
+def place(tmp_path):
+    lists = tmp_path / "tree" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    (lists / "val.txt").write_text("d\ne\n", encoding="utf-8")
+    classes = tmp_path / "classes.txt"
+    classes.write_text("background\ncow\n", encoding="utf-8")
+    return Place(str(tmp_path / "tree"), str(classes), "train", "val", tmp_path / "out")
+
+
+def row(name, table=2):
+    return next(row for row in find_experiments(EXPERIMENTS, "msrc", table) if row.path.stem == name)
+
+
+def finish(stage, content=None):
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    (stage.folder / "done.json").write_text(json.dumps({"key": stage.key, "seconds": 6.0, "images": stage.images}), encoding="utf-8")
+    if content is not None:
+        (stage.folder / "score.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_rows_of_one_configuration_share_all_stages(place):
+    first, second = plan(row("cp"), place, 0), plan(row("cp-common", 3), place, 0)
+    assert [stage.folder for stage in in_order(first.scores.values())] == [stage.folder for stage in in_order(second.scores.values())]
+
+
+def test_second_round_starts_from_the_rows_first_round(place):
+    first, second = plan(row("cp"), place, 0), plan(row("rt"), place, 0)
+    assert second.rounds[0].folder == first.rounds[0].folder
+    assert [stage.kind for stage in in_order(second.scores.values())] == [
+        "records", "cam", "seeds", "round1", "labels", "round2", "val", "score", "score"]
+
+
+def test_another_seed_setting_or_list_never_shares_a_training_folder(place, tmp_path):
+    folders = {plan(row("cp"), place, seed).rounds[0].folder for seed in (0, 1)}
+    folders.add(plan(row("baseline"), place, 0).rounds[0].folder)
+    (tmp_path / "tree" / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\n", encoding="utf-8")
+    folders.add(plan(row("cp"), place, 0).rounds[0].folder)
+    assert len(folders) == 4
+
+
+def test_strong_seeds_are_a_stage_of_their_own_and_only_they_see_masks(place):
+    weak, strong = plan(row("ours-00", 4), place, 0), plan(row("ours-10", 4), place, 0)
+    assert weak.seeds.folder != strong.seeds.folder and weak.seeds.after[0].folder == strong.seeds.after[0].folder
+    assert "--strong-masks" in strong.seeds.arguments and "--strong-masks" not in weak.seeds.arguments
+
+
+def test_done_stage_of_another_key_is_refused(place):
+    stage = plan(row("cp"), place, 0).rounds[0]
+    finish(stage)
+    (stage.folder / "done.json").write_text(json.dumps({"key": "0" * 10}), encoding="utf-8")
+    with pytest.raises(InputError, match="belongs to the stage 0000000000"):
+        _ = stage.done
+
+
+def test_failed_stage_names_its_log_and_last_line_and_is_not_done(tmp_path):
+    stage = Stage("score", "k", tmp_path / "score-k", "evaluate", ("--prediction-root", str(tmp_path / "nowhere"), "--data", str(tmp_path)))
+    with pytest.raises(InputError, match=r"stage.log: the stage score ended with code \d: error"):
+        run_stage(stage)
+    assert stage.done is None
+
+
+def test_time_left_comes_from_done_stages_of_the_kind(tmp_path):
+    done = Stage("val", "a", tmp_path / "val-a", "predict", (), images=3)
+    finish(done)
+    waiting = Stage("val", "b", tmp_path / "val-b", "predict", (), images=90)
+    assert estimate([done, waiting], [waiting]) == "3 min"
+    other = Stage("cam", "c", tmp_path / "cam-c", "train_cam", (), images=5)
+    assert estimate([done, waiting, other], [waiting, other]) == "3 min and what is not measured yet (cam)"
+    assert estimate([other], [other]) == "not measured yet"
+
+
+def test_report_gives_mean_spread_difference_and_conditions(place, tmp_path):
+    measurements = [plan(row("baseline"), place, seed) for seed in (0, 1, 2)] + [plan(row("cp"), place, 0)]
+    for measurement, value in zip(measurements[:2], (0.5, 0.52)):
+        for stage in measurement.scores.values():
+            finish(stage, {"mean_iou": value})
+    plain, crf, unmeasured = rows_of(measurements)[:3]
+    assert plain.cells()[:6] == ["baseline", "val", "-", "51.00 ± 1.41", "0: 50.00, 1: 52.00", "-"]
+    assert crf.figure == "val_crf" and unmeasured.cells()[3] == "not measured"
+    write_report([("Table 2", measurements)], "python tools/reproduce.py", {"mxnet": "1.9.1"}, tmp_path / "report")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "51.00 ± 1.41" in text and "image-level labels only" in text and "mxnet 1.9.1" in text
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<img") == 1
+
+
+def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
+    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train",
+                           "--out", str(place.out), "--seeds", "0,1", "--rows", "cp", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("cian.tools.train ") == 2 and shown.count("cian.tools.train_cam") == 1 and "not measured yet" in shown
+    assert not place.out.exists()
+
+
+@pytest.mark.parametrize("change, message", [(["--rows", "nope"], "there are: baseline, ce, cp, rt"), (["--seeds", "x"], "--seeds: 'x'"),
+                                             (["--dataset", "coco"], "no rows for table 2 on coco")])
+def test_wrong_rows_seeds_and_data_sets_are_named(place, change, message):
+    arguments = ["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train", "--out",
+                 str(place.out), *change]
+    with pytest.raises(InputError, match=message):
+        reproduce.main(arguments)
+
+
+def test_incomplete_voc_says_what_to_download(tmp_path):
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("x\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"(?s)has 1 names, not 1449.*JPEGImages.*VOCtrainval_11-May-2012.tar"):
+        check_voc(tmp_path, "val")
+
+
+def test_submission_holds_the_servers_paths_and_refuses_gaps(place, tmp_path):
+    predictions = tmp_path / "pred_crf"
+    predictions.mkdir()
+    (predictions / "d.png").write_bytes(b"1")
+    with pytest.raises(InputError, match="1 of 2 predictions are missing, first e.png"):
+        write_submission(predictions, place.data, "val", tmp_path / "a.tgz")
+    (predictions / "e.png").write_bytes(b"2")
+    with tarfile.open(write_submission(predictions, place.data, "val", tmp_path / "a.tgz")) as archive:
+        assert sorted(archive.getnames()) == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in "de"]
+
+
+def test_keys_depend_on_every_part():
+    assert len({stage_key("a", 1), stage_key("a", 2), stage_key("b", 1), stage_key("a")}) == 4

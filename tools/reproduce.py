@@ -1,0 +1,121 @@
+"""Runs the rows of a table of the paper and writes the report: the paper's figures beside ours.
+
+Stages that rows have in common run once; what is done is kept, and what was broken off goes on by the same command. Results of
+different settings never meet: the folder of a stage is named by a hash of all that its result depends on.
+
+  python tools/reproduce.py --table 2 --data VOCdevkit/VOC2012 --out runs/voc --dry-run
+  python tools/reproduce.py --table 2 3 --dataset msrc --data msrc --classes msrc/classes.txt --train-list train --out runs/msrc
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+from tqdm import tqdm
+
+from cian.errors import InputError, run_tool
+from cian.tools.engine.experiments import find_experiments
+from cian.tools.engine.reproduction import Measurement, Place, plan
+from cian.tools.engine.stages import Stage, estimate, in_order, run_stage
+from cian.tools.engine.voc import check_voc, write_submission
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+TITLES = {2: "Table 2: ablation", 3: "Table 3: common-class against random-class pairs", 4: "Table 4: ratios of strong supervision",
+          5: "Table 5: the whole method"}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse(argv)
+    place = Place(os.path.abspath(args.data), args.classes if args.classes == "voc" else os.path.abspath(args.classes), args.train_list,
+                  args.val_list, Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root))
+    if args.dataset == "voc":
+        check_voc(place.data, place.train_list, place.val_list)
+    tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
+    stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
+    waiting = [stage for stage in stages if not stage.done]
+    print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: {estimate(stages, waiting)}", flush=True)
+    if args.dry_run:
+        for stage in stages:
+            print(f"{'done' if stage.done else 'run '}  {' '.join(['python', *stage.command[1:]])}")
+        return 0
+    try:
+        run_all(stages, waiting)
+    finally:
+        write_report(args, tables, place)
+    if args.submission:
+        submit(tables, place)
+    return 0
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=int, nargs="+", choices=sorted(TITLES), required=True, help="tables (Table 1: tools/complexity.py)")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="rows by file name, such as baseline cp [default: all]")
+    parser.add_argument("--seeds", default="0", metavar="0,1,2", help="seeds of the training rounds [default: 0]")
+    parser.add_argument("--dataset", default="voc", help="folder below experiments/ [default: voc]")
+    parser.add_argument("--experiments", default=str(EXPERIMENTS), metavar="FOLDER", help="the rows' files [default: the repository's]")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="VOC-layout tree")
+    parser.add_argument("--classes", default="voc", metavar="FILE", help="'voc', or a file with a class a line [default: voc]")
+    parser.add_argument("--train-list", default="train_aug", metavar="FILE", help="[default: train_aug]")
+    parser.add_argument("--val-list", default="val", metavar="FILE", help="[default: val]")
+    parser.add_argument("--saliency-root", default="", metavar="FOLDER", help="saliency images NAME.png for the background seeds")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where all stages keep their results")
+    parser.add_argument("--report", metavar="PATH", help="the report, without ending [default: OUT/report]")
+    parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value", help="changes of every row")
+    parser.add_argument("--preset", choices=("original", "paper"), help="in place of the files' own")
+    parser.add_argument("--submission", action="store_true", help="also write OUT/ROW-SEED.tgz for VOC's test server from the test list")
+    parser.add_argument("--dry-run", action="store_true", help="print the stages, their commands and the time left, and stop")
+    return parser.parse_args(argv)
+
+
+def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[Measurement]:
+    """Every row of a table with every seed."""
+    try:
+        seeds = [int(text) for text in args.seeds.split(",")]
+    except ValueError as error:
+        raise InputError(f"{args.seeds!r} is not a list of whole numbers", field="--seeds") from error
+    rows = find_experiments(args.experiments, args.dataset, table, args.overrides, args.preset)
+    known = [row.path.stem for row in rows]
+    wanted = [name for name in known if not args.rows or name in args.rows]
+    if not wanted:
+        raise InputError(f"none of {', '.join(args.rows)} is a row of table {table}", field="--rows",
+                         remedy=f"there are: {', '.join(known)}")
+    return [plan(row, place, seed) for row in rows if row.path.stem in wanted for seed in seeds]
+
+
+def run_all(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
+    """Run what is not done, in order."""
+    with tqdm(total=len(stages), initial=len(stages) - len(waiting), unit="stage", file=sys.stderr) as bar:
+        for place, stage in enumerate(waiting):
+            bar.set_description(f"{stage.kind}, {estimate(stages, waiting[place:])} left")
+            run_stage(stage)
+            bar.update()
+
+
+def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:
+    """The report of what is measured by now."""
+    from cian.symbols.metadata import versions
+    from cian.tools.engine.reproduction_report import write_report as write
+
+    target = args.report or str(place.out / "report")
+    command = f"python tools/reproduce.py --table {' '.join(map(str, args.table))} --dataset {args.dataset} --seeds {args.seeds}"
+    command += "".join(f" --set {' '.join(args.overrides)}" if args.overrides else "")
+    write(tables, command, versions(), target)
+    print(f"report: {target}.md and {target}.html")
+
+
+def submit(tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:
+    """Archives for the test server; the rows must have been run with --val-list test."""
+    for _, rows in tables:
+        for row in rows:
+            folder = row.scores["val"].after[0].folder
+            target = place.out / f"{row.experiment.name.replace('/', '-')}-{row.seed}.tgz"
+            print(f"submission: {write_submission(folder / 'pred_crf', place.data, place.val_list, target)}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
