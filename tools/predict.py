@@ -69,8 +69,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     own.add_argument("--retrain-labels", action="store_true", help="labels of the training list for the second round")
     own.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th image from the I-th on, for several processes or machines")
     own = parser.add_argument_group("model and output")
-    own.add_argument("--checkpoint", metavar="FILE", help=".params file, snapshot folder (its last epoch), PREFIX-symbol.json or .onnx file "
-                                                           "that tools/export.py wrote [default: SNAPSHOT]")
+    own.add_argument("--checkpoint", metavar="FILE", help=".params file, snapshot folder (its last epoch), or PREFIX-symbol.json or "
+                                                           ".onnx file of tools/export.py [default: SNAPSHOT]")
     own.add_argument("--out", metavar="FOLDER", help="where pred/ and pred_crf/ go [default: SNAPSHOT]")
     own.add_argument("--overlay", action="store_true", help="also overlay/NAME.png, the image under its classes")
     own.add_argument("--probabilities", choices=("npy", "npz"), default="",

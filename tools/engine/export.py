@@ -11,8 +11,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -27,6 +27,7 @@ from cian.symbols.params import save_params
 from cian.symbols.testtime import TestTimeNetwork
 
 from .config import LossConfig
+from .fitting import Fit
 from .onnx_export import OPSET, GraphWriter, add_network, make_onnx
 from .onnx_model import OnnxNetwork, graph_digest, import_onnx, write_props
 from .symbol_graph import SymbolGraph, number_names
@@ -84,6 +85,46 @@ class Agreement:
     def __str__(self) -> str:
         return (f"{self.images} images, largest error {self.relative_error:.1e} of the rms, "
                 f"{100 * self.label_agreement:.4f} % of labels agree")
+
+
+FILES = {
+    "symbol": ("{}-symbol.json", "{}-0000.params", "{}-0000.params.json"),
+    "onnx": ("{}.onnx",),
+    "training": ("{}-train-symbol.json", "{}-train-0000.params", "{}-train-0000.params.json"),
+}
+
+
+def export_network(kind: str, net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], procedure: Procedure, *,
+                   loss: Optional[LossConfig] = None, pictures: Sequence[np.ndarray] = ()) -> Agreement:
+    """Write one kind of :data:`FILES` from the network as it was trained.
+
+    Parameters
+    ----------
+    procedure : what the file shall compute; its size is for ONNX alone.
+    loss : of the training symbol, where the metadata does not tell it.
+    pictures : (H, W, 3) uint8 RGB to compare on; without any, generated ones.
+
+    Raises
+    ------
+    InputError, ExportError
+        See :func:`export_symbol`.
+    """
+    if kind not in FILES:
+        raise InputError(f"there is no format {kind!r}", field="--format", remedy=f"use some of: {', '.join(FILES)}")
+    if kind != "onnx":
+        procedure = replace(procedure, size_px=0)
+    images = [_fitted(picture, procedure.size_px) for picture in pictures] or generated_images(procedure)
+    if kind == "training":
+        return export_training(net, prefix, metadata, recorded_loss(metadata, loss or LossConfig()), images)
+    return {"symbol": export_symbol, "onnx": export_onnx}[kind](net.for_prediction(), prefix, metadata, procedure, images)
+
+
+def recorded_loss(metadata: Mapping[str, Any], otherwise: LossConfig) -> LossConfig:
+    """The loss that a checkpoint was trained with, as far as its metadata tells."""
+    config = metadata.get("config")
+    known = {key.name: config[f"loss.{key.name}"] for key in fields(LossConfig) if f"loss.{key.name}" in config} if isinstance(
+        config, dict) else {}
+    return replace(otherwise, **known)
 
 
 def export_symbol(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], procedure: Procedure,
@@ -213,6 +254,12 @@ def generated_images(procedure: Procedure, count: int = 3) -> List[np.ndarray]:
         patches = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width]
         found.append(np.clip(patches + rng.normal(0, 12, patches.shape), 0, 255).astype(np.float32))
     return found
+
+
+def _fitted(picture: np.ndarray, size_px: int) -> np.ndarray:
+    """(1, 3, H, W) float32 of a picture, warped to a square where a size is fixed."""
+    fit = Fit.of(picture.shape[:2], "warp" if size_px else "native", size_px)
+    return fit.apply(picture).transpose(2, 0, 1)[None].astype(np.float32)
 
 
 def _describe(metadata: Mapping[str, Any], kind: str, procedure: Mapping[str, Any], agreement: Agreement, **more: Any) -> Dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from cian.data.classes import ClassTable
 from cian.data.files import read_bytes
 from cian.errors import InputError, PathLike
+from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params_file import read_params
 
@@ -82,28 +83,34 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     if name.endswith(SYMBOL_SUFFIX):
         return _open_symbol(name[:-len(SYMBOL_SUFFIX)] + PARAMS_SUFFIX, ctx, classes)
     name = resolve_checkpoint(name, model if os.path.isdir(name) else "")
-    if not os.path.exists(metadata_path(name)):
-        if name.endswith(PARAMS_SUFFIX) and os.path.exists(name[:-len(PARAMS_SUFFIX)] + SYMBOL_SUFFIX):
-            return _open_symbol(name, ctx, classes)
-        return _open_foreign(name, ctx, model, classes)
-    described = read_metadata(name, verify=False)
-    if _export(described).get("kind") == "symbol":
+    with_symbol = name.endswith(PARAMS_SUFFIX) and os.path.exists(name[:-len(PARAMS_SUFFIX)] + SYMBOL_SUFFIX)
+    carried = read_metadata(name, verify=False) if os.path.exists(metadata_path(name)) else None
+    if with_symbol and (carried is None or _export(carried).get("kind") == "symbol"):
         return _open_symbol(name, ctx, classes)
-    _check_sizes(described["network"], metadata_path(name))
-    net, metadata = load_network(name, ctx=ctx)
-    return ModelFile(name, "checkpoint", net, _classes(metadata, classes, name, net.settings["num_classes"]), metadata)
+    net, metadata = load_checkpoint(name, ctx=ctx, model=model, classes=classes)
+    return ModelFile(name, "checkpoint", net.for_prediction(), ClassTable(metadata["classes"]), metadata)
 
 
-def _open_foreign(path: str, ctx: Optional[mx.Context], model: str, classes: Optional[ClassTable]) -> ModelFile:
-    """A ``.params`` file without metadata; whether it has the affinity module is seen from its names."""
-    missing = [flag for flag, given in (("--model", model), ("--classes", classes)) if not given]
-    if missing:
-        raise InputError(f"has no metadata ({os.path.basename(metadata_path(path))})", file=path,
-                         remedy=f"give {' and '.join(missing)} (in Python: model=, classes=)")
-    query = read_params(path)[0].get("conv_embed_q_weight")
-    network = NetworkConfig(model=model, affinity="none" if query is None else "self", embed_channels=0 if query is None else len(query))
-    net, metadata = load_network(path, ctx=ctx, network=network, classes=classes.names if classes else ())
-    return ModelFile(path, "checkpoint", net, _classes(metadata, classes, path, net.settings["num_classes"]), metadata)
+def load_checkpoint(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "",
+                    classes: Optional[ClassTable] = None) -> Tuple[CIAN, Dict[str, Any]]:
+    """The network of a checkpoint as it was trained, and its metadata. Parameters and errors as :func:`open_model`.
+
+    Of a file without metadata, its parameters tell whether it has the affinity module, and how wide it is.
+    """
+    name = resolve_checkpoint(path, model if os.path.isdir(path) else "")
+    if os.path.exists(metadata_path(name)):
+        _check_sizes(read_metadata(name, verify=False)["network"], metadata_path(name))
+        net, metadata = load_network(name, for_prediction=False, ctx=ctx)
+    else:
+        missing = [flag for flag, given in (("--model", model), ("--classes", classes)) if not given]
+        if missing:
+            raise InputError(f"has no metadata ({os.path.basename(metadata_path(name))})", file=name,
+                             remedy=f"give {' and '.join(missing)} (in Python: model=, classes=)")
+        query = read_params(name)[0].get("conv_embed_q_weight")
+        network = NetworkConfig(model, "none") if query is None else NetworkConfig(model, embed_channels=len(query))
+        net, metadata = load_network(name, for_prediction=False, ctx=ctx, network=network, classes=classes.names if classes else ())
+    _classes(metadata, classes, name, net.settings["num_classes"])
+    return net, metadata
 
 
 def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[ClassTable]) -> ModelFile:

@@ -83,7 +83,8 @@ class OnnxNetwork:
         for have, want in zip((images.shape[0], *images.shape[2:]), self.image_shape):
             if want is not None and have != want:
                 raise InputError(f"was exported for {_text(self.image_shape)} (images, height, width), not {images.shape[0]} of "
-                                 f"{images.shape[2]}x{images.shape[3]}", file=self.path, remedy="export it for any size, or warp images to its size (predict.fit=warp)")
+                                 f"{images.shape[2]}x{images.shape[3]}", file=self.path,
+                                 remedy="export it for any size, or warp images to its size (predict.fit=warp)")
         try:
             output = self._session.run([self._names[1]], {self._names[0]: np.ascontiguousarray(images, np.float32)})[0]
         except self._errors as error:
