@@ -94,6 +94,12 @@ def read_arrays(path: PathLike) -> Arrays:
             content = stream.read()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=path, remedy="name an existing .params file") from error
+    return parse_arrays(content, path)
+
+
+def parse_arrays(content: bytes, path: PathLike) -> Arrays:
+    """As :func:`read_arrays`, of the bytes of a file; ``path`` names them in errors."""
+    path = os.fspath(path)
     cursor = _Cursor(content, path)
     if cursor.left < 24 or cursor.unpack("QQ") != (LIST_MAGIC, 0):
         raise InputError("is not an MXNet parameter file", file=path, remedy="name a .params file with arg: and aux: entries")

@@ -37,7 +37,7 @@ class _Tensor(NamedTuple):
 
     def view(self, numbers: np.ndarray) -> np.ndarray:
         strides = tuple(stride * numbers.itemsize for stride in self.strides)
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers[self.offset:], self.shape, strides))
+        return np.lib.stride_tricks.as_strided(numbers[self.offset:], self.shape, strides).copy()
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, shape: Tuple[int, ...], strides: Tuple[int, ...], *_: Any) -> _Tensor:
