@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from cian.data.classes import ClassTable
 from cian.data.framing import unframe
@@ -129,15 +130,16 @@ class RecordSet:
         if self.kind != kind:
             raise ValueError(f"{self.path} holds {self.kind}, not {kind}")
         content = self.read(index)
+        height, width = self.sizes[index]
         try:
+            announced = _jpeg_size(content) if kind == IMAGES else _png_size(content)
+            if sorted(announced) != sorted((height, width)):  # OpenCV turns a picture that its EXIF says is turned
+                raise ValueError(f"announces {announced[1]}x{announced[0]} pixels in place of {width}x{height}")
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
-        except cv2.error as error:
-            raise self._damage(index, f"cannot be decoded ({error.err})") from error
-        if picture is None:
-            raise self._damage(index, "cannot be decoded")
-        if picture.shape[:2] != tuple(self.sizes[index]):
-            raise self._damage(index, f"is {picture.shape[1]}x{picture.shape[0]} pixels in place of "
-                                      f"{self.sizes[index][1]}x{self.sizes[index][0]}")
+        except (ValueError, cv2.error) as error:
+            raise self._damage(index, f"cannot be decoded ({error})") from error
+        if picture is None or picture.shape[:2] != (height, width):
+            raise self._damage(index, f"does not decode to {width}x{height} pixels")
         return picture
 
     def _damage(self, index: int, problem: str) -> InputError:
@@ -147,6 +149,23 @@ class RecordSet:
     def rows(self) -> Dict[str, np.ndarray]:
         """The columns of the table, for checks: part, offset, span, crc32 and more."""
         return self._table
+
+
+def _jpeg_size(content: bytes) -> Tuple[int, int]:
+    """Height and width in a JPEG's header; ValueError where there is none."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+    return height, width
+
+
+def _png_size(content: bytes) -> Tuple[int, int]:
+    """Height and width in a PNG's header; ValueError where a chunk leaves the file (OpenCV allocates what a chunk announces)."""
+    position = 8
+    while position <= len(content) - 12:
+        position += 12 + int.from_bytes(content[position:position + 4], "big")
+    if position != len(content) or position < 45:
+        raise ValueError("its chunks do not fit into the file")
+    width, height = struct.unpack_from(">II", content, 16)
+    return height, width
 
 
 def match_seeds(images: RecordSet, seeds: RecordSet) -> np.ndarray:
