@@ -20,6 +20,8 @@ from cian.data.files import read_bytes
 from cian.environment import usable_cores
 from cian.errors import InputError
 
+# With a level of its own OpenCV writes rows without a filter: decoded in half of the time of its default, and smaller.
+FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 16  # files a task
@@ -66,6 +68,8 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
         return
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_start_worker)
     pending: Deque[Tuple[int, Future[List[Result]]]] = deque()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # a fork that has to end OpenCV's threads itself waits for ever: they live in the parent only
     try:
         for start in range(0, len(items), CHUNK):
             pending.append((start, pool.submit(_map_chunk, function, items[start:start + CHUNK])))
@@ -78,6 +82,7 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
                          remedy="look for a lack of memory, or find the file that crashes its decoder with one worker") from error
     finally:
         pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
 
 
 def _start_worker() -> None:
@@ -124,7 +129,7 @@ def _check_label(item: Tuple[str, int, Optional[Tuple[int, int]]]) -> Tuple[int,
 def _encode_label(item: Tuple[str, int]) -> Tuple[int, bytes]:
     path, num_classes = item
     content = read_bytes(path)
-    return zlib.crc32(content), cv2.imencode(".png", decode_label_png(content, path, num_classes))[1].tobytes()
+    return zlib.crc32(content), cv2.imencode(".png", decode_label_png(content, path, num_classes), FAST_PNG)[1].tobytes()
 
 
 def decode_jpeg(content: bytes, path: str) -> np.ndarray:

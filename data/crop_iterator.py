@@ -109,7 +109,8 @@ class CropIter(mx.io.DataIter):
             self.close()
             raise
         rows, self._random = self._ahead.popleft()
-        batch = mx.io.DataBatch(data=[mx.nd.array(images)], label=self._labels(rows, seeds), pad=self._pad(), index=rows)
+        data = mx.nd.from_numpy(images.astype(np.float32))  # the NDArray keeps this new array: no second copy
+        batch = mx.io.DataBatch(data=[data], label=self._labels(rows, seeds), pad=self._pad(), index=rows)
         self._position += 1
         if self._pool is not None:
             self._plan_ahead()

@@ -113,3 +113,17 @@ def test_results_may_be_left_unread():
     results = parallel(_fail, range(41, 10_000), 2)
     assert [next(results) for _ in range(3)] == [41, 42, 43]
     results.close()
+
+
+@pytest.mark.timeout(30)
+def test_processes_start_after_opencv_has_used_its_threads():
+    import mxnet  # noqa: F401 - a fork hangs only in processes that have loaded it
+
+    threads = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        cv2.resize(np.zeros((1100, 1300, 3), np.uint8), (500, 375), interpolation=cv2.INTER_CUBIC)
+        assert list(parallel(abs, range(100), 2)) == list(range(100))
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(threads)
