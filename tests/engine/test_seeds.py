@@ -11,7 +11,7 @@ from cian.data.classes import ClassTable, palette, read_label_png, write_label_p
 from cian.data.packing import pack_images
 from cian.errors import InputError
 from cian.tools.engine.config import SeedConfig
-from cian.tools.engine.seeds import MANIFEST, assign_seeds, choose_strong, make_seeds, overlapped, substitute_strong
+from cian.tools.engine.seeds import MANIFEST, assign_seeds, choose_strong, make_seeds
 
 CLASSES = ClassTable(("background", "cat", "dog", "cow"))
 LOW_CAM = SeedConfig(saliency="low_cam", background_threshold=0.06)
@@ -163,29 +163,6 @@ def test_watcher_sees_every_image_even_if_all_is_done(images, tmp_path):
     assert sorted(seen) == [("photo_0", 1), ("photo_1", 1), ("photo_2", 2), ("photo_3", 1), ("photo_4", 2)]
 
 
-def test_overlapped_keeps_order_and_few_items_ahead():
-    from concurrent.futures import ThreadPoolExecutor
-    started = []
-    def items():
-        for k in range(50):
-            started.append(k)
-            yield k
-    with ThreadPoolExecutor(3) as pool:
-        results = overlapped(pool, lambda k: k * k, items())
-        assert next(results) == 0
-        assert len(started) < 8
-        assert list(results) == [k * k for k in range(1, 50)]
-
-
-def test_error_of_an_item_is_raised_in_its_place():
-    from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(2) as pool:
-        results = overlapped(pool, lambda k: 1 // (k - 2), range(9))
-        assert [next(results), next(results)] == [-1, -1]
-        with pytest.raises(ZeroDivisionError):
-            next(results)
-
-
 def test_strong_choice_is_repeatable_nested_and_of_the_right_size():
     names = [f"{k:03d}" for k in range(211)]
     five, ten = choose_strong(names, 0.05, 3), choose_strong(names, 0.10, 3)
@@ -199,44 +176,52 @@ def test_strong_choice_is_repeatable_nested_and_of_the_right_size():
 
 
 @pytest.fixture
-def weak(images, tmp_path):
-    make_seeds(LOW_CAM, images, Ramp(), tmp_path / "weak", {})
+def masks(images, tmp_path):
     for k, name in enumerate(images.names):
         write_label_png(tmp_path / "masks" / f"{name}.png", np.full((13 + k, 17), 2, np.uint8))
-    return tmp_path / "weak"
+    return tmp_path / "masks"
 
 
-def test_substitution_copies_the_rest_and_records_the_names(images, weak, tmp_path):
-    config = replace(LOW_CAM, strong_ratio=0.4, strong_seed=1)
-    strong = substitute_strong(config, weak, tmp_path / "masks", tmp_path / "strong", images.names, CLASSES)
-    assert len(strong) == 2
+def test_chosen_seeds_become_ground_truth_and_the_rest_stays(images, masks, tmp_path):
+    make_seeds(LOW_CAM, images, Ramp(), tmp_path / "weak", {})
+    ramp = Ramp()
+    make_seeds(replace(LOW_CAM, strong_ratio=0.4, strong_seed=1), images, ramp, tmp_path / "strong", {}, strong_masks=masks)
+    choice = json.loads((tmp_path / "strong" / MANIFEST).read_text())["strong"]
+    assert choice == {"ratio": 0.4, "seed": 1, "of": 5, "names": choose_strong(images.names, 0.4, 1)}
+    assert len(choice["names"]) == 2
     for name in images.names:
-        if name in strong:
+        seeds = (tmp_path / "strong" / f"{name}.png").read_bytes()
+        if name in choice["names"]:
             assert (read_label_png(tmp_path / "strong" / f"{name}.png") == 2).all()
         else:
-            assert (tmp_path / "strong" / f"{name}.png").read_bytes() == (weak / f"{name}.png").read_bytes()
-    choice = json.loads((tmp_path / "strong" / MANIFEST).read_text())["strong"]
-    assert choice == {"ratio": 0.4, "seed": 1, "of": 5, "names": strong}
+            assert seeds == (tmp_path / "weak" / f"{name}.png").read_bytes()
+    assert sum(bool(classes) for _, classes in ramp.calls) == 3
 
 
-def test_substitution_opens_the_chosen_masks_only(images, weak, tmp_path):
-    config = replace(LOW_CAM, strong_ratio=0.2)
+def test_masks_of_the_chosen_names_alone_are_opened(images, masks, tmp_path):
     strong = choose_strong(images.names, 0.2, 0)
     for name in images.names:
         if name not in strong:
-            (tmp_path / "masks" / f"{name}.png").unlink()
-    assert substitute_strong(config, weak, tmp_path / "masks", tmp_path / "strong", images.names, CLASSES) == strong
+            (masks / f"{name}.png").unlink()
+    assert make_seeds(replace(LOW_CAM, strong_ratio=0.2), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks) == 5
 
 
-def test_substitution_by_another_choice_is_not_mixed_in(images, weak, tmp_path):
-    arguments = (weak, tmp_path / "masks", tmp_path / "strong", images.names, CLASSES)
-    substitute_strong(replace(LOW_CAM, strong_ratio=0.4), *arguments)
+def test_another_choice_is_not_mixed_in(images, masks, tmp_path):
+    make_seeds(replace(LOW_CAM, strong_ratio=0.4), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)
     with pytest.raises(InputError, match="strong changed"):
-        substitute_strong(replace(LOW_CAM, strong_ratio=0.4, strong_seed=9), *arguments)
+        make_seeds(replace(LOW_CAM, strong_ratio=0.4, strong_seed=9), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)
 
 
-def test_mask_of_another_size_is_named(images, weak, tmp_path):
+def test_ratio_and_masks_come_together(images, masks, tmp_path):
+    with pytest.raises(InputError, match="name the folder of NAME.png with --strong-masks"):
+        make_seeds(replace(LOW_CAM, strong_ratio=0.4), images, Ramp(), tmp_path / "strong", {})
+    with pytest.raises(InputError, match="is not read with seeds.strong_ratio=0"):
+        make_seeds(LOW_CAM, images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)
+    assert not (tmp_path / "strong").exists()
+
+
+def test_mask_of_another_size_is_named(images, masks, tmp_path):
     for name in images.names:
-        write_label_png(tmp_path / "masks" / f"{name}.png", np.zeros((3, 4), np.uint8))
+        write_label_png(masks / f"{name}.png", np.zeros((3, 4), np.uint8))
     with pytest.raises(InputError, match="masks.*is 4x3 pixels, its image 17x"):
-        substitute_strong(replace(LOW_CAM, strong_ratio=1.0), weak, tmp_path / "masks", tmp_path / "strong", images.names, CLASSES)
+        make_seeds(replace(LOW_CAM, strong_ratio=1.0), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)

@@ -133,10 +133,11 @@ class SeedConfig:
     """From class activation maps to seeds."""
 
     foreground_threshold: float = option(0.3, "CAM in [0, 1] above which a pixel is a seed of the class", low=0)
-    background_threshold: float = option(0.06, "saliency in [0, 1] below which a pixel is background", low=0)
+    background_threshold: float = option(
+        0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale", low=0)
     saliency: str = option(
-        "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (spectral residual of a kept library) or low_cam "
-        "(no map: the largest CAM of the image stands for it)", ("images", "builtin", "low_cam"))
+        "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and colour contrast to the image's "
+        "border) or low_cam (no map: the largest CAM of the image stands for it)", ("images", "builtin", "low_cam"))
     saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1", hashed=False)
     scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged")
     mirror: bool = option(False, "average the CAM with that of the mirrored image")

@@ -10,7 +10,8 @@ import numpy as np
 
 from cian.data.classes import ClassTable, read_label_png
 from cian.errors import InputError, PathLike
-from cian.tools.engine.metrics import Evaluation, confusion_matrix, pair_counts
+
+from .metrics import Evaluation, confusion_matrix, pair_counts
 
 
 def measure_seeds(seed_root: PathLike, mask_root: PathLike, names: Sequence[str], classes: ClassTable, workers: int = 1) -> Dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Paper, "Initial Seeds": a CAM in [0, 1] above 0.3 claims a pixel for its class, saliency below 0.06 claims it for the background, and
 "all the remaining unassigned pixels and conflictual assignments are abandoned and marked as ignored". Nothing here opens ground truth
-except :func:`substitute_strong`, which is Table 4's experiment and takes the folder explicitly.
+unless Table 4's experiment asks for it by naming the folder.
 """
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cian.data.classes import IGNORE, ClassTable, read_label_png, write_label_png
-from cian.data.files import atomic_write, atomic_write_bytes, read_bytes, read_text
+from cian.data.classes import IGNORE, read_label_png, write_label_png
+from cian.data.files import atomic_write, read_text
 from cian.data.records import RecordSet
 from cian.errors import InputError, PathLike
-from cian.tools.engine.config import SeedConfig
-from cian.tools.engine.saliency import barrier_saliency, read_saliency
+
+from .config import SeedConfig
+from .overlap import overlapped
+from .saliency import barrier_saliency, read_saliency
 
 MANIFEST = "seeds.json"
-_IN_FLIGHT = 4  # images that wait between two stages of make_seeds
 
+# Called for each image with (name, cams (K, H, W), classes).
+Watch = Callable[[str, np.ndarray, Sequence[int]], None]
 # Maps of one image: (image (H, W, 3) uint8 RGB, classes) -> (K, H, W) float32 in [0, 1]; CamMaps.__call__ is one.
 Maps = Callable[[np.ndarray, Sequence[int]], np.ndarray]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # What stands for the saliency of an image: (config, name, image (H, W, 3) uint8 RGB, cams (K, H, W)) -> (H, W) float32 in [0, 1].
 SALIENCY: Dict[str, Callable[[SeedConfig, str, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -67,8 +68,8 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
     return labels
 
 
-def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLike, source: Dict[str, Any], *, workers: int = 1,
-               watch: Optional[Callable[[str, np.ndarray, Sequence[int]], None]] = None, progress: bool = False) -> int:
+def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLike, source: Dict[str, Any], *,
+               strong_masks: PathLike = "", workers: int = 1, watch: Optional[Watch] = None, progress: bool = False) -> int:
     """Write ``folder``/NAME.png for every image, and the manifest of the folder.
 
     Decoding, the network and the rest (saliency, thresholds, writing) of different images overlap. Seeds that are there from an
@@ -78,6 +79,8 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     ----------
     maps : class activation maps of an image, called from this thread only.
     source : what ``maps`` depends on (such as the classifier's digest), for the manifest.
+    strong_masks : folder of NAME.png ground truth, needed where ``config.strong_ratio`` is above 0 (Table 4): the masks of the chosen
+        names, and only those, are read and become their seeds. The manifest records the choice.
     workers : threads for decoding and as many for writing.
     watch : called with (name, cams, classes) for every image, those kept included, from the writing threads.
 
@@ -88,12 +91,13 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     Raises
     ------
     InputError
-        A folder with seeds of other settings; an image that cannot be read; a saliency map that is missing or does not fit.
+        A folder with seeds of other settings; an image that cannot be read; a saliency map or mask that is missing or does not fit.
     """
     folder = os.fspath(folder)
     check_saliency(config)
-    claim_folder(folder, _settings(config, images, source))
-    done = existing(folder)
+    strong = _strong_choice(config, images, strong_masks)
+    claim_folder(folder, _settings(config, images, source, strong))
+    done, replaced = existing(folder), set(strong)
     todo = [index for index, name in enumerate(images.names) if watch or name not in done]
 
     def load(index: int) -> Tuple[int, np.ndarray]:
@@ -102,7 +106,8 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray, List[int]]]:
         for index, image in loaded:
             classes = [int(value) for value in np.flatnonzero(images.labels[index]) if value]
-            yield index, image, maps(image, classes), classes
+            shown = classes if watch or images.names[index] not in replaced else []
+            yield index, image, maps(image, shown), shown
 
     def finish(item: Tuple[int, np.ndarray, np.ndarray, List[int]]) -> bool:
         index, image, cams, classes = item
@@ -111,29 +116,17 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             watch(name, cams, classes)
         if name in done:
             return False
-        saliency = SALIENCY[config.saliency](config, name, image, cams)
-        seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold)
+        if name in replaced:
+            seeds = _read_mask(strong_masks, name, images)
+        else:
+            saliency = SALIENCY[config.saliency](config, name, image, cams)
+            seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold)
         write_label_png(os.path.join(folder, f"{name}.png"), seeds)
         return True
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
         finished = overlapped(writers, finish, activate(overlapped(readers, load, todo)))
-        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image", disable=not progress))
-
-
-def overlapped(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``map`` by threads, in order, a few items ahead; an exception of an item is raised in its place and the rest is dropped."""
-    waiting = []
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _IN_FLIGHT:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()
-    finally:
-        for future in waiting:
-            future.cancel()
+        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image", disable=None if progress else True))
 
 
 def check_saliency(config: SeedConfig) -> None:
@@ -146,11 +139,12 @@ def check_saliency(config: SeedConfig) -> None:
                          remedy="add seeds.saliency=images, or leave the folder out")
 
 
-def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any]) -> Dict[str, Any]:
-    """All that the seeds of a folder depend on."""
+def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any], strong: Sequence[str]) -> Dict[str, Any]:
+    """All that the seeds of a folder depend on, with Table 4's choice of names."""
     keys = ("foreground_threshold", "background_threshold", "saliency", "scales", "mirror")
-    chosen = {key: getattr(config, key) for key in keys}
-    return {"seeds": chosen, "images": images.identity, "classes": images.classes.names, "source": source}
+    choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(images), "names": list(strong)}
+    return {"seeds": {key: getattr(config, key) for key in keys}, "strong": choice if strong else None, "images": images.identity,
+            "classes": images.classes.names, "source": source}
 
 
 def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:
@@ -208,35 +202,22 @@ def choose_strong(names: Sequence[str], ratio: float, seed: int) -> List[str]:
     return sorted(str(name) for name in shuffled[:round(ratio * len(names))])
 
 
-def substitute_strong(config: SeedConfig, weak_root: PathLike, mask_root: PathLike, folder: PathLike, names: Sequence[str],
-                      classes: ClassTable) -> List[str]:
-    """Table 4: copy the seeds of ``weak_root`` to ``folder``, a portion of them replaced with ground truth.
-
-    The choice (``strong_ratio``, ``strong_seed``, the names) is recorded in the manifest of ``folder``.
-
-    Returns
-    -------
-    Names of the replaced ones.
-
-    Raises
-    ------
-    InputError
-        Naming the seed or mask that is missing, damaged, of another size or of unknown classes.
-    """
-    strong = choose_strong(names, config.strong_ratio, config.strong_seed)
-    choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(names), "names": strong}
-    claim_folder(folder, {"strong": choice, "classes": classes.names, "weak": read_seed_manifest(weak_root)})
-    done, replaced = existing(folder), set(strong)
-    for name in names:
-        if name in done:
-            continue
-        weak, target = os.path.join(os.fspath(weak_root), f"{name}.png"), os.path.join(os.fspath(folder), f"{name}.png")
-        if name not in replaced:
-            atomic_write_bytes(target, read_bytes(weak))
-            continue
-        mask_path = os.path.join(os.fspath(mask_root), f"{name}.png")
-        mask, seeds = read_label_png(mask_path, classes.num_classes), read_label_png(weak)
-        if mask.shape != seeds.shape:
-            raise InputError(f"is {mask.shape[1]}x{mask.shape[0]} pixels, its image {seeds.shape[1]}x{seeds.shape[0]}", file=mask_path)
-        write_label_png(target, mask)
+def _strong_choice(config: SeedConfig, images: RecordSet, strong_masks: PathLike) -> List[str]:
+    """Names to replace; masks and ratio must come together."""
+    masks = os.fspath(strong_masks)
+    strong = choose_strong(images.names, config.strong_ratio, config.strong_seed)
+    if config.strong_ratio and not os.path.isdir(masks):
+        raise InputError("is no folder of ground truth" if masks else f"{config.strong_ratio:g} of the seeds are to be ground truth",
+                         file=masks or None, field="seeds.strong_ratio", remedy="name the folder of NAME.png with --strong-masks")
+    if masks and not config.strong_ratio:
+        raise InputError("is not read with seeds.strong_ratio=0", file=masks, field="--strong-masks", remedy="give a ratio too")
     return strong
+
+
+def _read_mask(root: PathLike, name: str, images: RecordSet) -> np.ndarray:
+    path = os.path.join(os.fspath(root), f"{name}.png")
+    mask = read_label_png(path, images.classes.num_classes)
+    height, width = images.sizes[images.names.find(name)]
+    if mask.shape != (height, width):
+        raise InputError(f"is {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}", file=path)
+    return mask

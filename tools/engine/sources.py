@@ -1,6 +1,7 @@
 """The record sets that a training run reads. Ground-truth masks have no place here: no stage of training opens them."""
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from typing import List, Tuple
@@ -86,3 +87,20 @@ def _pack_seeds(images: RecordSet, label_root: str, folder: str, workers: int) -
                            fingerprint=fingerprint)
     except Problems as error:
         raise Problems(error.problems, file=label_root, remedy="make seeds for every image of the list") from error
+
+
+def open_images(config: Config, name_or_path: str) -> RecordSet:
+    """The packed images of a list, with their image-level labels: from ``data.records``, else packed into ``SNAPSHOT/records``.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_training_records`, or when there is no folder to pack into.
+    """
+    if config.data.records:
+        return RecordSet.open(config.data.records, list_name(name_or_path))
+    if not config.run.snapshot:
+        raise InputError("no folder of packed images was named", field="data.records",
+                         remedy="give --records, what tools/prepare.py packed, or --snapshot to pack them below it")
+    tree = data_tree(dataclasses.replace(config.data, label_root=""))
+    return prepare(tree, name_or_path, os.path.join(config.run.snapshot, "records"), workers=config.run.workers).images
