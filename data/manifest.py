@@ -13,12 +13,11 @@ The identity is a digest of the content, so a new manifest, put in place by one 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import struct
 import zipfile
-from typing import Any, Dict, Iterator, List, Sequence, overload
+from typing import IO, Any, Dict, Iterator, List, Sequence, overload
 
 import numpy as np
 
@@ -128,18 +127,34 @@ def _check_fields(content: Any, fields: Dict[str, type], path: str) -> None:
 def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np.ndarray]:
     """The columns of a set's table, n rows each, after checksum, types and bounds were compared; :class:`InputError` otherwise."""
     path = os.path.join(folder, manifest["table"]["file"])
-    content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != manifest["table"]["sha256"]:
-        raise InputError("does not match its checksum in the manifest", file=path, field=name, remedy=AGAIN)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            table = {column: arrays[column] for column in COLUMNS}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
+        with open(path, "rb") as stream:
+            if digest_of(stream) != manifest["table"]["sha256"]:
+                raise InputError("does not match its checksum in the manifest", file=path, field=name, remedy=AGAIN)
+            stream.seek(0)
+            table = _load_columns(stream, path)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path, remedy=AGAIN) from error
     problem = _table_problem(table, manifest)
     if problem:
         raise InputError(problem, file=path, remedy=AGAIN)
     return table
+
+
+def _load_columns(stream: IO[bytes], path: str) -> Dict[str, np.ndarray]:
+    try:
+        with np.load(stream, allow_pickle=False) as arrays:
+            return {column: arrays[column] for column in COLUMNS}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
+
+
+def digest_of(stream: IO[bytes]) -> str:
+    """SHA-256 of a file from where it stands to its end, in hexadecimal."""
+    digest = hashlib.sha256()
+    for block in iter(lambda: stream.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _table_problem(table: Dict[str, np.ndarray], manifest: Dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ class RecordSet:
         self.folder, self.name, self.path = folder, name, manifest_path(folder, name)
         self.manifest, self.kind, self.identity = manifest, manifest["kind"], manifest["identity"]
         self.classes = ClassTable(manifest["classes"], self.path)
-        self.names = NameTable(table["names"].tobytes())
+        self.names = NameTable(table.pop("names").tobytes())
         self.sizes = table["size"]
         self._table, self._descriptors = table, descriptors
         self._labels: Optional[np.ndarray] = None

@@ -1,11 +1,10 @@
 """Comparing a packed record set with its checksums."""
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import List
 
-from cian.data.manifest import AGAIN, IMAGES
+from cian.data.manifest import AGAIN, IMAGES, digest_of
 from cian.data.records import RecordSet
 from cian.errors import InputError
 
@@ -17,7 +16,8 @@ def damaged_files(records: RecordSet) -> List[InputError]:
         for name, expected in ((part["rec"], part["sha256"]), (part["idx"], part["idx_sha256"])):
             path = os.path.join(records.folder, name)
             try:
-                actual = _digest(path)
+                with open(path, "rb") as stream:
+                    actual = digest_of(stream)
             except OSError as error:
                 problems.append(InputError(f"cannot be read ({error.strerror})", file=path, remedy=AGAIN))
                 continue
@@ -38,11 +38,3 @@ def verify(records: RecordSet) -> List[InputError]:
         except InputError as problem:
             problems.append(problem)
     return problems
-
-
-def _digest(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
