@@ -267,12 +267,16 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
 
 def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx.Context]) -> str:
     """Give the network its first values; returns what was done, in words."""
-    initialize(net, config.train.seed, zero_gamma=not start, ctx=contexts)
+    initialize(net, config.train.seed, ctx=contexts)
     if start:
         return f"second round from {start}: {load_params(net, start, ctx=contexts)}"
-    if config.network.pretrained:
-        return f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}"
-    return "all weights are random: no network.pretrained was named"
+    if not config.network.pretrained:
+        return "all weights are random: no network.pretrained was named"
+    report = load_pretrained(net, config.network.pretrained, ctx=contexts)
+    for name, param in net.collect_params().items():
+        if name == "bn_out_gamma":  # a first round starts with a silent module, whatever the file holds, as in the original
+            param.set_data(mx.nd.zeros(param.shape))
+    return f"{config.network.pretrained}: {report}"
 
 
 def _backbone_options(start: str) -> Mapping[str, Any]:
