@@ -187,6 +187,21 @@ def _fillers(members: np.ndarray, candidates: np.ndarray, missing: int, group_si
     return np.concatenate([others, present[rng.randint(0, len(present), missing - len(others))]])
 
 
+def batch_rows(groups: np.ndarray, groups_per_batch: int, num_devices: int) -> np.ndarray:
+    """Order the images of each batch by device, and within a device all first members of groups, then all second ones, and so on.
+
+    Parameters
+    ----------
+    groups : (num_groups, group_size), a multiple of ``groups_per_batch`` groups
+
+    Returns
+    -------
+    (num_batches, groups_per_batch * group_size)
+    """
+    by_device = groups.reshape(-1, num_devices, groups_per_batch // num_devices, groups.shape[1])
+    return by_device.transpose(0, 1, 3, 2).reshape(-1, groups_per_batch * groups.shape[1])
+
+
 @dataclass(frozen=True)
 class EpochAccount:
     """What an epoch does with the images.

@@ -7,6 +7,7 @@ import mxnet as mx
 import numpy as np
 
 from cian.data.crop_iterator import CropIter
+from cian.data.groups import batch_rows
 from cian.data.pairs import EpochAccount, GroupSampler, ImageSampler
 from cian.data.records import RecordSet, match_seeds
 from cian.data.transforms import CropTransform
@@ -72,9 +73,7 @@ class PairIter(CropIter):
         return self.sampler.account()
 
     def _epoch_rows(self) -> np.ndarray:
-        blocks = self.sampler.groups.reshape(-1, self.sampler.groups_per_batch, self.group_size)
-        by_device = blocks.reshape(len(blocks), self.num_devices * self.num_parts, -1, self.group_size)
-        return by_device.transpose(0, 1, 3, 2).reshape(len(blocks), -1)
+        return batch_rows(self.sampler.groups, self.sampler.groups_per_batch, self.num_devices * self.num_parts)
 
     def _labels(self, index: np.ndarray, seeds: np.ndarray) -> List[mx.nd.NDArray]:
         return [mx.nd.array(seeds), mx.nd.array(self._image_labels[index])]
@@ -175,7 +174,8 @@ class DeviceFeed:
 
     def reset(self) -> None:
         """Begin the next epoch."""
-        self.load_state_dict(self._state)
+        if self._next is not None:
+            self.load_state_dict(self._state)
         self.iterator.reset()
         self._state = self.iterator.state_dict()
 

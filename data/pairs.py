@@ -76,6 +76,7 @@ class GroupSampler:
         self.seed = seed if isinstance(seed, (int, np.integer)) else None
         if order == "counter" and self.seed is None:
             raise InputError("order 'counter' needs an integer", field="seed")
+        _check_seed(self.seed)
         self.rng: Optional[np.random.RandomState] = None
         if order == "original":
             self.rng = seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
@@ -103,6 +104,9 @@ class GroupSampler:
             rng = counter_rng(int(self.seed or 0), self.epoch)
             order = rng.permutation(len(self.labels))
         self.groups = self._whole_batches(self._draw(order, rng), rng)
+        if not len(self.groups):
+            warnings.warn(f"epoch {self.epoch} has no batch: fewer than {self.groups_per_batch} groups of common class were found",
+                          stacklevel=2)
         return self.groups
 
     def account(self) -> EpochAccount:
@@ -179,6 +183,7 @@ class ImageSampler:
     def __init__(self, images: int, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
         if images < 1:
             raise InputError("there are no images", field="images")
+        _check_seed(seed)
         self.images, self.batch_size, self.seed, self.shuffle = images, batch_size, seed, shuffle
         self.epoch = -1
         self.pad = -images % batch_size
@@ -210,6 +215,11 @@ class ImageSampler:
 def counter_rng(seed: int, epoch: int) -> np.random.RandomState:
     """Random numbers of an epoch's order that depend on nothing but (seed, epoch)."""
     return np.random.RandomState(np.random.Philox(key=[seed, epoch]))
+
+
+def _check_seed(seed: Optional[int]) -> None:
+    if seed is not None and not 0 <= seed < 2**32:
+        raise InputError(f"must be from 0 to {2**32 - 1}, not {seed}", field="seed")
 
 
 def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -53,8 +53,9 @@ class CropTransform:
         for field, choices in (("label_resize", LABEL_RESIZES), ("label_padding", tuple(LABEL_PADDINGS))):
             if getattr(self, field) not in choices:
                 raise InputError(f"{getattr(self, field)!r} is not allowed", field=field, remedy=f"use one of: {', '.join(choices)}")
-        if self.crop_px < 1 or self.stride < 1:
-            raise InputError(f"must be at least 1, not {min(self.crop_px, self.stride)}", field="crop_px or stride")
+        for field in ("crop_px", "stride"):
+            if getattr(self, field) < 1:
+                raise InputError(f"must be at least 1, not {getattr(self, field)}", field=field)
         if not all(scale > 0 for scale in self.scales):
             raise InputError(f"must be above 0, not {self.scales}", field="scales")
 
