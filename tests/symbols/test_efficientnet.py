@@ -33,7 +33,21 @@ def test_a_block_agrees_with_numpy(c_in, c_out, kernel, stride, dilation, expans
     np.testing.assert_allclose(out, y + x if stride == 1 and c_in == c_out else y, atol=2e-5)
 
 
-def test_every_eighth_pixel_is_what_the_classification_network_sees(randomise):
+def test_the_network_agrees_with_numpy_on_its_stem_and_head(reference, randomise):
+    net = EfficientNetLite0(widths=(5, 3, 3, 4, 5, 5, 6, 5, 11))
+    values = randomise(net)
+    net.blocks = mx.gluon.nn.HybridLambda(lambda F, y: y)
+    x = RNG.uniform(0, 255, (2, 3, 17, 23)).astype(np.float32)
+
+    def activated(y, convolution, norm, stride=1):
+        y = reference.convolve(y, values[f"{convolution}_weight"], stride=stride)
+        return np.clip(reference.normalise(y, *(values[f"{norm}_{kind}"] for kind in NORM), eps=1e-3), 0, 6)
+
+    wanted = activated(activated((x - 127) / 128, "stem_conv0", "stem_bn0", stride=2), "head_conv0", "head_bn0")
+    np.testing.assert_allclose(net(mx.nd.array(x)).asnumpy(), wanted, atol=1e-5)
+
+
+def test_every_fourth_position_is_what_the_classification_network_sees(randomise):
     """Dilation in place of a stride computes the same features, densely: at every fourth position those of the stride-32 network."""
     options = {"repeats": (1, 1, 1, 2, 1, 2, 1), "widths": (4, 3, 3, 4, 5, 5, 6, 7, 11)}
     dense, sparse = EfficientNetLite0(**options), EfficientNetLite0(**options, output_stride=32)

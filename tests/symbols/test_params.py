@@ -158,9 +158,9 @@ def test_statistics_go_to_aux_and_are_averaged_over_devices(tmp_path):
 
 def test_saving_right_after_a_step_holds_that_steps_statistics(tmp_path):
     """The original saves before the backward pass has written them."""
-    net = tiny()
+    net = tiny("vgg16_largefov")
     net.hybridize(static_alloc=True, static_shape=True)
-    x = mx.nd.array(RNG.uniform(0, 255, (2, 3, 65, 65)))
+    x = mx.nd.array(RNG.uniform(0, 255, (2, 3, 193, 193)))  # large enough that the backward pass outlasts the reading
     for _ in range(3):
         with mx.autograd.record():
             total = sum(y.sum() for y in net(x))
