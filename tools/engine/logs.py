@@ -87,7 +87,7 @@ class RunLog:
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path) from error
         self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"), purge_step=done + 1 if done else None,
-                                     flush_secs=10, filename_suffix=f".{os.getpid()}")
+                                     flush_secs=10, filename_suffix=f".{os.getpid()}.{time.time_ns()}")
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=None, file=sys.stderr)
 
     def __enter__(self) -> RunLog:
