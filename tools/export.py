@@ -44,6 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f"{args.size} pixels is not a size", field="--size", remedy="use 9 to 4096, or leave it out")
 
     from cian.tools.engine import export  # imported here because it loads MXNet, whose threads depend on the devices
+    from cian.tools.engine.agreement import ExportError
     from cian.tools.engine.model_files import load_checkpoint
     procedure = export.Procedure(resolution=args.resolution, output=args.output, size_px=args.size)
     if args.test_time:
@@ -55,7 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for kind in args.format.split(","):
         try:
             agreement = export.export_network(kind, net, prefix, metadata, procedure, loss=config.loss, pictures=pictures)
-        except export.ExportError as error:
+        except ExportError as error:
             print(f"error: {kind}: {error}", file=sys.stderr)
             failed = True
         else:

@@ -98,7 +98,9 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
         settings = metadata["network"]
         try:
             net = CIAN(**settings)
-        except TypeError as error:
+        except InputError as error:
+            raise InputError(error.problem, file=metadata_path(path), field=f"network.{error.field}", remedy=error.remedy) from error
+        except (TypeError, ValueError, mx.MXNetError) as error:
             raise InputError("does not describe a segmentation network", file=metadata_path(path), field="network",
                              remedy="name a checkpoint that tools/train.py wrote") from error
     else:

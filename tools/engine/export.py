@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -26,19 +26,11 @@ from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, version
 from cian.symbols.params import save_params
 from cian.symbols.testtime import TestTimeNetwork
 
+from .agreement import Agreement, as_numpy, compare, fitted, generated_images
 from .config import LossConfig
-from .fitting import Fit
 from .onnx_export import OPSET, GraphWriter, add_network, make_onnx
 from .onnx_model import OnnxNetwork, graph_digest, import_onnx, write_props
 from .symbol_graph import SymbolGraph, number_names
-
-MAX_RELATIVE_ERROR = 1e-4  # largest difference of an output, relative to the root mean square of the live ones
-MIN_LABEL_AGREEMENT = 0.9999
-Network = Callable[[np.ndarray], np.ndarray]
-
-
-class ExportError(RuntimeError):
-    """What was written does not compute what the live network computes."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +66,6 @@ class Procedure:
         return TestTimeNetwork(net, self.scales, self.add_max, self.mirror, self.resolution, self.output)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How an exported file compares with the live network over a number of images."""
-
-    images: int
-    relative_error: float
-    label_agreement: float
-
-    def __str__(self) -> str:
-        return (f"{self.images} images, largest error {self.relative_error:.1e} of the rms, "
-                f"{100 * self.label_agreement:.4f} % of labels agree")
-
-
 FILES = {
     "symbol": ("{}-symbol.json", "{}-0000.params", "{}-0000.params.json"),
     "onnx": ("{}.onnx",),
@@ -113,7 +92,7 @@ def export_network(kind: str, net: CIAN, prefix: PathLike, metadata: Mapping[str
         raise InputError(f"there is no format {kind!r}", field="--format", remedy=f"use some of: {', '.join(FILES)}")
     if kind != "onnx":
         procedure = replace(procedure, size_px=0)
-    images = [_fitted(picture, procedure.size_px) for picture in pictures] or generated_images(procedure)
+    images = [fitted(picture, procedure.size_px) for picture in pictures] or generated_images(procedure.size_px)
     if kind == "training":
         return export_training(net, prefix, metadata, recorded_loss(metadata, loss or LossConfig()), images)
     return {"symbol": export_symbol, "onnx": export_onnx}[kind](net.for_prediction(), prefix, metadata, procedure, images)
@@ -213,55 +192,6 @@ def export_onnx(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], proced
     return agreement
 
 
-def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> Agreement:
-    """Largest difference relative to the root mean square of the live outputs, and the share of equal labels.
-
-    Raises
-    ------
-    ExportError
-        When they differ by more than :data:`MAX_RELATIVE_ERROR` or agree on less than :data:`MIN_LABEL_AGREEMENT`.
-    """
-    worst, equal, pixels = 0.0, 0, 0
-    for image in images:
-        want, got = live(image), exported(image)
-        if want.shape != got.shape:
-            raise ExportError(f"the exported network gives an output of the shape {got.shape} in place of {want.shape}")
-        rms = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
-        worst = max(worst, float(np.abs(want - got).max()) / rms)
-        same = want.argmax(axis=1) == got.argmax(axis=1)
-        equal, pixels = equal + int(same.sum()), pixels + same.size
-    agreement = Agreement(len(images), worst, equal / pixels)
-    if not (agreement.relative_error <= MAX_RELATIVE_ERROR and agreement.label_agreement >= MIN_LABEL_AGREEMENT):
-        raise ExportError(f"the exported network differs from the live one, and nothing was written: {agreement}")
-    return agreement
-
-
-def as_numpy(block: HybridBlock) -> Network:
-    """A block as a function of arrays; several outputs are joined along the batch."""
-    def run(images: np.ndarray) -> np.ndarray:
-        outputs = block(mx.nd.array(images))
-        return np.concatenate([output.asnumpy() for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])])
-    return run
-
-
-def generated_images(procedure: Procedure, count: int = 3) -> List[np.ndarray]:
-    """(1, 3, H, W) float32 raw RGB patterns of patches and noise, of different sizes unless the procedure fixes one."""
-    found = []
-    for index in range(count):
-        rng = np.random.RandomState(index)
-        height, width = (procedure.size_px,) * 2 if procedure.size_px else ((129, 161), (98, 131), (177, 89))[index % 3]
-        coarse = rng.uniform(0, 255, (1, 3, height // 16 + 1, width // 16 + 1))
-        patches = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width]
-        found.append(np.clip(patches + rng.normal(0, 12, patches.shape), 0, 255).astype(np.float32))
-    return found
-
-
-def _fitted(picture: np.ndarray, size_px: int) -> np.ndarray:
-    """(1, 3, H, W) float32 of a picture, warped to a square where a size is fixed."""
-    fit = Fit.of(picture.shape[:2], "warp" if size_px else "native", size_px)
-    return fit.apply(picture).transpose(2, 0, 1)[None].astype(np.float32)
-
-
 def _describe(metadata: Mapping[str, Any], kind: str, procedure: Mapping[str, Any], agreement: Agreement, **more: Any) -> Dict[str, Any]:
     """The metadata of an exported file."""
     kept = {key: value for key, value in metadata.items() if key not in ("sha256", "versions", "export")}
@@ -282,9 +212,6 @@ def _onnx_shapes(procedure: Procedure, num_classes: int, output: str) -> Dict[st
 def _staged(prefix: PathLike) -> Iterator[str]:
     """A prefix in a temporary folder; when the block ends well its files get their names beside ``prefix``, the metadata last."""
     folder, name = os.path.split(os.path.abspath(os.fspath(prefix)))
-    taken = os.path.join(folder, f"{name}-0000.params")
-    if os.path.exists(taken) and not (os.path.exists(metadata_path(taken)) and "export" in read_metadata(taken, verify=False)):
-        raise InputError("is no exported file, and would be overwritten", file=taken, field="--out", remedy="choose another name")
     try:
         os.makedirs(folder, exist_ok=True)
         stage = tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
@@ -292,7 +219,16 @@ def _staged(prefix: PathLike) -> Iterator[str]:
         raise write_error(error, folder) from error
     try:
         yield os.path.join(stage, name)
+        taken = os.path.join(folder, f"{name}-0000.params")
+        if os.path.basename(taken) in os.listdir(stage):
+            _refuse_checkpoint(taken)
         for written in sorted(os.listdir(stage), key=lambda file: (file.endswith(".params.json"), file)):
             os.replace(os.path.join(stage, written), os.path.join(folder, written))
     finally:
         shutil.rmtree(stage)
+
+
+def _refuse_checkpoint(path: str) -> None:
+    """An exported file may be written again; a checkpoint of the same name may not be lost to it."""
+    if os.path.exists(path) and not (os.path.exists(metadata_path(path)) and "export" in read_metadata(path, verify=False)):
+        raise InputError("is no exported file, and would be overwritten", file=path, field="--out", remedy="choose another name")

@@ -123,7 +123,7 @@ def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[
     net = load_symbol(symbol_path, params_path, ctx)
     net.hybridize()
     table = _classes(metadata, classes, params_path, net.num_classes)
-    return _exported(params_path, "symbol", net, table, metadata, net.ends_in_softmax)
+    return _exported(params_path, "symbol", net.run, table, metadata, net.ends_in_softmax)
 
 
 def _open_onnx(path: str, ctx: Optional[mx.Context], classes: Optional[ClassTable]) -> ModelFile:

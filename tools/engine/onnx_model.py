@@ -115,26 +115,12 @@ def check_model(content: bytes, file: PathLike) -> Any:
     """
     import onnx
     from google.protobuf.message import DecodeError
-
-    from .onnx_export import IR_VERSION, OPSET
     try:
         model = onnx.load_model_from_string(content)
-    except DecodeError as error:
-        raise InputError("is not an ONNX file, or a damaged one", file=file, remedy=_REMEDY) from error
-    if [(entry.domain, entry.version) for entry in model.opset_import] != [("", OPSET)] or not 0 < model.ir_version <= IR_VERSION:
-        raise InputError(f"is not of operator set {OPSET} alone, as the export writes it", file=file, field="opset_import", remedy=_REMEDY)
-    graph = model.graph
-    if model.functions or model.training_info or graph.sparse_initializer or graph.quantization_annotation:
-        raise InputError("holds more than a graph and its weights", file=file, remedy=_REMEDY)
-    if not 0 < len(graph.node) <= MAX_NODES:
-        raise InputError(f"must hold 1 to {MAX_NODES} nodes, not {len(graph.node)}", file=file, field="node", remedy=_REMEDY)
-    _check_ends(graph, file)
-    for tensor in graph.initializer:
-        _check_weights(tensor, file)
-    for node in graph.node:
-        _check_node(node, file)
-    try:
+        _check_graph(model, file)
         onnx.checker.check_model(model)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InputError("is not an ONNX file, or a damaged one", file=file, remedy=_REMEDY) from error
     except onnx.checker.ValidationError as error:
         raise InputError(f"is not valid ({_first_line(error)})", file=file, remedy=_REMEDY) from error
     return model
@@ -164,6 +150,23 @@ def read_props(model: Any, file: PathLike) -> Dict[str, Any]:
 def write_props(metadata: Mapping[str, Any]) -> Dict[str, str]:
     """Metadata as the texts of ``metadata_props``: each value in JSON."""
     return {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+
+
+def _check_graph(model: Any, file: PathLike) -> None:
+    """Everything that can be seen from the parsed model alone."""
+    from .onnx_export import IR_VERSION, OPSET
+    if [(entry.domain, entry.version) for entry in model.opset_import] != [("", OPSET)] or not 0 < model.ir_version <= IR_VERSION:
+        raise InputError(f"is not of operator set {OPSET} alone, as the export writes it", file=file, field="opset_import", remedy=_REMEDY)
+    graph = model.graph
+    if model.functions or model.training_info or graph.sparse_initializer or graph.quantization_annotation:
+        raise InputError("holds more than a graph and its weights", file=file, remedy=_REMEDY)
+    if not 0 < len(graph.node) <= MAX_NODES:
+        raise InputError(f"must hold 1 to {MAX_NODES} nodes, not {len(graph.node)}", file=file, field="node", remedy=_REMEDY)
+    _check_ends(graph, file)
+    for tensor in graph.initializer:
+        _check_weights(tensor, file)
+    for node in graph.node:
+        _check_node(node, file)
 
 
 def _check_ends(graph: Any, file: PathLike) -> None:

@@ -1,6 +1,8 @@
 """An exported symbol and its parameters as a network, built from checked content only."""
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -55,12 +57,20 @@ class SymbolNetwork(HybridBlock):
             param.shape = shapes[name]
             param.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
             param.set_data(mx.nd.array(params[name], dtype=np.float32))
-        self.block = block
+        self.block, self._file = block, file
         #: C, and whether the output is probabilities.
         self.num_classes, self.ends_in_softmax = shapes[""][1], graph.ends_in_softmax
 
     def hybrid_forward(self, F: Any, x: Any) -> List[Any]:
         return [self.block(x)]
+
+    def run(self, images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
+        """The network on images, with an :class:`InputError` where the symbol does not take their size."""
+        try:
+            return self(images)
+        except mx.MXNetError as error:
+            raise InputError(f"cannot be run on images of {images.shape[2]}x{images.shape[3]} pixels ({_first_line(error)})", file=self._file,
+                             remedy=_REMEDY) from error
 
 
 def load_symbol(symbol_path: PathLike, params_path: PathLike, ctx: Any = None) -> SymbolNetwork:
@@ -73,8 +83,9 @@ def load_symbol(symbol_path: PathLike, params_path: PathLike, ctx: Any = None) -
 def _probe(symbol: mx.sym.Symbol, file: PathLike) -> Dict[str, Tuple[int, ...]]:
     """Shapes of all variables by name, and of the output under ''; nothing is allocated."""
     known = {INPUT: (1, 3, PROBE_PX, PROBE_PX)}
-    arguments, outputs, states = symbol.infer_shape(**known)
-    _, maps, _ = symbol.get_internals().infer_shape(**known)
+    with contextlib.redirect_stdout(io.StringIO()):  # MXNet prints before it raises
+        arguments, outputs, states = symbol.infer_shape(**known)
+        _, maps, _ = symbol.get_internals().infer_shape(**known)
     if arguments is None or maps is None or not all(_known(shape) for shape in [*arguments, *states, *outputs, *maps]):
         raise InputError("leaves shapes open", file=file, remedy=_REMEDY)
     largest = max(math.prod(shape) for shape in maps)
