@@ -59,8 +59,10 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False) -> Ite
     folder, name = os.path.split(final)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{next(_counter)}.tmp")
     try:
-        if folder:
-            os.makedirs(folder, exist_ok=True)
+        os.makedirs(folder or ".", exist_ok=True)
+    except OSError as error:
+        raise write_error(error, final) from error
+    try:
         try:
             with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
                 yield stream
@@ -73,7 +75,7 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False) -> Ite
                 os.unlink(temporary)
     except OSError as error:
         # An error of the block's own files carries their name; one of writing carries none, or ours.
-        if error.filename is None or os.fspath(error.filename) in (temporary, final, folder):
+        if error.filename is None or os.fspath(error.filename) in (temporary, final):
             raise write_error(error, final) from error
         raise
 

@@ -61,7 +61,7 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path):
 def test_a_folder_that_may_not_be_made_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(InputError, match="cannot be written"):
-        atomic_write_bytes(tmp_path / "file" / "below", b"y")
+        atomic_write_bytes(tmp_path / "file" / "new" / "below", b"y")
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "does not exist"), (b"", "is empty"), (b"\xff\xfe\xfa", "not UTF-8")])

@@ -8,6 +8,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from PIL import Image
 
 from cian.data.classes import read_label_png
 from cian.data.manifest import NameTable
@@ -46,6 +47,18 @@ def test_everything_comes_back_as_it_was_packed(tree, packed):
     assert np.array_equal(images.image(-1), images.image(IMAGES - 1))
     with pytest.raises(IndexError):
         images.image(IMAGES)
+
+
+@pytest.mark.parametrize(("mode", "options"), [
+    ("L", {}), ("CMYK", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("RGB", {"turned": True})])
+def test_every_kind_of_jpeg_reads_as_opencv_sees_it(tree, tmp_path, mode, options):
+    path, exif = str(tmp_path / "a.jpg"), Image.Exif()
+    exif[0x0112] = 6 if options.pop("turned", False) else 1  # orientation: 6 is turned by a quarter
+    noise = Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 7, 3), np.uint8)).resize((29, 23))
+    noise.convert(mode).save(path, "jpeg", exif=exif, **options)
+    images = pack_images(tmp_path / "records", "kinds", ["a"], [path], np.array([[1, 0, 1, 0]], np.uint8), tree.classes)
+    assert np.array_equal(images.image(0), cv2.imread(path))
+    assert tuple(images.sizes[0]) == cv2.imread(path).shape[:2] == ((29, 23) if exif[0x0112] == 6 else (23, 29))
 
 
 def test_mxnet_reads_the_same_records(packed):
