@@ -96,12 +96,29 @@ def in_child(function: Callable[..., Dict[str, float]], *arguments: Any) -> Dict
     return result
 
 
+def plot(rows: Sequence[Dict[str, float]], path: str) -> None:
+    """Memory and seconds against the number of records, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    counts = [row["records"] for row in rows]
+    panels = (("MB", ("records MB", "table MB", "open MB", "forked reader MB")), ("s", ("pack s", "checksums s", "open s")))
+    for axes, (unit, keys) in zip(figure.subplots(1, 2), panels):
+        for key in keys:
+            axes.loglog(counts, [row[key] for row in rows], marker="o", label=key[:-len(unit) - 1])
+        axes.set(xlabel="records", ylabel="memory or file size, MB" if unit == "MB" else "seconds")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000], help="sizes of the sets")
     parser.add_argument("--num-parts", type=int, default=4, help="record files a set")
     parser.add_argument("--folder", required=True, help="scratch folder on the disk to measure; 0.8 GB for a million")
     parser.add_argument("--json", help="also write the figures there")
+    parser.add_argument("--plot", help="also draw them into this PNG")
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
     rows = []
@@ -116,6 +133,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as stream:
             json.dump({"cores": usable_cores(), "python": sys.version.split()[0], "rows": rows}, stream, indent=1)
+    if arguments.plot:
+        plot(rows, arguments.plot)
     return 0
 
 
