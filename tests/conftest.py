@@ -13,7 +13,7 @@ ANNOTATION = "<annotation>{}</annotation>"
 OBJECT = "<object><name>{}</name><difficult>0</difficult></object>"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_voc_tree():
     """A function that writes a small VOC-layout tree with seeds and without masks: ``make_voc_tree(folder, images=12)`` -> its path."""
     def make(folder, images=12, seed=0, height=37, width=41):

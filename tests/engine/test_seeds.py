@@ -53,6 +53,13 @@ def test_one_claim_labels_a_pixel_and_two_or_none_ignore_it():
     np.testing.assert_array_equal(seeds, [[1, 3, 255, 255, 0, 255, 255]])
 
 
+def test_largest_map_may_win_against_other_classes_but_not_against_the_background():
+    cams = np.array([[[0.9, 0.1, 0.31, 0.3, 0.8]],
+                     [[0.4, 0.4, 0.99, 0.2, 0.5]]], np.float32)
+    saliency = np.array([[0.9, 0.5, 0.9, 0.9, 0.01]], np.float32)
+    np.testing.assert_array_equal(assign_seeds(cams, (1, 3), saliency, 0.3, 0.06, "largest"), [[1, 3, 3, 255, 255]])
+
+
 def test_assignment_agrees_with_a_loop_over_pixels():
     random = np.random.RandomState(7)
     cams, saliency = random.rand(3, 11, 13), random.rand(11, 13)

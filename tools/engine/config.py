@@ -138,6 +138,9 @@ class SeedConfig:
     saliency: str = option(
         "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and colour contrast to the image's "
         "border) or low_cam (no map: the largest CAM of the image stands for it)", ("images", "builtin", "low_cam"))
+    conflicts: str = option(
+        "ignore", "pixels that several classes claim: ignored (paper) or given to the largest CAM; those that a class and the background "
+        "claim are ignored always", ("ignore", "largest"))
     saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1", hashed=False)
     scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged")
     mirror: bool = option(False, "average the CAM with that of the mirrored image")

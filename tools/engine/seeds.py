@@ -41,7 +41,7 @@ SALIENCY: Dict[str, Callable[[SeedConfig, str, np.ndarray, np.ndarray], np.ndarr
 
 
 def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray, foreground_threshold: float,
-                 background_threshold: float) -> np.ndarray:
+                 background_threshold: float, conflicts: str = "ignore") -> np.ndarray:
     """Label map of the pixels that exactly one class or the background claims.
 
     A pixel that two classes claim, or a class and the background, is a conflict and is ignored, as is one that nobody claims.
@@ -50,6 +50,8 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
     ----------
     cams : (K, H, W) in [0, 1], one map for each of ``classes`` (pixel values 1..254).
     saliency : (H, W) in [0, 1].
+    conflicts : 'ignore' as in the paper, or 'largest': of several classes the one with the largest CAM has the pixel. Classes that always
+        come together and whose maps cover each other have hardly a seed otherwise.
 
     Returns
     -------
@@ -59,12 +61,13 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
         raise ValueError(f"{cams.shape} maps do not fit {len(classes)} classes and saliency of {saliency.shape}")
     background = saliency < background_threshold
     labels = np.where(background, 0, IGNORE).astype(np.uint8)
-    claims = background.astype(np.uint8)
-    for cam, value in zip(cams, classes):
-        claimed = cam > foreground_threshold
-        labels[claimed] = value
-        claims += claimed
-    labels[claims > 1] = IGNORE
+    if not len(classes):
+        return labels
+    claims = (cams > foreground_threshold).sum(axis=0)
+    kept = claims > 0 if conflicts == "largest" else claims == 1
+    labels[claims > 0] = IGNORE
+    labels[kept] = np.asarray(classes, np.uint8)[cams.argmax(axis=0)][kept]
+    labels[background & (claims > 0)] = IGNORE
     return labels
 
 
@@ -120,7 +123,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             seeds = _read_mask(strong_masks, name, images)
         else:
             saliency = SALIENCY[config.saliency](config, name, image, cams)
-            seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold)
+            seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold, config.conflicts)
         write_label_png(os.path.join(folder, f"{name}.png"), seeds)
         return True
 
@@ -141,7 +144,7 @@ def check_saliency(config: SeedConfig) -> None:
 
 def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any], strong: Sequence[str]) -> Dict[str, Any]:
     """All that the seeds of a folder depend on, with Table 4's choice of names."""
-    keys = ("foreground_threshold", "background_threshold", "saliency", "scales", "mirror")
+    keys = ("foreground_threshold", "background_threshold", "saliency", "conflicts", "scales", "mirror")
     choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(images), "names": list(strong)}
     return {"seeds": {key: getattr(config, key) for key in keys}, "strong": choice if strong else None, "images": images.identity,
             "classes": images.classes.names, "source": source}
