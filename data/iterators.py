@@ -159,8 +159,9 @@ class DeviceFeed:
         return self
 
     def __next__(self) -> List[mx.io.DataBatch]:
-        parts, self._state = self._next if self._next is not None else self._fetch()
+        parts, state = self._next if self._next is not None else self._fetch()
         self._next = self._fetch() if self.iterator.ready() else None
+        self._state = state
         return parts
 
     def state_dict(self) -> Dict[str, Any]:

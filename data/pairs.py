@@ -163,7 +163,7 @@ class GroupSampler:
         shown = ", ".join(str(names[i]) if names is not None else f"number {i}" for i in self._lonely[:5])
         more = f" and {len(self._lonely) - 5} more" if len(self._lonely) > 5 else ""
         effect = "are left out" if self.lonely == "skip" else (
-            "end the epoch when their turn comes, as in the original; use lonely=skip or pairing=even to train on the others")
+            "end the epoch when their turn comes, as in the original; use train.lonely=skip or train.pairing=even to train on the others")
         warnings.warn(f"{len(self._lonely)} image(s) share no class with any other ({shown}{more}): they {effect}", stacklevel=3)
 
 

@@ -95,6 +95,9 @@ class TrainConfig:
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an epoch) or random (Table 3)",
         ("common", "even", "random"))
+    lonely: str = option(
+        "end", "common pairing of an image that shares no class with any other: end the epoch at its turn (original code) or skip it",
+        ("end", "skip"))
     order: str = option(
         "original", "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
         ("original", "counter"))

@@ -94,8 +94,8 @@ def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devic
     train = config.train
     return PairIter(images, seeds, batch_size=train.batch_size, group_size=config.network.group_size, num_devices=num_devices,
                     crop_px=train.crop_px, scales=train.scales, mirror=train.mirror, label_resize=train.label_resize,
-                    label_padding=train.label_padding, pairing=train.pairing, order=train.order, seed=train.seed,
-                    workers=config.run.workers or usable_cores())
+                    label_padding=train.label_padding, pairing=train.pairing, lonely=train.lonely, order=train.order,
+                    seed=train.seed, workers=config.run.workers or usable_cores())
 
 
 class TrainingRun:
