@@ -39,7 +39,7 @@ class InvertedResidual(HybridBlock):
                  prefix: str) -> None:
         super().__init__(prefix=prefix)
         inner = in_channels * expansion
-        self._added = stride == 1 and in_channels == channels
+        self.added = stride == 1 and in_channels == channels
         names = ["conv0_", "depthwise_conv0_", "conv1_"] if expansion != 1 else ["depthwise_conv0_", "conv0_"]
         with self.name_scope():
             layers: List[HybridBlock] = [
@@ -60,7 +60,7 @@ class InvertedResidual(HybridBlock):
             branch = norm(layer(branch))
             if i < len(self.norms):
                 branch = F.clip(branch, 0, 6)
-        return x + branch if self._added else branch
+        return x + branch if self.added else branch
 
 
 class EfficientNetLite0(HybridBlock):
@@ -105,7 +105,7 @@ class EfficientNetLite0(HybridBlock):
     @property
     def branch_ends(self) -> Tuple[str, ...]:
         """Names of the weights that end a residual branch; random initialisation scales them down."""
-        return tuple(block.convolutions[-1].weight.name for block in self.blocks if block._added)
+        return tuple(block.convolutions[-1].weight.name for block in self.blocks if block.added)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         x = F.clip(self.stem_norm(self.stem((x - 127) / 128)), 0, 6)

@@ -28,7 +28,8 @@ class MultiScale(HybridBlock):
     mirror : bool
         Average each map with the mirrored image's.
     size : (int, int), optional
-        Height and width of the images, for formats that need constant sizes (ONNX). Without it the graph takes any size.
+        Height and width of the images, for formats that need constant sizes (ONNX). Without it the graph takes any size; scales that
+        float32 does not hold exactly (0.7) may then come out a pixel off :func:`scaled_side` where the product is a whole number.
 
     Inputs: images (N, 3, H, W). Outputs: a list of (N, C, (H-1)//8+1, (W-1)//8+1), a map a scale, then the maximum.
     """
