@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from cian.errors import InputError
-from cian.tools.arguments import FLAGS, config_from, make_parser
+from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config
+from cian.tools.flags import FLAGS
 
 TRAIN = ("data", "network", "training", "run")
 
