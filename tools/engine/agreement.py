@@ -46,7 +46,7 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> A
         if want.shape != got.shape:
             raise ExportError(f"the exported network gives an output of the shape {got.shape} in place of {want.shape}")
         rms = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
-        worst = max(worst, float(np.abs(want - got).max()) / rms)
+        worst = float(np.maximum(worst, np.abs(want - got).max() / rms))  # which keeps nan
         same = want.argmax(axis=1) == got.argmax(axis=1)
         equal, pixels = equal + int(same.sum()), pixels + same.size
     agreement = Agreement(len(images), worst, equal / pixels)
@@ -77,5 +77,6 @@ def generated_images(size_px: int = 0, count: int = 3) -> List[np.ndarray]:
 
 def fitted(picture: np.ndarray, size_px: int) -> np.ndarray:
     """(1, 3, H, W) float32 of a picture, warped to a square where a size is fixed."""
-    fit = Fit.of(picture.shape[:2], "warp" if size_px else "native", size_px)
+    height, width = picture.shape[:2]
+    fit = Fit.of((height, width), "warp" if size_px else "native", size_px)
     return fit.apply(picture).transpose(2, 0, 1)[None].astype(np.float32)

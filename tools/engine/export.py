@@ -23,7 +23,7 @@ from cian.errors import InputError, PathLike
 from cian.symbols.cian import CIAN
 from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, versions, write_metadata
-from cian.symbols.params import save_params
+from cian.symbols.params import AUXILIARY, configure_training, save_params
 from cian.symbols.testtime import TestTimeNetwork
 
 from .agreement import Agreement, as_numpy, compare, fitted, generated_images
@@ -94,16 +94,15 @@ def export_network(kind: str, net: CIAN, prefix: PathLike, metadata: Mapping[str
         procedure = replace(procedure, size_px=0)
     images = [fitted(picture, procedure.size_px) for picture in pictures] or generated_images(procedure.size_px)
     if kind == "training":
-        return export_training(net, prefix, metadata, recorded_loss(metadata, loss or LossConfig()), images)
+        own = recorded(metadata, "loss", [key.name for key in fields(LossConfig)])
+        return export_training(net, prefix, metadata, replace(loss or LossConfig(), **own), images)
     return {"symbol": export_symbol, "onnx": export_onnx}[kind](net.for_prediction(), prefix, metadata, procedure, images)
 
 
-def recorded_loss(metadata: Mapping[str, Any], otherwise: LossConfig) -> LossConfig:
-    """The loss that a checkpoint was trained with, as far as its metadata tells."""
+def recorded(metadata: Mapping[str, Any], section: str, keys: Sequence[str]) -> Dict[str, Any]:
+    """Those keys of a configuration's section that a checkpoint's metadata records."""
     config = metadata.get("config")
-    known = {key.name: config[f"loss.{key.name}"] for key in fields(LossConfig) if f"loss.{key.name}" in config} if isinstance(
-        config, dict) else {}
-    return replace(otherwise, **known)
+    return {key: config[f"{section}.{key}"] for key in keys if f"{section}.{key}" in config} if isinstance(config, dict) else {}
 
 
 def export_symbol(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], procedure: Procedure,
@@ -144,16 +143,22 @@ def export_training(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], lo
                     images: Sequence[np.ndarray]) -> Agreement:
     """Write the network that was trained, with its loss: ``PREFIX-train-symbol.json`` and ``PREFIX-train-0000.params``, with metadata.
 
-    Inputs ``data``, ``seed_label`` (N, h, w) and ``image_labels`` (N, C); outputs ``loss`` (1,), a sum over images, and the logits of each
-    branch without gradient. Raises as :func:`export_symbol`; the logits are compared.
+    Inputs ``data``, ``seed_label`` (N, h, w) and, where the loss takes the classes from the image, ``image_labels`` (N, C); outputs
+    ``loss`` (1,), a sum over images, and the logits of each branch without gradient. Multipliers of learning rate and decay are in the
+    symbol; the names of frozen parameters, Module's ``fixed_param_names``, in the metadata. The network is configured for training.
+    Raises as :func:`export_symbol`; the logits are compared.
     """
+    configure_training(net, **recorded(metadata, "train", ("lr_mult_new", "decay_beta", "freeze")))
+    parameters = net.collect_params()
     criterion = CIANLoss(net.settings["num_classes"], net.settings["affinity"], loss.completion, loss.completion_labels,
                          loss.completion_target, loss.normalise)
     branches = net(mx.sym.var("data"))
     total, _ = criterion(branches, mx.sym.var("seed_label"), mx.sym.var("image_labels"))
     names = ("logits_self", "logits_cross") if len(branches) > 1 else ("logits",)
     heads = [mx.sym.BlockGrad(branch, name=name) for branch, name in zip(branches, names)]
-    text = number_names(mx.sym.Group([mx.sym.make_loss(total, name="loss"), *heads]).tojson())
+    multipliers = {name: {"__lr_mult__": str(param.lr_mult), "__wd_mult__": str(param.wd_mult)} for name, param in parameters.items()}
+    text = number_names(mx.sym.Group([mx.sym.identity(mx.sym.make_loss(total), name="loss"), *heads]).tojson(), multipliers)
+    fixed = sorted(name for name, param in parameters.items() if param.grad_req == "null" and not name.endswith(AUXILIARY))
     group = net.settings["group_size"] if len(branches) > 1 else 1
     batches = [np.concatenate([image] * group) for image in images]
     with _staged(f"{os.fspath(prefix)}-train") as stage:
@@ -166,7 +171,8 @@ def export_training(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], lo
         block.collect_params().load(params_path, ctx=mx.cpu())
         agreement = compare(as_numpy(net), as_numpy(block), batches)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        write_metadata(params_path, _describe(metadata, "training", {"loss": asdict(loss)}, agreement, symbol_sha256=digest))
+        write_metadata(params_path, _describe(metadata, "training", {"loss": asdict(loss), "fixed_param_names": fixed}, agreement,
+                                             symbol_sha256=digest))
     return agreement
 
 

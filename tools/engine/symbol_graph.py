@@ -10,7 +10,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from cian.data.files import read_text
 from cian.errors import InputError, PathLike
@@ -166,13 +166,18 @@ def read_symbol(path: PathLike) -> SymbolGraph:
     return parse_symbol(read_text(path), path)
 
 
-def number_names(text: str) -> str:
-    """A symbol file's content in which operators that share a name (as a layer that is used twice) are told apart by ``.1``, ``.2``."""
+def number_names(text: str, attrs: Optional[Mapping[str, Mapping[str, str]]] = None) -> str:
+    """A symbol file's content in which operators that share a name (as a layer that is used twice) are told apart by ``.1``, ``.2``.
+
+    ``attrs`` replace those of the variables that it names.
+    """
     content = json.loads(text)
     seen: Dict[str, int] = {}
     for node in content["nodes"]:
         count = seen[node["name"]] = seen.get(node["name"], -1) + 1
-        if count and node["op"] != "null":
+        if node["op"] == "null":
+            node["attrs"] = {**node.get("attrs", {}), **(attrs or {}).get(node["name"], {})}
+        elif count:
             node["name"] += f".{count}"
     return json.dumps(content)
 

@@ -69,8 +69,8 @@ class SymbolNetwork(HybridBlock):
         try:
             return self(images)
         except mx.MXNetError as error:
-            raise InputError(f"cannot be run on images of {images.shape[2]}x{images.shape[3]} pixels ({_first_line(error)})", file=self._file,
-                             remedy=_REMEDY) from error
+            raise InputError(f"cannot be run on images of {images.shape[2]}x{images.shape[3]} pixels ({_first_line(error)})",
+                             file=self._file, remedy=_REMEDY) from error
 
 
 def load_symbol(symbol_path: PathLike, params_path: PathLike, ctx: Any = None) -> SymbolNetwork:
