@@ -18,7 +18,7 @@ from .symbol_graph import SymbolGraph, read_symbol
 
 INPUT = "data"
 PROBE_PX = 129  # side of the image for which all shapes are worked out before anything runs
-MAX_VALUES = 1 << 28  # in one of the maps of that image
+MAX_VALUES = 1 << 26  # in one of the maps of that image
 _REMEDY = "export it again with tools/export.py, or copy both files again"
 
 
