@@ -23,6 +23,7 @@ th { text-align: left; border-bottom: 2px solid #9aa7b5; font-weight: 600; } td.
 td.n { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } .grid { display: grid; gap: .5rem; margin: 0 0 1.1rem; }
 figure { margin: 0; } figure img { width: 100%; display: block; border: 1px solid #dde3ea; border-radius: 3px; }
+figure.wide { margin: .4rem 0 1.4rem; } figure.wide img { width: auto; max-width: 100%; border: none; }
 figcaption { font-size: .8rem; color: #4a5766; padding-top: .15rem; text-align: center; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .4rem 0 1rem; padding: 0; list-style: none; }
 .legend span { display: inline-block; width: .9em; height: .9em; border: 1px solid #8888; vertical-align: -.1em; margin-right: .35em; }
@@ -104,6 +105,11 @@ class Page:
                           f"<figcaption>{html.escape(caption)}</figcaption></figure>" for picture, caption in zip(pictures, captions))
         grid = f"grid-template-columns:repeat({columns or len(pictures)},minmax(0,1fr))"
         self._parts.append(f'<div class=grid style="{grid}">{figures}</div>')
+
+    def picture(self, content: bytes, caption: str) -> None:
+        """One wide picture, the content of a PNG file, at its own size or the page's width."""
+        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        self._parts.append(f'<figure class=wide><img src="{source}" alt="{html.escape(caption)}"></figure>')
 
     def save(self, path: PathLike) -> None:
         """Write the page; the file is whole or absent."""
