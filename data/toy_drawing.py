@@ -188,10 +188,10 @@ def draw_creature(canvas: Canvas, rng: np.random.Generator, name: str, label: in
 
 
 def _coat_texture(rng: np.random.Generator, shape: Tuple[int, int], coat: Coat, pose: Pose) -> np.ndarray:
-    """Brown to gray fur, lit from above, with the class's pattern at about a tenth of its brightness."""
+    """Brown to gray fur, lit from above, with the faint pattern of the class."""
     rows, columns = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
     x, y = pose.facing * (columns - pose.x) / pose.unit, (rows - pose.y) / pose.unit
     warmth, brightness = rng.uniform(0.0, 1.0), rng.uniform(95, 165)
     base = brightness * np.array([1.0 + 0.14 * warmth, 1.0 - 0.04 * warmth, 1.0 - 0.28 * warmth], np.float32)
-    light = 1.0 - 0.24 * np.clip(y, -1, 1.3) + 0.09 * coat(rng, pose, x, y) + 0.05 * noise(rng, shape[0], shape[1], 7.0, 2)
+    light = 1.0 - 0.24 * np.clip(y, -1, 1.3) + 0.05 * coat(rng, pose, x, y) + 0.05 * noise(rng, shape[0], shape[1], 7.0, 2)
     return base * light[:, :, None].astype(np.float32)
