@@ -77,7 +77,7 @@ def test_a_configuration_file_or_a_preset_replaces_the_first_rounds_settings(fir
     (("--snapshot", "nowhere"), "nowhere: does not exist; name a .params file or the snapshot folder"),
     (("--snapshot", "RUN", "--start", "nowhere.params"), "nowhere.params: does not exist"),
     (("--snapshot", "RUN", "--model", "vgg16_largefov"), "holds no checkpoint of vgg16_largefov; it has those of resnet18_largefov"),
-    (("--snapshot", "RUN", "--label-root", "nowhere"), "nowhere: data.label_root: is not a folder"),
+    (("--snapshot", "RUN", "--label-root", "nowhere"), "nowhere: is not a folder; check the path of the seeds"),
     (("--snapshot", "RUN", "--label-root", "DATA/seeds", "--affinity", "none", "loss.completion=false"), "does not fit the network"),
     (("--snapshot", "RUN", "--train-list", "nowhere"), "nowhere"),
 ])

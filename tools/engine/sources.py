@@ -2,16 +2,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from typing import List, Tuple
 
-import numpy as np
-
-from cian.data.files import Problems
 from cian.data.lists import resolve_list
-from cian.data.packing import pack_labels
-from cian.data.preparation import prepare
+from cian.data.preparation import prepare, prepare_seeds
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.errors import InputError
@@ -53,7 +48,7 @@ def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
     name = list_name(data.train_list)
     if data.records:
         images = RecordSet.open(data.records, name)
-        seeds = _pack_seeds(images, data.label_root, own, config.run.workers) if data.label_root else RecordSet.open(
+        seeds = prepare_seeds(images, data.label_root, own, workers=config.run.workers) if data.label_root else RecordSet.open(
             data.records, f"{name}_seeds")
         return images, seeds
     if not data.label_root:
@@ -63,30 +58,6 @@ def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
     if prepared.seeds is None:
         raise RuntimeError("prepare() packs seeds where the tree has a label_root")
     return prepared.images, prepared.seeds
-
-
-def _pack_seeds(images: RecordSet, label_root: str, folder: str, workers: int) -> RecordSet:
-    """Pack the seeds of packed images, unless that was done from the same files."""
-    if not os.path.isdir(label_root):
-        raise InputError("is not a folder", file=label_root, field="data.label_root", remedy="check the path")
-    names, set_name = list(images.names), f"{images.name}_seeds"
-    paths = [os.path.join(label_root, f"{name}.png") for name in names]
-    digest = hashlib.sha256(images.identity.encode() + os.path.abspath(label_root).encode())
-    for path in paths:
-        status = os.stat(path) if os.path.exists(path) else None
-        digest.update(b"%d %d\n" % ((status.st_size, status.st_mtime_ns) if status else (-1, -1)))
-    fingerprint = digest.hexdigest()
-    try:
-        packed = RecordSet.open(folder, set_name)
-    except InputError:  # none yet, or damaged: made again below
-        packed = None
-    if packed is not None and packed.manifest["fingerprint"] == fingerprint:
-        return packed
-    try:
-        return pack_labels(folder, set_name, names, paths, images.classes, sizes=np.asarray(images.sizes), workers=workers,
-                           fingerprint=fingerprint)
-    except Problems as error:
-        raise Problems(error.problems, file=label_root, remedy="make seeds for every image of the list") from error
 
 
 def open_images(config: Config, name_or_path: str) -> RecordSet:
