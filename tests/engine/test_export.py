@@ -1,6 +1,8 @@
 """Exported files compute what the live network computes, in MXNet, its Module and onnxruntime, and say what they are."""
 import json
 import os
+import subprocess
+import sys
 
 import mxnet as mx
 import numpy as np
@@ -212,3 +214,34 @@ def test_unknown_formats_and_settings_are_named(net, tmp_path):
         export_network("tflite", net, tmp_path / "m", metadata(net), Procedure())
     with pytest.raises(InputError, match="resolution: 'half' is not allowed"):
         export_network("symbol", net, tmp_path / "m", metadata(net), Procedure(resolution="half"))
+
+
+ORIGINAL = """
+import sys, cian, mxnet as mx, numpy as np
+sys.path.insert(0, sys.argv[1])
+from lib.models.cian_models import resnet50_largefov_SA
+from lib.utils.mxnet_tools import loadParams
+symbol = resnet50_largefov_SA(mx.sym.var('data'), 5, use_global_stats_backbone=True)
+module = mx.mod.Module(symbol, data_names=['data'], label_names=None)
+pixels = np.load('pixels.npy')
+module.bind([('data', pixels.shape)], for_training=False)
+module.init_params(None, *loadParams(sys.argv[2]), allow_missing=False, allow_extra=False)
+module.forward(mx.io.DataBatch([mx.nd.array(pixels)]), is_train=False)
+np.save('logits.npy', module.get_outputs()[0].asnumpy())
+"""
+
+
+@pytest.mark.original
+@pytest.mark.skipif(not os.environ.get("CIAN_ORIGINAL"), reason="CIAN_ORIGINAL does not name a checkout of the original code")
+@pytest.mark.parametrize("name", ["m-0000.params", "m-train-0000.params"])
+def test_the_originals_module_loads_the_exported_parameters_and_gives_the_same_logits(tmp_path, name):
+    net = build_model("resnet50_largefov", num_classes=len(CLASSES))
+    initialize(net, zero_gamma=False)
+    procedure = Procedure(resolution="stride8")
+    for kind in ("symbol", "training"):
+        export_network(kind, net, tmp_path / "m", metadata(net), procedure, pictures=[np.zeros((41, 33, 3), np.uint8)])
+    np.save(tmp_path / "pixels.npy", pixels())
+    done = subprocess.run([sys.executable, "-c", ORIGINAL, os.environ["CIAN_ORIGINAL"], name], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    want = procedure.network(net.for_prediction())(mx.nd.array(pixels())).asnumpy()
+    assert np.abs(np.load(tmp_path / "logits.npy") - want).max() <= 1e-4 * np.sqrt((want ** 2).mean())
