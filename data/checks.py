@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from cian.data.classes import decode_label_png
 from cian.data.files import read_bytes
+from cian.data.gray_png import encode_gray_png
 from cian.environment import usable_cores
 from cian.errors import InputError
 
-# With a level of its own OpenCV writes rows without a filter: decoded in half of the time of its default, and smaller.
-FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 16  # files a task
@@ -129,7 +128,7 @@ def _check_label(item: Tuple[str, int, Optional[Tuple[int, int]]]) -> Tuple[int,
 def _encode_label(item: Tuple[str, int]) -> Tuple[int, bytes]:
     path, num_classes = item
     content = read_bytes(path)
-    return zlib.crc32(content), cv2.imencode(".png", decode_label_png(content, path, num_classes), FAST_PNG)[1].tobytes()
+    return zlib.crc32(content), encode_gray_png(decode_label_png(content, path, num_classes))
 
 
 def decode_jpeg(content: bytes, path: str) -> np.ndarray:

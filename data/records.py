@@ -15,6 +15,7 @@ import simplejpeg
 
 from cian.data.classes import ClassTable
 from cian.data.framing import unframe
+from cian.data.gray_png import decode_gray_png
 from cian.data.manifest import AGAIN, HEADER, IMAGES, LABELS, NameTable, manifest_path, read_manifest, read_table
 from cian.errors import InputError, PathLike
 
@@ -135,7 +136,9 @@ class RecordSet:
             announced = _jpeg_size(content) if kind == IMAGES else _png_size(content)
             if sorted(announced) != sorted((height, width)):  # OpenCV turns a picture that its EXIF says is turned
                 raise ValueError(f"announces {announced[1]}x{announced[0]} pixels in place of {width}x{height}")
-            picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
+            picture = decode_gray_png(content) if kind == LABELS else None
+            if picture is None:
+                picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
         except (ValueError, cv2.error) as error:
             raise self._damage(index, f"cannot be decoded ({error})") from error
         if picture is None or picture.shape[:2] != (height, width):
