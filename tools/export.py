@@ -3,6 +3,7 @@
 Each file is loaded again and compared with the live network on images before it gets its name."""
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from dataclasses import replace
@@ -21,21 +22,7 @@ Images are raw RGB 0..255 in all of them. See docs/export.md."""
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 when a written file differs from the live network (and was removed)."""
-    parser = make_parser(__doc__ or "", ("run",), EPILOG)
-    own = parser.add_argument_group("export")
-    own.add_argument("--checkpoint", metavar="FILE", help=".params file, or a snapshot folder [default: last epoch in SNAPSHOT]")
-    own.add_argument("--model", default="", metavar="NAME", help="model name, for a file without metadata or one of several in the folder")
-    own.add_argument("--classes", metavar="FILE", help="'voc' or a file with a class a line, for a file without metadata")
-    own.add_argument("--out", metavar="PREFIX", help="path and beginning of the files' names [default: SNAPSHOT/export/MODEL]")
-    own.add_argument("--format", default="symbol,onnx", metavar="A,B", help="of symbol, onnx and training [default: symbol,onnx]")
-    own.add_argument("--test-time", action="store_true",
-                     help="put predict.scales, their maximum and the mirrored image inside; else one pass over the image")
-    own.add_argument("--output", default="logits", choices=("logits", "probabilities"), help="[default: logits]")
-    own.add_argument("--resolution", default="input", choices=("input", "stride8"),
-                     help="output at the image's size, or as the network gives it, (side-1)//8+1 [default: input]")
-    own.add_argument("--size", type=int, default=0, metavar="N", help="fix ONNX to one image of NxN pixels [default: any size]")
-    own.add_argument("--images", nargs="+", metavar="PATH", help="images to compare on [default: generated ones]")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     config = config_from(args)
     source = args.checkpoint or config.run.snapshot
     if not source:
@@ -62,6 +49,25 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         else:
             print(f"{', '.join(name.format(prefix) for name in export.FILES[kind])}: {agreement}")
     return int(failed)
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """The command line."""
+    parser = make_parser(__doc__ or "", ("run",), EPILOG)
+    own = parser.add_argument_group("export")
+    own.add_argument("--checkpoint", metavar="FILE", help=".params file, or a snapshot folder [default: last epoch in SNAPSHOT]")
+    own.add_argument("--model", default="", metavar="NAME", help="model name, for a file without metadata or one of several in the folder")
+    own.add_argument("--classes", metavar="FILE", help="'voc' or a file with a class a line, for a file without metadata")
+    own.add_argument("--out", metavar="PREFIX", help="path and beginning of the files' names [default: SNAPSHOT/export/MODEL]")
+    own.add_argument("--format", default="symbol,onnx", metavar="A,B", help="of symbol, onnx and training [default: symbol,onnx]")
+    own.add_argument("--test-time", action="store_true",
+                     help="put predict.scales, their maximum and the mirrored image inside; else one pass over the image")
+    own.add_argument("--output", default="logits", choices=("logits", "probabilities"), help="[default: logits]")
+    own.add_argument("--resolution", default="input", choices=("input", "stride8"),
+                     help="output at the image's size, or as the network gives it, (side-1)//8+1 [default: input]")
+    own.add_argument("--size", type=int, default=0, metavar="N", help="fix ONNX to one image of NxN pixels [default: any size]")
+    own.add_argument("--images", nargs="+", metavar="PATH", help="images to compare on [default: generated ones]")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

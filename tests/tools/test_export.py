@@ -88,6 +88,15 @@ def test_predict_takes_exported_files_and_goes_on_after_a_bad_image(exported, tm
     np.testing.assert_allclose(np.load(out / "probabilities" / "a.npy").sum(axis=0), 1, rtol=1e-5)
 
 
+def test_parameters_of_the_training_symbol_predict_as_the_checkpoint_and_the_symbol_says_so(snapshot, exported):
+    from cian import load_model
+    image, chosen = exported / "image.png", {"size_px": 49, "scales": [1]}
+    want = load_model(snapshot / "resnet50_largefov-0007.params", **chosen).logits(image)
+    np.testing.assert_array_equal(load_model(exported / "cian-train-0000.params", **chosen).logits(image), want)
+    with pytest.raises(InputError, match=r"is a training symbol, which predicts nothing; open cian-train-0000\.params"):
+        load_model(exported / "cian-train-symbol.json")
+
+
 def examples():
     """Code blocks of the documentation by their first line."""
     text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")

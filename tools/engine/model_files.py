@@ -116,6 +116,8 @@ def load_checkpoint(path: PathLike, *, ctx: Optional[mx.Context] = None, model: 
 def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[ClassTable]) -> ModelFile:
     symbol_path = params_path[:-len(PARAMS_SUFFIX)] + SYMBOL_SUFFIX if params_path.endswith(PARAMS_SUFFIX) else params_path
     metadata = read_metadata(params_path) if os.path.exists(metadata_path(params_path)) else {}
+    if _export(metadata).get("kind") == "training":
+        raise InputError("is a training symbol, which predicts nothing", file=symbol_path, remedy=f"open {os.path.basename(params_path)}")
     recorded = _export(metadata).get("symbol_sha256", "")
     if recorded and recorded != _sha256(symbol_path):
         raise InputError("is not the symbol that was exported with these parameters", file=symbol_path, field="symbol_sha256",
