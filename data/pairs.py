@@ -84,8 +84,8 @@ class GroupSampler:
         self.groups = np.zeros((0, group_size), np.int64)
         self._masks = class_masks(self.labels) if pairing == "common" else []
         self._edges = class_tree(self.labels) if pairing == "even" else []
-        self._lonely = lonely_images(self.labels)
-        if pairing == "common" and len(self._lonely):
+        self.lonely_images = lonely_images(self.labels)
+        if pairing == "common" and len(self.lonely_images):
             self._warn_of_lonely(names)
         self._list = np.arange(len(self.labels))
         if self.rng is not None:
@@ -141,7 +141,7 @@ class GroupSampler:
         if self.pairing == "random":
             return random_groups(order, self.group_size)
         if self.lonely == "skip":
-            order = order[~np.isin(order, self._lonely)]
+            order = order[~np.isin(order, self.lonely_images)]
         groups = common_groups(order.tolist(), self._masks, self.group_size)
         return np.array(groups, np.int64).reshape(-1, self.group_size)
 
@@ -160,11 +160,11 @@ class GroupSampler:
                 "seed": self.seed if self.order == "counter" else None}
 
     def _warn_of_lonely(self, names: Optional[Sequence[str]]) -> None:
-        shown = ", ".join(str(names[i]) if names is not None else f"number {i}" for i in self._lonely[:5])
-        more = f" and {len(self._lonely) - 5} more" if len(self._lonely) > 5 else ""
+        shown = ", ".join(str(names[i]) if names is not None else f"number {i}" for i in self.lonely_images[:5])
+        more = f" and {len(self.lonely_images) - 5} more" if len(self.lonely_images) > 5 else ""
         effect = "are left out" if self.lonely == "skip" else (
             "end the epoch when their turn comes, as in the original; use train.lonely=skip or train.pairing=even to train on the others")
-        warnings.warn(f"{len(self._lonely)} image(s) share no class with any other ({shown}{more}): they {effect}", stacklevel=3)
+        warnings.warn(f"{len(self.lonely_images)} image(s) share no class with any other ({shown}{more}): they {effect}", stacklevel=3)
 
 
 class ImageSampler:
