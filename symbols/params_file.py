@@ -117,6 +117,15 @@ def parse_arrays(content: bytes, path: PathLike) -> Arrays:
     return dict(zip(names, arrays))
 
 
+def parse_array(content: bytes, path: PathLike) -> np.ndarray:
+    """One array as MXNet writes it without a list around it, for example inside the state of an optimiser; ``path`` names it in errors."""
+    cursor = _Cursor(content, os.fspath(path))
+    array = _read_array(cursor)
+    if cursor.left:
+        raise cursor.error(f"goes on for {cursor.left} bytes after its array")
+    return array
+
+
 def read_params(path: PathLike) -> Tuple[Arrays, Arrays]:
     """The parameters and the auxiliary states (moving statistics) of a file of MXNet's Module, by name without ``arg:`` and ``aux:``.
 

@@ -11,6 +11,7 @@ from cian.errors import InputError, run_tool
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     result.add_argument("--model", nargs="+", default=[], metavar="NAME", help="models of the second table; none named is all of them")
     result.add_argument("--size", nargs="+", type=int, default=[321, 513], metavar="PX", help="sides of the square input images")
@@ -49,6 +50,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def print_table_one(rows: Sequence[Any]) -> None:
+    """Table 1: the paper's figures and ours."""
     print("Table 1 of the paper: ResNet-101, one 321x321 image. Its convention: convolution weights, each once, and the affinity's\n"
           "products; no batch norm, bias or classification layer; stride in the first 1x1 of a stage (released network: in the 3x3).\n")
     print(f"{'':16}{'paper':>16}{'its convention':>24}{'released network':>24}{'everything':>22}")
@@ -60,6 +62,7 @@ def print_table_one(rows: Sequence[Any]) -> None:
 
 
 def print_networks(networks: List[Dict[str, Any]]) -> None:
+    """A line for each model, affinity and size, and with layers one for each of them."""
     print("\nEverything counted, for one image: parameters; moving statistics; multiply-adds of convolutions and products; other operations"
           "\n(an element each). 'cross' is training on groups with both branches; prediction always is 'self' (or 'none').\n")
     print(f"{'model':28}{'affinity':>9}{'size':>6}{'parameters':>14}{'statistics':>12}{'multiply-adds':>16}{'other':>12}")
@@ -73,6 +76,7 @@ def print_networks(networks: List[Dict[str, Any]]) -> None:
 
 
 def write_json(content: Dict[str, Any], path: str) -> None:
+    """Write to a file, or to standard output for '-'."""
     text = json.dumps(content, indent=1) + "\n"
     if path == "-":
         sys.stdout.write(text)

@@ -1,0 +1,94 @@
+"""Measures of agreement, and the table of verdicts."""
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterable, List, Mapping, Tuple
+
+import numpy as np
+
+# Targets for float32 and one OpenMP thread.
+LOGITS = 1e-5  # largest difference over the root mean square
+GRADIENTS = 1e-3  # relative L2, for every parameter
+LOSS_GRADIENTS = 1e-5  # relative L2 of a loss's gradient at given logits
+IDENTICAL = 0.0  # number of entries that differ
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of one case.
+
+    ``compared`` is False where the two cannot be expected to agree and ``note`` says why; such a row does not fail.
+    """
+
+    case: str
+    quantity: str
+    error: float
+    tolerance: float
+    note: str = ""
+    compared: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """'pass', 'FAIL', or 'not compared'. An error that is not a number fails."""
+        if not self.compared:
+            return "not compared"
+        return "pass" if self.error <= self.tolerance else "FAIL"
+
+
+def rms_error(ours: np.ndarray, original: np.ndarray) -> float:
+    """Largest absolute difference over the root mean square of the original's values; infinite for other shapes or NaN."""
+    if ours.shape != original.shape:
+        return math.inf
+    scale = math.sqrt(float(np.mean(np.square(original, dtype=np.float64))))
+    return _ratio(float(np.max(np.abs(ours.astype(np.float64) - original))), scale)
+
+
+def l2_error(ours: np.ndarray, original: np.ndarray) -> float:
+    """L2 norm of the difference over that of the original; 0 where both are zero, infinite for other shapes or NaN."""
+    if ours.shape != original.shape:
+        return math.inf
+    return _ratio(float(np.linalg.norm(ours.astype(np.float64) - original)), float(np.linalg.norm(original.astype(np.float64))))
+
+
+def _ratio(difference: float, scale: float) -> float:
+    if math.isnan(difference) or math.isnan(scale):
+        return math.inf
+    if scale == 0:
+        return 0.0 if difference == 0 else math.inf
+    return difference / scale
+
+
+def worst(ours: Mapping[str, np.ndarray], original: Mapping[str, np.ndarray]) -> Tuple[float, str]:
+    """The largest :func:`l2_error` over parameters, and its name; infinite where only one side has a name."""
+    lonely = set(ours) ^ set(original)
+    if lonely or not ours:
+        return math.inf, f"only one side has {', '.join(sorted(lonely)[:3])}" if lonely else "nothing to compare"
+    errors = {name: l2_error(ours[name], original[name]) for name in original}
+    name = max(errors, key=lambda key: errors[key])
+    return errors[name], f"{len(errors)} parameters, worst {name}"
+
+
+def differing(ours: Any, original: Any) -> float:
+    """Number of entries that differ between two arrays, or between two dicts; infinite for other shapes."""
+    if isinstance(ours, dict) and isinstance(original, dict):
+        return float(sum(ours.get(key) != original.get(key) for key in {*ours, *original}))
+    ours, original = np.asarray(ours), np.asarray(original)
+    return float(np.sum(ours != original)) if ours.shape == original.shape else math.inf
+
+
+_LAYOUT = "{:42}  {:48}  {:>9}  {:>9}  {}"
+HEADER = _LAYOUT.format("case", "quantity", "error", "tolerance", "verdict")
+
+
+def format_row(row: Row) -> str:
+    """One line of the table under :data:`HEADER`: errors as counts where the two must be identical."""
+    exact = row.tolerance == IDENTICAL
+    error = f"{row.error:.0f}" if row.error == 0 or (exact and math.isfinite(row.error)) else f"{row.error:.1e}"
+    verdict = row.verdict + (f"  ({row.note})" if row.note else "")
+    return _LAYOUT.format(row.case, row.quantity, error, "identical" if exact else f"{row.tolerance:.0e}", verdict)
+
+
+def to_json(rows: Iterable[Row]) -> List[Dict[str, Any]]:
+    """JSON-able; an infinite error becomes None."""
+    return [{**asdict(row), "error": row.error if math.isfinite(row.error) else None, "verdict": row.verdict} for row in rows]

@@ -1,0 +1,148 @@
+"""The network, its losses and its optimiser on both sides: logits, gradients, and what is left after steps of SGD."""
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from cian.symbols.params import AUXILIARY, load_params
+from cian.tools.engine.optimiser_states import read_momentum
+
+from .ours import LOSSES, STEPS, Arrays, TrainCase, loss_gradients, make_inputs, prefixed, steps_of_ours
+from .process import Answer, Original
+from .table import GRADIENTS, IDENTICAL, LOGITS, LOSS_GRADIENTS, Row, differing, l2_error, rms_error, worst
+
+PERTURBATION = 1e-7  # relative, of images: as much as rounding to float32
+SPREADS = 3  # how many times our own response to it two programs may differ by
+
+
+def check_training(original: Original, case: TrainCase, photographs: Sequence[str] = ()) -> List[Row]:
+    """All rows of one case. With ``photographs`` (paths) the images are theirs."""
+    name = case.name + (" photographs" if photographs else "")
+    folder = os.path.join(original.work, f"train_{name.replace(' ', '_')}")
+    snapshot = os.path.join(folder, "snapshot")
+    os.makedirs(snapshot)
+    weights = os.path.join(snapshot, f"{case.model}-0019.params")
+    inputs = make_inputs(case, weights, photographs)
+    theirs = original.run(os.path.join(os.path.basename(folder), "job"), {
+        "kind": "train", "argv": case.argv(weights, snapshot), "steps": STEPS, "save": folder}, inputs)
+    ours, facts = steps_of_ours(case, weights, inputs)
+    losses = loss_gradients(theirs.arrays["logits/self"], theirs.arrays["logits/cross"], inputs["label0"], case.devices)
+    rows = compare_names(name, theirs) + compare_settings(name, facts, theirs.report)
+    rows += compare_losses(name, losses, theirs.prefixed("loss")) + compare_logits(name, ours, theirs.arrays)
+    rows += explain(compare_steps(name, ours, theirs.arrays), case, weights, inputs, ours)
+    return rows + check_checkpoints(name, case, theirs, folder)
+
+
+def compare_names(name: str, theirs: Answer) -> List[Row]:
+    """The original's own report on the file that we wrote: parameters missing, extra or of another shape."""
+    found = [line for line in theirs.log if any(f"Find {kind}" in line for kind in ("extra", "missing", "mismatch"))]
+    return [Row(name, "original loads our .params", len(found), IDENTICAL, found[0] if found else "no name missing, extra or mismatched")]
+
+
+def compare_settings(name: str, ours: Dict[str, Any], theirs: Dict[str, Any]) -> List[Row]:
+    """Learning rates, decay, momentum, scale of gradients, the frozen set."""
+    return [
+        Row(name, "learning rate of each parameter", differing(ours["lr"], theirs["lr"]), IDENTICAL, f"{len(theirs['lr'])} parameters"),
+        Row(name, "weight decay of each parameter", differing(ours["wd"], theirs["wd"]), IDENTICAL),
+        Row(name, "momentum and gradient scale", differing([ours["momentum"], ours["rescale"]], [theirs["momentum"], theirs["rescale"]]),
+            IDENTICAL),
+        Row(name, "frozen parameters", float(len(set(ours["frozen"]) ^ set(theirs["frozen"])) + len(ours["frozen_moved"])
+                                             + len(theirs["frozen_moved"])), IDENTICAL, f"{len(theirs['frozen'])} on both sides"),
+    ]
+
+
+def compare_losses(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
+    """Gradients of the four losses at the original's logits."""
+    return [Row(name, f"gradient of the {loss.replace('_', ' loss, ')}", l2_error(ours[loss], theirs[loss]), LOSS_GRADIENTS)
+            for loss in LOSSES]
+
+
+def compare_logits(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
+    """Logits of both branches in training mode, before the first step."""
+    return [Row(name, f"logits {branch}", rms_error(ours[f"logits/{branch}"], theirs[f"logits/{branch}"]), LOGITS)
+            for branch in ("self", "cross")]
+
+
+def compare_steps(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
+    """Gradients of the first step; updates, momentum and statistics after steps.
+
+    Rows are not compared once a pixel of the completion target (an argmax) differs in a step that they depend on.
+    """
+    flips = [int(differing(ours[f"target{step}"], theirs[f"target{step}"])) for step in range(max(STEPS))]
+    start = prefixed(ours, "start")
+    rows = []
+    for quantity, key, steps in (("gradients", "gradient", 1), *(
+            (f"{text} after {step} step{'s' if step > 1 else ''}", f"{key}{step}", step) for step in STEPS
+            for text, key in (("updates", "param"), ("momentum", "momentum"), ("statistics", "statistics")))):
+        sides = [prefixed(side, key) for side in (ours, theirs)]
+        if key.startswith("param"):
+            sides = [{parameter: value - start[parameter] for parameter, value in side.items()} for side in sides]
+        error, note = worst(*sides)
+        flipped = sum(flips[:steps])
+        rows.append(Row(name, quantity, error, GRADIENTS, f"{flipped} pixels of the completion target flipped" if flipped else note,
+                        not flipped))
+    return rows
+
+
+def explain(rows: List[Row], case: TrainCase, weights: str, inputs: Arrays, ours: Arrays) -> List[Row]:
+    """Loosen the tolerance of a miss after several steps by what our own steps make of a change of images as small as rounding.
+
+    A ReLU near its kink or two messages near a tie turn such a change into a jump of the gradient, which the next step enlarges; two
+    programs cannot agree better. The first step is never loosened: both sides start it from identical numbers.
+    """
+    if not any(row.verdict == "FAIL" and f"{max(STEPS)} steps" in row.quantity for row in rows):
+        return rows
+    noise = 1 + PERTURBATION * np.random.RandomState(case.seed).standard_normal(inputs["data0"].shape)
+    moved, _ = steps_of_ours(case, weights, {**inputs, "data0": (inputs["data0"] * noise).astype(np.float32)})
+    spreads = {row.quantity: row.error for row in compare_steps("", moved, ours)}
+    return [row if row.verdict != "FAIL" or f"{max(STEPS)} steps" not in row.quantity else Row(
+        row.case, row.quantity, row.error, max(row.tolerance, SPREADS * spreads[row.quantity]),
+        f"{row.note}; images changed by {PERTURBATION:g} change our own by {spreads[row.quantity]:.1e}") for row in rows]
+
+
+def check_losses(original: Original, seed: int, name: str = "losses") -> List[Row]:
+    """The four losses at random logits: labels out of range, of another size, none at all, and no agreeing pixel."""
+    random = np.random.RandomState(seed)
+    shapes = {"plain": (3, 5, 7, 11), "labels of another size": (2, 21, 13, 13), "no label": (2, 4, 5, 5),
+              "one image unlabelled": (3, 6, 8, 8)}
+    inputs: Arrays = {}
+    for key, shape in shapes.items():
+        inputs[f"self/{key}"], inputs[f"cross/{key}"] = random.normal(0, 2, (2, *shape)).astype(np.float32)
+        side = (9, 9) if key == "labels of another size" else shape[2:]
+        label = random.choice([*range(shape[1]), 255, 255, shape[1] + 1], (shape[0], *side)).astype(np.float32)
+        label[{"no label": slice(None), "one image unlabelled": slice(1)}.get(key, slice(0))] = 255
+        inputs[f"label/{key}"] = label
+    theirs = original.run(name, {"kind": "losses"}, inputs)
+    rows = []
+    for key in shapes:
+        ours = loss_gradients(inputs[f"self/{key}"], inputs[f"cross/{key}"], inputs[f"label/{key}"], 1)
+        for kind in ("seed", "completion"):
+            expected = [theirs.arrays[f"{kind}_{branch}/{key}"] for branch in ("self", "cross")]
+            found = [ours[f"{kind}_{branch}"] for branch in ("self", "cross")]
+            defined = bool(np.isfinite(expected).all())
+            zero = not np.any(found)
+            rows.append(Row(name, f"gradient of the {kind} loss, {key}", max(map(l2_error, found, expected)), LOSS_GRADIENTS,
+                            "" if defined else f"the original's is not a number, ours is {'zero' if zero else 'NOT ZERO'}",
+                            defined or not zero))
+    return rows
+
+
+def check_checkpoints(name: str, case: TrainCase, theirs: Answer, folder: str) -> List[Row]:
+    """The original's checkpoint after the last step, loaded by us: names, values, and the mean over devices of statistics."""
+    network = case.network()
+    report = load_params(network, theirs.report["saved"][0])
+    loaded = {key: parameter.data().asnumpy() for key, parameter in network.collect_params().items()}
+    wanted = {**theirs.prefixed(f"param{max(STEPS)}"),
+              **{key: value.mean(axis=0) for key, value in theirs.prefixed(f"statistics{max(STEPS)}").items()}}
+    error, _ = worst({key: loaded[key] for key in wanted}, wanted)
+    lonely = len(report.missing) + len(report.extra) + len(report.mismatched)
+    auxiliary = sum(key.endswith(AUXILIARY) for key in loaded)
+    parameters, states = theirs.report["saved"]
+    momentum, expected = read_momentum(states, parameters), theirs.prefixed(f"momentum{max(STEPS)}")
+    different = sum(differing(momentum[key], expected[key]) for key in expected) if set(momentum) == set(expected) else math.inf
+    return [Row(name, "we load the original's .params", lonely, IDENTICAL, f"{len(loaded) - auxiliary} parameters, {auxiliary} statistics"),
+            Row(name, "values of that checkpoint", error, 1e-6, "the mean over devices is rounded" if case.devices > 1 else ""),
+            Row(name, "momentum in its .states", different, IDENTICAL, f"{len(expected)} parameters")]
