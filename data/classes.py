@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cian.data.files import atomic_write, read_bytes, read_text
+from cian.data.index_png import decode_index_png
 from cian.errors import InputError, PathLike
 
 IGNORE = 255
@@ -137,16 +138,22 @@ def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] 
     width, height = struct.unpack_from(">II", content, 16)
     if width * height > MAX_PIXELS:
         raise InputError(f"announces {width}x{height} pixels, which no label map has", file=path, remedy="make or copy it again")
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.verify()  # every chunk's checksum
-        with Image.open(io.BytesIO(content)) as picture:
-            labels = np.array(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"is damaged ({error})", file=path, remedy="make or copy it again") from error
+    labels = decode_index_png(content)
+    if labels is None:
+        labels = _decode_any_png(content, path)
     if num_classes is not None:
         strangers = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[num_classes:IGNORE]) + num_classes
         if strangers.size:
             raise InputError(f"holds the value {', '.join(map(str, strangers[:5]))}, but there are {num_classes} classes", file=path,
                              remedy=f"use values 0..{num_classes - 1} and {IGNORE} for ignored pixels")
     return labels
+
+
+def _decode_any_png(content: bytes, path: PathLike) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.verify()  # every chunk's checksum
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.array(picture, np.uint8)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"is damaged ({error})", file=path, remedy="make or copy it again") from error

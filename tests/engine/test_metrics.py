@@ -5,7 +5,6 @@ import pytest
 from cian.data.classes import write_label_png
 from cian.data.files import Problems
 from cian.errors import InputError
-from cian.tools.engine import metrics
 from cian.tools.engine.metrics import Evaluation, confusion_matrix, evaluate, pair_counts, score_rows
 
 CLASSES = ("background", "cat", "dog", "cow")
@@ -44,15 +43,18 @@ def test_one_image_counts_as_a_loop_over_its_pixels():
     np.testing.assert_array_equal(matrix, loop_confusion(truth, prediction, 4))
 
 
-def test_counts_stay_exact_where_float32_no_longer_is(monkeypatch):
+def test_pairs_are_counted_over_all_values_and_exactly_where_float32_no_longer_could():
     random = np.random.RandomState(1)
     truth, prediction = random.randint(0, 256, (2, 31, 37), np.uint8)
-    usual = pair_counts(truth, prediction)
-    monkeypatch.setattr(metrics, "EXACT_FLOAT_PIXELS", 100)
-    np.testing.assert_array_equal(pair_counts(truth, prediction), usual)
+    expected = np.zeros((256, 256), np.int64)
+    np.add.at(expected, (truth, prediction), 1)
+    np.testing.assert_array_equal(pair_counts(truth, prediction), expected)
     shape = (4099, 4099)  # 2^24 + 25,000 pixels; float32 stops counting at 2^24
-    monkeypatch.undo()
     assert pair_counts(np.zeros(shape, np.uint8), np.ones(shape, np.uint8))[0, 1] == 4099 ** 2
+
+
+def test_one_pixel_is_one_count():
+    np.testing.assert_array_equal(confusion_matrix(np.ones((1, 1), np.uint8), np.zeros((1, 1), np.uint8), 2), [[0, 0], [1, 0]])
 
 
 def test_a_folder_sums_its_images(folders):

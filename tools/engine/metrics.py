@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -19,8 +18,6 @@ from cian.data.files import Problems
 from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
 
-# cv2.calcHist counts in float32, which is exact up to this many pixels.
-EXACT_FLOAT_PIXELS = 2 ** 24
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,8 @@ class Evaluation:
 
 def pair_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """(256, 256) int64: how many pixels have each pair of (truth, prediction). Both are uint8 of one shape (H, W)."""
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
-    if truth.size <= EXACT_FLOAT_PIXELS:
-        counts = cv2.calcHist([truth, prediction], [0, 1], None, [256, 256], [0, 256, 0, 256])  # type: ignore[list-item]
-        return counts.astype(np.int64)
-    codes = truth.astype(np.uint16)
-    codes <<= 8
-    codes |= prediction
-    return np.bincount(codes.ravel(), minlength=2 ** 16).reshape(256, 256)
+    pairs, lengths = _runs(truth, prediction)
+    return np.bincount(pairs, weights=lengths, minlength=2 ** 16).astype(np.int64).reshape(256, 256)
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
@@ -92,16 +82,33 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     if truth.shape != prediction.shape:
         height, width = prediction.shape
         raise InputError(f"prediction is {width}x{height} pixels, the truth {truth.shape[1]}x{truth.shape[0]}")
-    counts = pair_counts(truth, prediction)
-    _refuse_strangers(counts.sum(axis=0)[num_classes:], num_classes, "prediction")
-    _refuse_strangers(counts.sum(axis=1)[num_classes:IGNORE], num_classes, "truth")
-    return counts[:num_classes, :num_classes]
+    pairs, lengths = _runs(truth, prediction)
+    classes, predicted = pairs >> 8, pairs & 255
+    _refuse_strangers(predicted, num_classes, "prediction")
+    _refuse_strangers(classes[classes != IGNORE], num_classes, "truth")
+    kept = classes != IGNORE
+    codes = classes[kept].astype(np.int64) * num_classes + predicted[kept]
+    counts = np.bincount(codes, weights=lengths[kept], minlength=num_classes ** 2)
+    return counts.astype(np.int64).reshape(num_classes, num_classes)
 
 
-def _refuse_strangers(counts: np.ndarray, first: int, what: str) -> None:
-    values = np.flatnonzero(counts) + first
-    if len(values):
-        raise InputError(f"{what} holds {', '.join(map(str, values))}, but the classes are 0 to {first - 1}")
+def _runs(truth: np.ndarray, prediction: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Runs of pixels, row after row, with one pair of values: 256 * truth + prediction (uint16), and how long each is.
+
+    Label maps are made of few long runs, so whatever is counted over runs is nearly free. Lengths are summed as float64, which is exact
+    up to 2^53 pixels.
+    """
+    pairs = truth.astype(np.uint16).ravel()
+    pairs <<= 8
+    pairs |= prediction.ravel()
+    last = np.append(np.flatnonzero(pairs[1:] != pairs[:-1]), pairs.size - 1)
+    return pairs[last], np.diff(last, prepend=-1)
+
+
+def _refuse_strangers(values: np.ndarray, num_classes: int, what: str) -> None:
+    strangers = np.unique(values[values >= num_classes])
+    if len(strangers):
+        raise InputError(f"{what} holds {', '.join(map(str, strangers))}, but the classes are 0 to {num_classes - 1}")
 
 
 def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLike, class_names: Sequence[str], *,

@@ -1,0 +1,66 @@
+"""A fast way through the common kinds of label-map PNG: inflating the rows is most of the work, and Python can do all of it.
+
+Palette maps are usually stored without row filters, and OpenCV stores gray ones with the filter 'Sub' in every row. Both decode here in
+half of the time of a general reader; every other file is left to one.
+"""
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import List, Optional
+
+import numpy as np
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GRAY, PALETTE = 0, 3
+NO_FILTER, SUB = 0, 1
+
+
+def decode_index_png(content: bytes) -> Optional[np.ndarray]:
+    """The indices of an 8-bit gray or palette PNG as (H, W) uint8, all checksums compared.
+
+    Returns None for what a general PNG reader has to decide: other kinds, interlaced files, other filters, and every damage.
+    """
+    chunks = _chunks(content)
+    if chunks is None:
+        return None
+    header, data = chunks
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    if bits != 8 or colour not in (GRAY, PALETTE) or interlaced or not width or not height:
+        return None
+    inflate = zlib.decompressobj()
+    size = height * (width + 1)
+    try:
+        rows = inflate.decompress(data, size + 1)  # no more memory than the size announces
+    except zlib.error:
+        return None
+    if len(rows) != size or not inflate.eof:
+        return None
+    table = np.frombuffer(rows, np.uint8).reshape(height, width + 1)
+    filters, values = table[:, 0], table[:, 1:]
+    if (filters == NO_FILTER).all():
+        return values.copy()
+    if (filters == SUB).all():
+        return np.add.accumulate(values, axis=1, dtype=np.uint8)  # each pixel is stored less its left neighbour, modulo 256
+    return None
+
+
+def _chunks(content: bytes) -> Optional[List[bytes]]:
+    """The header and the joined image data of a PNG file whose chunks are whole, else None."""
+    if content[:8] != SIGNATURE:
+        return None
+    header, data, position = b"", [], 8
+    while position + 12 <= len(content):
+        length = int.from_bytes(content[position:position + 4], "big")
+        end = position + 8 + length
+        kind, body = content[position + 4:position + 8], content[position + 8:end]
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(content[end:end + 4], "big") or end + 4 > len(content):
+            return None
+        if kind == b"IHDR":
+            header = body
+        elif kind == b"IDAT":
+            data.append(body)
+        elif kind == b"IEND":
+            return [header, b"".join(data)] if len(header) == 13 and data else None
+        position = end + 4
+    return None
