@@ -19,7 +19,6 @@ from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
 
 
-
 @dataclass(frozen=True)
 class Evaluation:
     """The result: ``confusion[truth, prediction]`` counts pixels as int64, with ignored pixels left out."""
