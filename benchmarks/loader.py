@@ -201,7 +201,8 @@ def summary(speeds: Dict[str, List[float]], cpu_ms: Dict[str, List[float]]) -> L
 
 def show(rows: Sequence[Dict[str, Any]]) -> None:
     """Print the table."""
-    print(f"{'':28}{'images/s':>10} {'range':>13}{'x original, 1 thread':>25}{'x original, own threads':>27}{'of decoding':>13}{'CPU ms/image':>14}")
+    print(f"{'':28}{'images/s':>10} {'range':>13}{'x original, 1 thread':>25}{'x original, own threads':>27}{'of decoding':>13}"
+          f"{'CPU ms/image':>14}")
     for row in rows:
         spans = ["{:.2f} ({:.2f}-{:.2f})".format(row[key], *row[f"{key}, range"]) for key in
                  ("x original, 1 thread", "x original, own threads")]
