@@ -9,7 +9,7 @@ import struct
 from typing import Iterable, Optional, Tuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cian.data.files import atomic_write, read_bytes, read_text
 from cian.data.index_png import decode_index_png
@@ -88,7 +88,9 @@ def load_classes(source: PathLike = "voc") -> ClassTable:
 
 @functools.lru_cache(maxsize=1)
 def _palette_bytes() -> bytes:
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
     from gluoncv.utils.viz.segmentation import vocpallete  # imports MXNet, which readers of label maps do without
+    ImageFile.LOAD_TRUNCATED_IMAGES = before  # gluoncv has Pillow fill what is missing of a damaged image; here it is an error
 
     return bytes(vocpallete)
 

@@ -1,5 +1,7 @@
 """The class table and label maps as PNG."""
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -105,3 +107,9 @@ def test_arrays_that_are_no_label_maps_are_not_written(tmp_path, labels):
     with pytest.raises(ValueError, match="a label map"):
         write_label_png(tmp_path / "a.png", labels)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_asking_for_the_palette_leaves_pillow_strict_about_truncated_images():
+    code = "from PIL import ImageFile; from cian.data.classes import palette; palette(); print(ImageFile.LOAD_TRUNCATED_IMAGES)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
