@@ -84,6 +84,11 @@ class CropIter(mx.io.DataIter):
         """Batches of the current epoch handed out so far."""
         return self._position
 
+    @property
+    def worker_pids(self) -> List[int]:
+        """Process numbers of the workers."""
+        return self._pool.pids if self._pool is not None else []
+
     def reset(self) -> None:
         """Begin the next epoch; changes nothing when no batch of the current one was handed out."""
         if self._position or not self.num_batches:

@@ -52,8 +52,6 @@ class PairIter(CropIter):
         transform = CropTransform(crop_px, tuple(scales), mirror, stride, label_resize, label_padding)
         sampler = GroupSampler(images.labels, group_size=group_size, groups_per_batch=batch_size * num_parts // group_size,
                                pairing=pairing, order=order, seed=seed, lonely=lonely, names=images.names)
-        self._image_labels = images.labels.astype(np.float32)
-        self._image_labels[:, 0] = 1
         super().__init__(sampler, BatchMaker(images, transform, seeds, match_seeds(images, seeds)), batch_size, workers, part_index,
                          num_parts, start_method)
 
@@ -66,7 +64,7 @@ class PairIter(CropIter):
     def provide_label(self) -> List[mx.io.DataDesc]:
         """Names, shapes and types of the labels."""
         return [mx.io.DataDesc("label", self._label_shape),
-                mx.io.DataDesc("image_labels", (self.batch_size, self._image_labels.shape[1]))]
+                mx.io.DataDesc("image_labels", (self.batch_size, self.maker.images.labels.shape[1]))]
 
     def account(self) -> EpochAccount:
         """What the current epoch does with the images, over all parts."""
@@ -76,7 +74,9 @@ class PairIter(CropIter):
         return batch_rows(self.sampler.groups, self.sampler.groups_per_batch, self.num_devices * self.num_parts)
 
     def _labels(self, index: np.ndarray, seeds: np.ndarray) -> List[mx.nd.NDArray]:
-        return [mx.nd.array(seeds), mx.nd.array(self._image_labels[index])]
+        image_labels = self.maker.images.labels[index]
+        image_labels[:, 0] = 1  # Eq. 7 lets the background through in every image
+        return [mx.nd.array(seeds), mx.nd.array(image_labels)]
 
     def _settings(self) -> Dict[str, Any]:
         return {**super()._settings(), "num_devices": self.num_devices}
@@ -102,7 +102,6 @@ class ClassificationIter(CropIter):
                  start_method: str = "fork") -> None:
         if batch_size < 1:
             raise InputError(f"must be at least 1, not {batch_size}", field="batch_size")
-        self._image_labels = images.labels[:, 1:].astype(np.float32)
         super().__init__(ImageSampler(len(images), batch_size * num_parts, seed, shuffle),
                          BatchMaker(images, CropTransform(crop_px, tuple(scales), mirror)), batch_size, workers, part_index, num_parts,
                          start_method)
@@ -115,13 +114,13 @@ class ClassificationIter(CropIter):
     @property
     def provide_label(self) -> List[mx.io.DataDesc]:
         """Name, shape and type of the label."""
-        return [mx.io.DataDesc("label", (self.batch_size, self._image_labels.shape[1]))]
+        return [mx.io.DataDesc("label", (self.batch_size, self.maker.images.labels.shape[1] - 1))]
 
     def _epoch_rows(self) -> np.ndarray:
         return self.sampler.rows
 
     def _labels(self, index: np.ndarray, seeds: np.ndarray) -> List[mx.nd.NDArray]:
-        return [mx.nd.array(self._image_labels[index])]
+        return [mx.nd.array(self.maker.images.labels[index, 1:])]
 
     def _pad(self) -> int:
         return self.sampler.pad if self._position + 1 == self.num_batches else 0
