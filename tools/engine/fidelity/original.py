@@ -6,6 +6,8 @@
 
 * ``mx.gpu`` is ``mx.cpu``; the ``numpy.bool`` alias that MXNet needs is set (by importing ``cian``);
 * ``VOC.categories`` is replaced when the request names other classes;
+* the sixteen processes of its evaluation run in turn: they add to shared memory without a lock, and are forked, which a process
+  that has loaded MXNet does not survive reliably;
 * functions are wrapped to record what passes through them: the learning rates of each update, the CRF's unary energies,
   the confusion matrix.
 """
@@ -247,8 +249,13 @@ def evaluate(request: Dict[str, Any], _: Arrays) -> Answer:
             seen.append(matrix.copy())
             return np.diag(matrix)
 
+    class InTurn:
+        def __init__(self, target: Callable[..., Any], args: Tuple[Any, ...]) -> None:
+            self.start, self.join = (lambda: target(*args)), (lambda: None)
+
     printed: List[str] = []
-    with mock.patch.object(script, "np", Recorder()), mock.patch.object(script, "print", printed.append, create=True):
+    with mock.patch.object(script, "np", Recorder()), mock.patch.object(script, "print", printed.append, create=True), \
+            mock.patch.object(script.mp, "Process", InTurn):
         script.run_eval(request["list"], request["prediction_root"], request["mask_root"], request["num_classes"])
     iou = np.diag(seen[0]) / np.maximum(seen[0].sum(axis=0) + seen[0].sum(axis=1) - np.diag(seen[0]), 1e-10)
     found = re.search(r"mIOU: (\S+)", printed[0])
