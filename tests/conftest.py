@@ -1,5 +1,6 @@
 """Prepares the process (NumPy's aliases, threads) before any test file imports MXNet; a small data set for tests."""
 import os
+import signal
 
 import cv2
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 
 import cian  # noqa: F401
 from cian.data.classes import write_label_png
+
+# Started in the background, a shell's processes ignore Ctrl-C, and so would the programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES = ("background", "cat", "dog", "bird")
 ANNOTATION = "<annotation>{}</annotation>"
