@@ -9,6 +9,7 @@ gradients are well conditioned.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -70,8 +71,12 @@ def compare(args: argparse.Namespace, work: str) -> int:
         for row in check():
             rows.append(row)
             print(table.format_row(row), flush=True)
+        gc.collect()  # networks are cycles of references, and a case of ResNet-101 takes two gigabytes
     if not rows:
         raise InputError(f"no comparison is called {' or '.join(args.only)}", field="--only")
+    print("\nthe largest error of each quantity\n" + table.HEADER)
+    for row in table.summarise(rows):
+        print(table.format_row(row))
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("pass", "FAIL", "not compared")}
     print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if args.json:

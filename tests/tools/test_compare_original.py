@@ -52,6 +52,14 @@ def test_a_row_passes_at_its_tolerance_and_nothing_else_does():
     assert table.to_json([Row("case", "quantity", math.inf, 1e-3)])[0]["error"] is None
 
 
+def test_the_summary_has_the_largest_error_of_each_quantity():
+    rows = [Row("a", "gradients", 1e-5, 1e-3), Row("b", "gradients", 9e-4, 1e-3), Row("c", "gradients", 4e-3, 6e-3),
+            Row("d", "gradients", math.inf, 1e-3, compared=False), Row("a", "order", 0, 0), Row("b", "order", 2, 0)]
+    first, second = table.summarise(rows)
+    assert (first.case, first.error, first.verdict, first.note) == ("3 cases", 9e-4, "pass", "1 loosened, up to 4.0e-03")
+    assert (second.case, second.error, second.verdict) == ("2 cases", 2, "FAIL")
+
+
 # -- verdicts on our own numbers, put in the original's place ---------------------------------------------------------------------
 
 

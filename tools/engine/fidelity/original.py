@@ -8,8 +8,9 @@
 * ``VOC.categories`` is replaced when the request names other classes;
 * the sixteen processes of its evaluation run in turn: they add to shared memory without a lock, and are forked, which a process
   that has loaded MXNet does not survive reliably;
-* functions are wrapped to record what passes through them: the learning rates of each update, the CRF's unary energies,
-  the confusion matrix.
+* every update is followed by ``mx.nd.waitall()``: without it a checkpoint misses the last step's moving statistics;
+* functions are wrapped to record what passes through them: the learning rates of each update, the CRF's unary energies, the
+  confusion matrix.
 """
 from __future__ import annotations
 

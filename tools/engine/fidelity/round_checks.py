@@ -90,14 +90,15 @@ class Rounds:
         before = {**read_params(start)[0]}
         if number == 1:
             before["bn_out_gamma"] = np.zeros_like(before["bn_out_gamma"])
-        updates = []
+        updates, statistics = [], []
         for side in (ours, theirs):
-            after = read_params(os.path.join(side + suffix, f"{self.model}-{EPOCHS - 1:04d}.params"))[0]
+            after, moving = read_params(os.path.join(side + suffix, f"{self.model}-{EPOCHS - 1:04d}.params"))
             updates.append({name: value - before[name] for name, value in after.items()})
-        case, steps = f"{self.name} round {number}", len(answer.report["rates"])
-        error, note = worst(*updates)
+            statistics.append(moving)
+        case, note = f"{self.name} round {number}", f"{len(answer.report['rates'])} steps by both command lines"
         return [self._schedule(case, answer.report["rates"]),
-                Row(case, f"updates after {EPOCHS} epochs", error, GRADIENTS, f"{steps} steps by both command lines; {note}")]
+                Row(case, f"updates after {EPOCHS} epochs", *_noted(worst(*updates), note)),
+                Row(case, f"statistics after {EPOCHS} epochs", *_noted(worst(*statistics), note))]
 
     @staticmethod
     def _schedule(case: str, rates: List[Dict[str, float]]) -> Row:
@@ -159,3 +160,8 @@ class Rounds:
         if done.returncode:
             lines: Tuple[str, ...] = tuple(line for line in done.stderr.splitlines() if line.strip()) or ("it printed nothing",)
             raise InputError(f"our tools/{tool}.py ended with code {done.returncode}: {lines[-1]}", file=self.folder)
+
+
+def _noted(measured: Tuple[float, str], note: str) -> Tuple[float, float, str]:
+    """Error, tolerance and note of a row."""
+    return measured[0], GRADIENTS, f"{note}; {measured[1]}"

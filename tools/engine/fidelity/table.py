@@ -89,6 +89,25 @@ def format_row(row: Row) -> str:
     return _LAYOUT.format(row.case, row.quantity, error, "identical" if exact else f"{row.tolerance:.0e}", verdict)
 
 
+def summarise(rows: Iterable[Row]) -> List[Row]:
+    """One row for each quantity: its largest error over all cases (the failing ones first, those not compared left out).
+
+    ``case`` tells how many cases, and of how many the tolerance was loosened.
+    """
+    groups: Dict[str, List[Row]] = {}
+    for row in rows:
+        if row.compared:
+            groups.setdefault(row.quantity, []).append(row)
+    result = []
+    for quantity, group in groups.items():
+        strict = min(row.tolerance for row in group)
+        loosened = [row for row in group if row.tolerance > strict]
+        worst_row = max(group, key=lambda row: (row.verdict == "FAIL", row.tolerance == strict, row.error))
+        note = f"{len(loosened)} loosened, up to {max(row.error for row in loosened):.1e}" if loosened else ""
+        result.append(Row(f"{len(group)} case{'s' if len(group) > 1 else ''}", quantity, worst_row.error, worst_row.tolerance, note))
+    return result
+
+
 def to_json(rows: Iterable[Row]) -> List[Dict[str, Any]]:
     """JSON-able; an infinite error becomes None."""
     return [{**asdict(row), "error": row.error if math.isfinite(row.error) else None, "verdict": row.verdict} for row in rows]
