@@ -2,6 +2,7 @@
 
   python benchmarks/export.py --json benchmarks/export.json
 
+Figures that the JSON file already holds for this size are kept, so an interrupted run goes on by the same command.
 For each backbone all ways of running it are loaded in one process and take turns; the figures are medians over the rounds, of seconds
 and of the ratio to the live network within a round. Memory is the peak of a process of its own that does one thing: export, or load a
 file and predict once. Prediction is one pass over one image of --size pixels, logits at the image's size. Weights are random: they
@@ -23,6 +24,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
+from cian.data.files import atomic_write_bytes
 from cian.environment import usable_cores
 from cian.errors import run_tool
 from cian.tools.engine.report import text_table
@@ -45,15 +47,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.task:
         print(json.dumps(TASKS[args.task.partition(":")[0]](args, args.task.partition(":")[2])))
         return 0
-    figures: Dict[str, Any] = {"size_px": args.size, "rounds": args.rounds, "threads": os.environ.get("OMP_NUM_THREADS") or usable_cores(),
+    figures: Dict[str, Any] = {"size_px": args.size, "threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()),
                                "cpu": cpu_name(), "python": platform.python_version(), "models": {}}
+    if args.json and os.path.exists(args.json):
+        with open(args.json, encoding="utf-8") as stream:
+            kept = json.load(stream)
+        figures["models"] = kept["models"] if kept["size_px"] == args.size else {}
     for model in args.models:
-        with tempfile.TemporaryDirectory() as folder:
-            figures["models"][model] = measure(model, folder, args)
-        print(f"{model}: {json.dumps(figures['models'][model])}", file=sys.stderr, flush=True)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as stream:
-            json.dump(figures, stream, indent=1)
+        if model not in figures["models"]:
+            with tempfile.TemporaryDirectory() as folder:
+                figures["models"][model] = measure(model, folder, args)
+            print(f"{model}: {json.dumps(figures['models'][model])}", file=sys.stderr, flush=True)
+            if args.json:
+                atomic_write_bytes(args.json, json.dumps(figures, indent=1).encode())
     print(text_table(*table(figures)))
     return 0
 
@@ -68,7 +74,7 @@ def measure(model: str, folder: str, args: argparse.Namespace) -> Dict[str, Any]
     run("save")
     exports = {kind: run(f"export:{kind}") for kind in ("symbol", "onnx", "onnx, one size")}
     sizes = {name: round(os.path.getsize(os.path.join(folder, name)) / 1e6, 1) for name in ("m-0000.params", "m.onnx")}
-    return {"parameters": run("count")["parameters"], "export": exports, "time": run("time"), "file_mb": sizes,
+    return {"parameters": run("count")["parameters"], "rounds": args.rounds, "export": exports, "time": run("time"), "file_mb": sizes,
             "memory": {way: run(f"memory:{way}")["peak_mb"] for way in WAYS}}
 
 
@@ -88,14 +94,16 @@ def count(args: argparse.Namespace, _: str) -> Dict[str, Any]:
 
 
 def export_one(args: argparse.Namespace, kind: str) -> Dict[str, Any]:
-    """Seconds and peak memory of loading the checkpoint, writing one kind, loading it again and comparing."""
+    """Seconds and peak memory of loading the checkpoint, writing one kind, loading it again and comparing on one picture."""
+    from cian.tools.engine.agreement import generated_images
     from cian.tools.engine.export import Procedure, export_network
     from cian.tools.engine.model_files import load_checkpoint
     one_size = kind.endswith("one size")
     started = time.perf_counter()
     net, metadata = load_checkpoint(checkpoint(args))
+    picture = generated_images(129, 1)[0][0].transpose(1, 2, 0).astype(np.uint8)
     agreement = export_network(kind.partition(",")[0], net, os.path.join(args.folder, "fixed" if one_size else "m"), metadata,
-                               Procedure(size_px=args.size if one_size else 0))
+                               Procedure(size_px=args.size if one_size else 0), pictures=[picture])
     return {"seconds": round(time.perf_counter() - started, 2), "peak_mb": peak_mb(), "relative_error": agreement.relative_error,
             "label_agreement": agreement.label_agreement}
 
