@@ -115,7 +115,7 @@ def test_results_may_be_left_unread():
     results.close()
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_processes_start_after_opencv_has_used_its_threads():
     import mxnet  # noqa: F401 - a fork hangs only in processes that have loaded it
 

@@ -144,7 +144,7 @@ def test_close_ends_busy_processes_at_once_and_may_come_twice(pool):
     pool.close()
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_processes_start_after_opencv_has_used_its_threads():
     import mxnet  # noqa: F401 - a fork hangs only in processes that have loaded it
 
