@@ -24,7 +24,7 @@ SETTINGS: Dict[str, Dict[str, Any]] = {
     "network": {"model": "efficientnet_lite0_largefov", "pretrained": "package"},
     "cam": {"model": "efficientnet_lite0", "pretrained": "package", "freeze_backbone": True},
     "seeds": {"saliency": "builtin", "background_threshold": 0.1},
-    "train": {"epochs": 8, "batch_size": 4, "crop_px": 113, "lr": 4e-4, "keep": 1, "log_every": 5},
+    "train": {"epochs": 6, "batch_size": 4, "crop_px": 113, "lr": 4e-4, "keep": 1, "log_every": 5},
     "predict": {"size_px": 145},
 }
 IMAGES = {"train": 80, "val": 24}
