@@ -6,7 +6,7 @@ Labels are drawn, with replacement, from those of an npz file (`names`, `labels`
 measured for each way to draw groups; with --original also the original's queue, on the same lists, and its groups are compared. With
 --folder, record sets of that many small images are packed there and a PairIter with two workers is run over some of their batches.
 Each row is measured in a process of its own. Seconds are those of the CPU, so that other programs do not count; memory of several
-processes is their proportional set size, which counts shared pages once.
+processes counts shared pages once, and pages of files not at all.
 """
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ from cian.data.records import RecordSet
 from cian.data.writer import record_writer
 from cian.errors import InputError, run_tool
 
-GROUPS_PER_BATCH, BATCHES, SEED = 8, 1500, 0
+GROUPS_PER_BATCH, SEED = 8, 0
+BATCHES = (1, 1500, 3000, 6000)  # when memory is looked at
 CLASSES = ["background", *(f"class{number}" for number in range(1, 21))]
 
 
 def shared_out_mb(pids: Sequence[int]) -> float:
-    """Proportional set size of processes together, in MB."""
+    """Memory of processes together without that of files, shared pages counted once, in MB."""
     total = 0
     for pid in pids:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as stream:
-            total += sum(int(line.split()[1]) for line in stream if line.startswith("Pss:"))
+            total += sum(int(line.split()[1]) for line in stream if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return total / 1024
 
 
@@ -70,8 +71,9 @@ def measure_pairing(labels: np.ndarray, pairing: str) -> Dict[str, float]:
         start = time.process_time()
         sampler.next_epoch()
         times.append(time.process_time() - start)
+    peak = peak_mb() - before
     result = sampler.account()
-    return {"make s": made, "epoch s": sorted(times)[1], "peak MB": peak_mb() - before, "used": result.used, "dropped": result.dropped,
+    return {"make s": made, "epoch s": sorted(times)[1], "peak MB": peak, "used": result.used, "dropped": result.dropped,
             "served most": int(result.served.max())}
 
 
@@ -116,21 +118,24 @@ def pack(folder: str, labels: np.ndarray) -> Dict[str, float]:
 
 
 def measure_iterating(folder: str) -> Dict[str, float]:
-    """Seconds to the first batch, and memory of this process and of a worker, early and after many batches."""
+    """Seconds to the first batch, and memory of this process and its workers, early and after many batches."""
     from cian.data.iterators import PairIter
 
     images, seeds = RecordSet.open(folder, "images"), RecordSet.open(folder, "seeds")
     images.labels  # noqa: B018 - unpacked once, for every iterator
     me = [os.getpid()]
-    before, start = shared_out_mb(me), time.perf_counter()
+    before, start = shared_out_mb(me), time.process_time()
     with PairIter(images, seeds, batch_size=2 * GROUPS_PER_BATCH, crop_px=17, workers=2, order="counter") as iterator:
-        next(iterator)
-        first = time.perf_counter() - start
-        early = shared_out_mb(me + iterator.worker_pids)
-        for _ in range(min(BATCHES, iterator.num_batches - 1)):
+        result = {"record sets MB": before, "until the first batch s": 0.0}
+        for number in range(max(BATCHES) + 1):
+            if iterator.position == iterator.num_batches:
+                iterator.reset()
             next(iterator)
-        late = shared_out_mb(me + iterator.worker_pids)
-    return {"first batch s": first, "record sets MB": before, "after first batch MB": early, f"{BATCHES} batches later MB": late}
+            if number == 0:
+                result["until the first batch s"] = time.process_time() - start
+            if number in BATCHES:
+                result[f"after {number} batches MB"] = shared_out_mb(me + iterator.worker_pids)
+    return result
 
 
 def in_child(function: Callable[..., Dict[str, float]], *arguments: Any) -> Dict[str, float]:

@@ -142,7 +142,10 @@ def _hand_on_remainders(drawn: np.ndarray, foreground: np.ndarray, edges: Sequen
         if not surplus:
             continue
         both = foreground[:, child] & foreground[:, parent]
-        for source, target, number in ((child, parent, surplus), (parent, child, group_size - surplus)):
+        ways = [(child, parent, surplus), (parent, child, group_size - surplus)]
+        if rng.random_sample() * group_size < surplus:
+            ways.reverse()  # on average neither class gains images
+        for source, target, number in ways:
             movable = np.flatnonzero(both & (drawn == source))
             if len(movable) >= number:
                 drawn[rng.permutation(movable)[:number]] = target
