@@ -15,7 +15,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from cian.errors import InputError
 
-from .layers import BatchNorm, convolution
+from .layers import BatchNorm, DepthwiseConvolution, convolution
 from .torch_file import read_torch_arrays
 
 # Of each stage: kernel, stride in the classification network, expansion.
@@ -43,7 +43,7 @@ class InvertedResidual(HybridBlock):
         names = ["conv0_", "depthwise_conv0_", "conv1_"] if expansion != 1 else ["depthwise_conv0_", "conv0_"]
         with self.name_scope():
             layers: List[HybridBlock] = [
-                convolution(inner, inner, kernel, names[-2], stride=stride, dilation=dilation, groups=inner),
+                DepthwiseConvolution(inner, kernel, names[-2], stride=stride, dilation=dilation),
                 convolution(channels, inner, 1, names[-1])]
             if expansion != 1:
                 layers.insert(0, convolution(inner, in_channels, 1, names[0]))

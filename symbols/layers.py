@@ -58,11 +58,44 @@ class BatchNorm(HybridBlock):
         return F.BatchNorm(x, gamma, beta, moving_mean, moving_var, name="fwd", **self._settings)
 
 
-def convolution(channels: int, in_channels: int, kernel: int, prefix: str, *, stride: int = 1, dilation: int = 1, groups: int = 1,
+class DepthwiseConvolution(nn.Conv2D):
+    """A convolution of each channel by itself, padded as :func:`convolution`.
+
+    With ``blocked`` set it is computed as a grouped convolution of ``BLOCK`` channels a group whose weights are zero between channels: the
+    same values (gradients up to rounding) from a graph that costs ``BLOCK`` times the arithmetic. MXNet 1.9's kernels for the gradients of
+    dilated depthwise convolutions are so slow on CPUs that this takes a third of their time.
+    """
+
+    BLOCK = 16
+
+    def __init__(self, channels: int, kernel: int, prefix: str, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation, groups=channels,
+                         use_bias=False, in_channels=channels, prefix=prefix)
+        self.blocked = False
+        self.blockable = dilation > 1 and channels % self.BLOCK == 0  # where it is faster
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
+        if not self.blocked:
+            return super().hybrid_forward(F, x, weight)
+        own = F.one_hot(F.contrib.arange_like(weight, axis=0) % self.BLOCK, self.BLOCK)  # (C, BLOCK): the channel's place in its group
+        weight = F.broadcast_mul(weight, F.reshape(own, shape=(0, 0, 1, 1)))  # (C, 1, k, k) -> (C, BLOCK, k, k)
+        return F.Convolution(x, weight, **{**self._kwargs, "num_group": self._channels // self.BLOCK})
+
+
+def block_depthwise(net: HybridBlock) -> None:
+    """Compute the dilated depthwise convolutions below ``net`` in blocks; for training on CPUs, before its first forward pass."""
+    def set_blocked(layer: HybridBlock) -> None:
+        if isinstance(layer, DepthwiseConvolution):
+            layer.blocked = layer.blockable
+
+    net.apply(set_blocked)
+
+
+def convolution(channels: int, in_channels: int, kernel: int, prefix: str, *, stride: int = 1, dilation: int = 1,
                 use_bias: bool = False) -> nn.Conv2D:
     """A convolution of odd kernel padded by ``dilation * (kernel - 1) / 2``: an input of S pixels gives ``(S - 1) // stride + 1``.
 
     All its shapes are known at once, so that parameters can be checked against a file before any image was seen.
     """
-    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation, groups=groups,
-                     use_bias=use_bias, in_channels=in_channels, prefix=prefix)
+    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation, use_bias=use_bias,
+                     in_channels=in_channels, prefix=prefix)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from tqdm import tqdm
 
+from cian.environment import usable_cores
 from cian.errors import InputError, run_tool
 from cian.tools.engine.experiments import find_experiments
 from cian.tools.engine.reproduction import Measurement, Place, plan
@@ -29,6 +31,8 @@ TITLES = {2: "Table 2: ablation", 3: "Table 3: common-class against random-class
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
+    if args.jobs < 1:
+        raise InputError(f"must be at least 1, not {args.jobs}", field="--jobs")
     place = Place(os.path.abspath(args.data), args.classes if args.classes == "voc" else os.path.abspath(args.classes), args.train_list,
                   args.val_list, Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root))
     if args.dataset == "voc":
@@ -36,13 +40,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
     stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
     waiting = [stage for stage in stages if not stage.done]
-    print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: {estimate(stages, waiting)}", flush=True)
+    print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: {estimate(stages, waiting, args.jobs)}", flush=True)
     if args.dry_run:
         for stage in stages:
             print(f"{'done' if stage.done else 'run '}  {' '.join(['python', *stage.command[1:]])}")
         return 0
     try:
-        run_all(stages, waiting)
+        run_all(stages, waiting, args.jobs)
     finally:
         write_report(args, tables, place)
     if args.submission:
@@ -68,6 +72,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value", help="changes of every row")
     parser.add_argument("--preset", choices=("original", "paper"), help="in place of the files' own")
     parser.add_argument("--submission", action="store_true", help="also write OUT/ROW-SEED.tgz for VOC's test server from the test list")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="stages side by side, the cores divided among them [default: 1]")
     parser.add_argument("--dry-run", action="store_true", help="print the stages, their commands and the time left, and stop")
     return parser.parse_args(argv)
 
@@ -87,13 +92,22 @@ def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[
     return [plan(row, place, seed) for row in rows if row.path.stem in wanted for seed in seeds]
 
 
-def run_all(stages: Sequence[Stage], waiting: Sequence[Stage]) -> None:
-    """Run what is not done, in order."""
-    with tqdm(total=len(stages), initial=len(stages) - len(waiting), unit="stage", file=sys.stderr) as bar:
-        for place, stage in enumerate(waiting):
-            bar.set_description(f"{stage.kind}, {estimate(stages, waiting[place:])} left")
-            run_stage(stage)
-            bar.update()
+def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int) -> None:
+    """Run what is not done, in order, up to ``jobs`` stages side by side. When one fails, those that run are brought to their end."""
+    left = list(waiting)
+    running: Set[Future[Dict[str, Any]]] = set()
+    threads = max(1, usable_cores() // jobs) if jobs > 1 else 0
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(stages), initial=len(stages) - len(left), unit="stage", file=sys.stderr) as bar:
+        while left or running:
+            ready = [stage for stage in left if all(needed.done for needed in stage.after)]
+            for stage in ready[:jobs - len(running)]:
+                left.remove(stage)
+                running.add(pool.submit(run_stage, stage, threads))
+                bar.set_description(f"{stage.kind}, {estimate(stages, [stage for stage in stages if not stage.done], jobs)} left")
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+                bar.update()
 
 
 def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,36 @@ def test_failed_stage_names_its_log_and_last_line_and_is_not_done(tmp_path):
     assert stage.done is None
 
 
+def test_jobs_run_side_by_side_and_after_what_they_need(place, monkeypatch):
+    """Two stages wait for each other to start, which they could not one by one; the third comes after both."""
+    both, log = threading.Barrier(2, timeout=20), []
+
+    def run(stage, threads):
+        log.append(stage.key)
+        if stage.key != "c":
+            both.wait()
+        finish(stage)
+
+    monkeypatch.setattr(reproduce, "run_stage", run)
+    first, second = (Stage("cam", key, place.out / key, "train_cam", ()) for key in "ab")
+    third = Stage("seeds", "c", place.out / "c", "make_seeds", (), (first, second))
+    reproduce.run_all([first, second, third], [first, second, third], jobs=2)
+    assert sorted(log[:2]) == ["a", "b"] and log[2:] == ["c"]
+
+
+def test_failure_of_one_job_is_reported_when_the_others_have_ended(place, monkeypatch):
+    def run(stage, threads):
+        if stage.key == "a":
+            raise InputError("broken off")
+        finish(stage)
+
+    monkeypatch.setattr(reproduce, "run_stage", run)
+    stages = [Stage("cam", key, place.out / key, "train_cam", ()) for key in "ab"]
+    with pytest.raises(InputError, match="broken off"):
+        reproduce.run_all(stages, stages, jobs=2)
+    assert stages[1].done and not stages[0].done
+
+
 def test_time_left_comes_from_done_stages_of_the_kind(tmp_path):
     done = Stage("val", "a", tmp_path / "val-a", "predict", (), images=3)
     finish(done)
@@ -114,6 +145,7 @@ def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
 
 
 @pytest.mark.parametrize("change, message", [(["--rows", "nope"], "there are: baseline, ce, cp, rt"), (["--seeds", "x"], "--seeds: 'x'"),
+                                             (["--jobs", "0"], "--jobs: must be"),
                                              (["--dataset", "coco"], "no rows for table 2 on coco")])
 def test_wrong_rows_seeds_and_data_sets_are_named(place, change, message):
     arguments = ["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train", "--out",

@@ -3,7 +3,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from cian.symbols.layers import BatchNorm, convolution
+from cian.symbols.layers import BatchNorm, DepthwiseConvolution, block_depthwise, convolution
 
 X = np.random.RandomState(0).randn(3, 2, 5, 7).astype(np.float32)
 
@@ -50,13 +50,47 @@ def test_fixed_gamma_is_one(randomise):
     np.testing.assert_allclose(block(mx.nd.array(X)).asnumpy(), X, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kernel, stride, dilation, groups", [(1, 1, 1, 1), (3, 1, 4, 1), (3, 2, 1, 1), (5, 2, 1, 2), (7, 2, 1, 1)])
-def test_convolution_agrees_with_numpy_and_keeps_the_size_rule(kernel, stride, dilation, groups, reference, randomise, outputs_three_ways):
-    block = convolution(4, 2, kernel, "conv_", stride=stride, dilation=dilation, groups=groups, use_bias=True)
+@pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 4), (3, 2, 1), (5, 2, 1), (7, 2, 1)])
+def test_convolution_agrees_with_numpy_and_keeps_the_size_rule(kernel, stride, dilation, reference, randomise, outputs_three_ways):
+    block = convolution(4, 2, kernel, "conv_", stride=stride, dilation=dilation, use_bias=True)
     values = randomise(block)
     for side in (11, 13, 16):
         x = np.random.RandomState(side).randn(2, 2, side, side + 3).astype(np.float32)
         out, = outputs_three_ways(block, x)
         assert out.shape[2:] == ((side - 1) // stride + 1, (side + 2) // stride + 1)
-        np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], values["conv_bias"], stride, dilation, groups),
-                                   atol=1e-5)
+        np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], values["conv_bias"], stride, dilation), atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel, stride, dilation, blocked", [(3, 2, 1, False), (5, 1, 2, False), (5, 1, 2, True), (3, 1, 4, True)])
+def test_depthwise_convolution_agrees_with_numpy_in_blocks_and_without(kernel, stride, dilation, blocked, reference, randomise,
+                                                                      outputs_three_ways):
+    block = DepthwiseConvolution(32, kernel, "conv_", stride=stride, dilation=dilation)
+    if blocked:
+        block_depthwise(block)
+    values = randomise(block)
+    assert block.blocked == blocked and values["conv_weight"].shape == (32, 1, kernel, kernel)
+    x = np.random.RandomState(1).randn(2, 32, 11, 14).astype(np.float32)
+    out, = outputs_three_ways(block, x)
+    np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], None, stride, dilation, 32), atol=1e-5)
+
+
+def test_blocks_leave_gradients_as_they_are(randomise, gradients):
+    x = np.random.RandomState(1).randn(2, 32, 9, 12).astype(np.float32)
+    found = []
+    for blocked in (False, True):
+        net = mx.gluon.nn.HybridSequential(prefix="")
+        net.add(convolution(32, 32, 1, "first_"), DepthwiseConvolution(32, 5, "conv_", dilation=2))  # the first sees the data's gradient
+        if blocked:
+            block_depthwise(net)
+        net.hybridize()
+        randomise(net)
+        found.append(gradients(net, x))
+    for name, plain in found[0].items():
+        assert np.linalg.norm(found[1][name] - plain) <= 1e-5 * np.linalg.norm(plain), name
+
+
+@pytest.mark.parametrize("channels, dilation", [(32, 1), (24, 2)])
+def test_blocks_are_for_dilated_convolutions_of_whole_blocks(channels, dilation):
+    layer = DepthwiseConvolution(channels, 3, "conv_", dilation=dilation)
+    block_depthwise(layer)
+    assert not layer.blocked

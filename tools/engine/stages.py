@@ -101,8 +101,10 @@ def seconds_per_image(stages: Iterable[Stage]) -> Dict[str, float]:
     return {kind: seconds / images for kind, (seconds, images) in totals.items()}
 
 
-def run_stage(stage: Stage) -> Dict[str, Any]:
+def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     """Run a stage in a process of its own, its output in ``<folder>/stage.log``, and record that it is done.
+
+    ``threads`` is its OMP_NUM_THREADS; 0 leaves the environment's.
 
     Raises
     ------
@@ -113,11 +115,13 @@ def run_stage(stage: Stage) -> Dict[str, Any]:
     if stage.config:
         save_config(stage.config, stage.folder / SETTINGS)
     log = stage.folder / "stage.log"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     started = time.monotonic()
     with open(log, "a", encoding="utf-8") as stream:
         stream.write(f"$ {' '.join(stage.command)}\n")
         stream.flush()
-        code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                              env=environment).returncode
     if code:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         raise InputError(f"the stage {stage.kind} ended with code {code}: {lines[-1].split(chr(13))[-1]}", file=log,
@@ -128,12 +132,12 @@ def run_stage(stage: Stage) -> Dict[str, Any]:
     return record
 
 
-def estimate(stages: Iterable[Stage], waiting: Iterable[Stage]) -> str:
-    """Time that the waiting stages take, in words, from what the done ones of their kind took for an image."""
+def estimate(stages: Iterable[Stage], waiting: Iterable[Stage], jobs: int = 1) -> str:
+    """Time that the waiting stages take, ``jobs`` at a time, in words, from what the done ones of their kind took for an image."""
     speeds = seconds_per_image(stages)
     waiting = list(waiting)
     unknown = sorted({stage.kind for stage in waiting if stage.kind not in speeds})
-    minutes = sum(speeds.get(stage.kind, 0.0) * stage.images for stage in waiting) / 60
+    minutes = sum(speeds.get(stage.kind, 0.0) * stage.images for stage in waiting) / 60 / jobs
     known = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
     if not unknown:
         return known

@@ -8,6 +8,7 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from cian.symbols.cian import CIAN
+from cian.symbols.layers import block_depthwise
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import AUXILIARY
 
@@ -64,6 +65,8 @@ class Trainer:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
+        if all(context.device_type == "cpu" for context in self.contexts):
+            block_depthwise(net)
         # One bulk of the whole backward pass fixes the order in which the two calls of bn_out update their statistics there.
         self.net.hybridize(static_alloc=True, static_shape=True, backward_bulk_size=100000)
         self.loss.hybridize()
