@@ -3,10 +3,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mxnet as mx
+import numpy as np
 import pytest
 
 from cian.errors import InputError
+from cian.symbols.backbones import TINY
+from cian.symbols.params import configure_training, initialize
+from cian.tools.engine.checkpoint import build_network
 from cian.tools.engine.experiments import find_experiments, load_experiment
+from cian.tools.engine.trainer import Trainer
+from cian.tools.engine.training import training_loss
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(ROOT.glob("*/table*/*.yaml"))
@@ -18,6 +25,24 @@ def test_committed_row_loads_and_names_its_table(path):
     assert f"table{row.claim.table}" == path.parent.name
     assert row.config.network.affinity == ("self" if "baseline" in path.stem else "cross")
     assert row.config.loss.completion == ("baseline" not in path.stem and not path.stem.startswith("ce"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_committed_row_builds_at_a_tiny_size_and_takes_a_finite_step(path):
+    config, classes, side = load_experiment(path).config, 6, 33
+    images = 2 * config.network.group_size
+    assert config.train.batch_size % (config.network.group_size * len(config.run.devices)) == 0
+    net = build_network(config.network, classes, TINY[config.network.model.replace("_largefov", "")])
+    initialize(net, config.train.seed)
+    configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta, freeze=config.train.freeze)
+    trainer = Trainer(net, training_loss(config, classes), [mx.cpu()], config.train)
+    rng = np.random.RandomState(0)
+    pixels, seeds = rng.randint(0, 256, (images, 3, side, side)), rng.choice([0, 1, 5, 255], (images, 5, 5))
+    before = net.head.weight.data().asnumpy()
+    values = trainer.step([mx.io.DataBatch([mx.nd.array(pixels)], [mx.nd.array(seeds), mx.nd.ones((images, classes))])], config.train.lr, 0)
+    assert np.isfinite(list(values.values())).all() and values["seed_self"] > 0
+    assert (values["seed_cross"] > 0) == (config.network.affinity == "cross") and (values["completion_self"] > 0) == config.loss.completion
+    assert trainer.parameters_finite() and (net.head.weight.data().asnumpy() != before).any()
 
 
 def test_paper_figures_of_table_2_are_the_papers():
