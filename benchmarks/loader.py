@@ -225,9 +225,30 @@ def plot(speeds: Dict[str, List[float]], path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
+def benchmark(original: str, data: Optional[str], images: int, rounds: int, batches: int) -> Dict[str, Any]:
+    """Run every side in turn; the machine, the summary's rows, and the figures of each round."""
+    if not os.path.exists(os.path.join(original, "lib", "loader", "voc_seg_group_loader.py")):
+        raise InputError("is not a checkout of the original code", file=original, field="--original")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = data or os.path.join(scratch, "tree")
+        if not data:
+            generated_tree(root, images)
+        pack(root, os.path.join(scratch, "records"))
+        sides = {side: start_side(side, original, root, os.path.join(scratch, "records")) for side in SIDES}
+        try:
+            speeds, cpu_ms = measure(sides, rounds, batches)
+        finally:
+            for process, pipe in sides.values():
+                if process.is_alive():
+                    pipe.send(None)
+                process.join()
+    return {"cores": usable_cores(), "load": os.getloadavg()[0], "machine": platform.machine(), "python": platform.python_version(),
+            "numpy": np.__version__, "opencv": cv2.__version__, "rows": summary(speeds, cpu_ms), "rounds": speeds, "cpu_ms": cpu_ms}
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", required=not os.environ.get("CIAN_ORIGINAL"), default=os.environ.get("CIAN_ORIGINAL"),
+    parser.add_argument("--original", default=os.environ.get("CIAN_ORIGINAL", ""),
                         help="checkout of the original code [default: the environment's CIAN_ORIGINAL]")
     parser.add_argument("--data", help="folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt, of VOC's classes")
     parser.add_argument("--images", type=int, default=192, help="pictures to generate without --data [192]")
@@ -235,32 +256,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--batches", type=int, default=12, help="batches of 16 a side and round [12]")
     parser.add_argument("--json", help="also write the figures there")
     parser.add_argument("--plot", help="also draw them into this PNG")
+    parser.add_argument("--read", help="measure nothing: take the figures from this file of --json")
     arguments = parser.parse_args(argv)
-    if not os.path.exists(os.path.join(arguments.original, "lib", "loader", "voc_seg_group_loader.py")):
-        raise InputError("is not a checkout of the original code", file=arguments.original, field="--original")
-    with tempfile.TemporaryDirectory() as scratch:
-        root = arguments.data or os.path.join(scratch, "tree")
-        if not arguments.data:
-            generated_tree(root, arguments.images)
-        pack(root, os.path.join(scratch, "records"))
-        sides = {side: start_side(side, arguments.original, root, os.path.join(scratch, "records")) for side in SIDES}
-        try:
-            speeds, cpu_ms = measure(sides, arguments.rounds, arguments.batches)
-        finally:
-            for process, pipe in sides.values():
-                if process.is_alive():
-                    pipe.send(None)
-                process.join()
-    rows = summary(speeds, cpu_ms)
-    machine = {"cores": usable_cores(), "load": os.getloadavg()[0], "machine": platform.machine(), "python": platform.python_version(),
-               "numpy": np.__version__, "opencv": cv2.__version__}
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    show(rows)
+    if arguments.read:
+        with open(arguments.read, encoding="utf-8") as stream:
+            figures = json.load(stream)
+    else:
+        figures = benchmark(arguments.original, arguments.data, arguments.images, arguments.rounds, arguments.batches)
+    print(", ".join(f"{key} {value}" for key, value in figures.items() if isinstance(value, (int, float, str))))
+    show(figures["rows"])
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as stream:
-            json.dump({**machine, "rows": rows, "rounds": speeds, "cpu_ms": cpu_ms}, stream, indent=1)
+            json.dump(figures, stream, indent=1)
     if arguments.plot:
-        plot(speeds, arguments.plot)
+        plot(figures["rounds"], arguments.plot)
     return 0
 
 

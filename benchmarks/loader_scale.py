@@ -14,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import sys
 import time
@@ -28,6 +29,7 @@ from cian.data.manifest import HEADER
 from cian.data.pairs import GroupSampler
 from cian.data.records import RecordSet
 from cian.data.writer import record_writer
+from cian.environment import usable_cores
 from cian.errors import InputError, run_tool
 
 GROUPS_PER_BATCH, SEED = 8, 0
@@ -154,19 +156,24 @@ def in_child(function: Callable[..., Dict[str, float]], *arguments: Any) -> Dict
 
 
 def plot(rows: Sequence[Dict[str, Any]], path: str) -> None:
-    """Seconds of an epoch's groups and peak memory against the number of images, both axes logarithmic."""
+    """Seconds of an epoch's groups and peak memory against the number of images; memory of the iterator against batches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = (("epoch s", "CPU seconds to draw an epoch's groups"), ("peak MB", "memory to do so, MB"))
-    for axes, (key, label) in zip(figure.subplots(1, 2), panels):
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    *panels, last = figure.subplots(1, 3)
+    for axes, key, label in zip(panels, ("epoch s", "peak MB"), ("CPU seconds to draw an epoch's groups", "memory to do so, MB")):
         for what in dict.fromkeys(row["what"] for row in rows if key in row):
             chosen = [row for row in rows if row["what"] == what]
             axes.loglog([row["images"] for row in chosen], [row[key] for row in chosen], marker="o", label=what)
         axes.set(xlabel="images", ylabel=label)
+    for row in rows:
+        if row["what"] == "PairIter":
+            last.plot(BATCHES, [row[f"after {number} batches MB"] for number in BATCHES], marker="o", label=f"{row['images']:,} images")
+    last.set(xlabel="batches handed out", ylabel="MB, process and two workers", ylim=(0, None))
+    for axes in (*panels, last):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -177,8 +184,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--folder", help="scratch folder for record sets; without it only pairing is measured")
     parser.add_argument("--json", help="also write the figures there")
     parser.add_argument("--plot", help="also draw them into this PNG")
+    parser.add_argument("--read", help="measure nothing: take the figures from this file of --json")
     arguments = parser.parse_args(argv)
     rows: List[Dict[str, Any]] = []
+    if arguments.read:
+        with open(arguments.read, encoding="utf-8") as stream:
+            rows, arguments.images = json.load(stream)["rows"], []
 
     def add(what: str, count: int, function: Callable[..., Dict[str, float]], *details: Any) -> None:
         rows.append({"what": what, "images": count, **in_child(function, *details)})
@@ -200,7 +211,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 shutil.rmtree(folder, ignore_errors=True)
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as stream:
-            json.dump(rows, stream, indent=1)
+            machine = {"cores": usable_cores(), "python": platform.python_version(), "numpy": np.__version__}
+            json.dump({**machine, "rows": rows}, stream, indent=1)
     if arguments.plot:
         plot(rows, arguments.plot)
     return 0

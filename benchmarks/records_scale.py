@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import time
 from typing import Any, Callable, Dict, Optional, Sequence
 
@@ -116,14 +117,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000], help="sizes of the sets")
     parser.add_argument("--num-parts", type=int, default=4, help="record files a set")
-    parser.add_argument("--folder", required=True, help="scratch folder on the disk to measure; 0.8 GB for a million")
+    parser.add_argument("--folder", help="scratch folder on the disk to measure [default: of the system]; 1 GB for a million")
     parser.add_argument("--json", help="also write the figures there")
     parser.add_argument("--plot", help="also draw them into this PNG")
+    parser.add_argument("--read", help="measure nothing: take the figures from this file of --json")
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
     rows = []
+    if arguments.read:
+        with open(arguments.read, encoding="utf-8") as stream:
+            rows, arguments.records = json.load(stream)["rows"], []
     for count in arguments.records:
-        folder = os.path.join(arguments.folder, str(count))
+        folder = os.path.join(arguments.folder or tempfile.gettempdir(), f"records_scale_{count}")
         try:
             row = {"records": count, **in_child(pack, folder, count, arguments.num_parts), **in_child(open_and_read, folder)}
         finally:
