@@ -11,6 +11,7 @@ import numpy as np
 from cian.data.annotations import read_xml_labels
 from cian.data.classes import ClassTable
 from cian.data.iterators import PairIter
+from cian.data.lists import write_list
 from cian.data.pairs import GroupSampler
 from cian.data.preparation import prepare
 from cian.data.tree import DatasetTree
@@ -74,38 +75,44 @@ def check_loader(original: Original, tree: Dict[str, Any], classes: Sequence[str
 
 
 def check_sampling(original: Original, *, images: int, num_classes: int, batch_size: int, group_size: int, devices: int, seed: int,
-                   epochs: int = 2, name: str = "sampling") -> List[Row]:
-    """The order of whole epochs over many images, from annotations alone."""
+                   name: str = "sampling") -> List[Row]:
+    """The order of whole epochs over many images with random annotations, some classes common and some rare."""
     random = np.random.RandomState(seed)
     classes = class_names(num_classes - 1)
     root = os.path.join(original.work, f"{name}_annotations")
     os.makedirs(root)
     names = [f"{index:06d}" for index in range(images)]
-    likely = 1 / np.arange(1, num_classes)  # some classes are common, some are rare
+    likely = 1 / np.arange(1, num_classes)
     for entry in names:
         objects = random.choice(num_classes - 1, random.randint(1, min(4, num_classes)), replace=False, p=likely / likely.sum())
         write_annotation(os.path.join(root, entry + ".xml"), [classes[index] for index in objects], random)
-    path = os.path.join(root, "list.txt")
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.writelines(f"{entry}\n" for entry in names)
+    return compare_sampling(original, root, names, classes, batch_size=batch_size, group_size=group_size, devices=devices, seed=seed,
+                            name=name)
+
+
+def compare_sampling(original: Original, annotation_root: str, names: Sequence[str], classes: Sequence[str], *, batch_size: int,
+                     group_size: int, devices: int, seed: int, name: str, epochs: int = 2) -> List[Row]:
+    """The order of whole epochs over the named images, from annotations alone; ``classes`` are without the background."""
+    path = os.path.join(original.work, f"{name}_list.txt")
+    write_list(path, names)
     theirs = original.run(name, {
-        "kind": "load", "classes": classes, "order_only": True, "seed": seed, "epochs": epochs, "batch_size": batch_size,
-        "group_size": group_size, "devices": devices, "crop_px": 9, "image_root": "", "label_root": None, "annotation_root": root,
-        "list": path})
+        "kind": "load", "classes": list(classes), "order_only": True, "seed": seed, "epochs": epochs, "batch_size": batch_size,
+        "group_size": group_size, "devices": devices, "crop_px": 9, "image_root": "", "label_root": None,
+        "annotation_root": annotation_root, "list": path})
     table = ClassTable(["background", *classes])
-    labels = np.zeros((images, num_classes), np.uint8)
+    labels = np.zeros((len(names), len(table)), np.uint8)
     labels[:, 0] = 1
     for row, entry in enumerate(names):
-        labels[row, list(read_xml_labels(os.path.join(root, entry + ".xml"), table))] = 1
-    stream_of_numbers = np.random.RandomState(seed)
-    sampler = GroupSampler(labels, group_size=group_size, groups_per_batch=batch_size // group_size, seed=stream_of_numbers)
+        labels[row, list(read_xml_labels(os.path.join(annotation_root, entry + ".xml"), table))] = 1
+    stream = np.random.RandomState(seed)
+    sampler = GroupSampler(labels, group_size=group_size, groups_per_batch=batch_size // group_size, seed=stream)
     wrong = 0.0
     for epoch in range(epochs):
         groups = sampler.next_epoch().reshape(-1, devices, batch_size // (group_size * devices), group_size)
         wrong += differing(groups.transpose(0, 1, 3, 2).reshape(-1, batch_size), theirs.arrays[f"order{epoch}"])
-    state: Any = stream_of_numbers.get_state()
+    state: Any = stream.get_state()
     wrong_state = differing(state[1], theirs.arrays["random_state"]) + differing(state[2], theirs.report["position"])
-    note = f"{epochs} epochs of {images} images, groups of {group_size}, {devices} device(s)"
+    note = f"{epochs} epochs of {len(names)} images, groups of {group_size}, {devices} device(s)"
     return [Row(name, "order of samples", wrong, IDENTICAL, note), Row(name, "random state afterwards", wrong_state, IDENTICAL)]
 
 

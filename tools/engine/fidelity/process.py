@@ -60,6 +60,12 @@ class Original:
             return "unknown"
         return told[0].stdout.strip()[:12] + ("+" if told[1].stdout.strip() else "")
 
+    def below(self, name: str) -> Original:
+        """The same checkout with a new folder below the working folder for its files."""
+        work = os.path.join(self.work, name.replace(" ", "_"))
+        os.makedirs(work)
+        return Original(self.checkout, work)
+
     def run(self, name: str, request: Mapping[str, Any], inputs: Optional[Mapping[str, np.ndarray]] = None) -> Answer:
         """Run one job (see :mod:`cian.tools.engine.fidelity.original`) in a folder ``name`` below the working folder.
 

@@ -27,6 +27,8 @@ from .table import GRADIENTS, IDENTICAL, LOGITS, Row, differing, rms_error, wors
 CROP_PX = 65
 LR = 5e-5  # see train_checks.TrainCase
 EPOCHS, BATCH, TRAINED = 2, 4, 12  # TRAINED: images of the first round
+WARP_PX = 124  # side to which images are warped for labels of the second round (the original's own is 513); not 8n+1
+MEASURED = 2  # images whose logits are compared; label maps are compared of all
 WATCHED = ["conv0_weight", "fc1_weight", "bn_out_beta"]
 
 
@@ -38,24 +40,32 @@ class Rounds:
     name : of the rows, and of a folder.
     tree : of :func:`~cian.tools.engine.fidelity.inputs.data_files`.
     classes : names without the background.
-    predicted : how many images of the list are predicted, and then trained on in the second round.
-    size_px : side of the square at prediction (the original's own is 513); the original cuts larger images.
+    tested : how many images of the list are predicted as at test.
+    predicted : how many get labels, and are trained on in the second round.
+    size_px : side of the square at test (the original's own is 513); the original cuts larger images, and 0 is the largest side of these.
     """
 
     def __init__(self, original: Original, name: str, tree: Dict[str, Any], classes: Sequence[str], model: str, *, seed: int,
-                 predicted: int, size_px: int) -> None:
+                 tested: int, predicted: int, size_px: int) -> None:
         self.original, self.tree, self.classes, self.model, self.seed = original, tree, list(classes), model, seed
-        self.name, self.size_px, self.job = name, size_px, name.replace(" ", "_")
+        self.name, self.job = name, name.replace(" ", "_")
         self.folder = os.path.join(original.work, self.job)
         common = tree["labels"][:, 1 + int(tree["labels"][:, 1:].sum(axis=0).argmax())]  # groups need a common class
         self.predicted = [entry for entry, has in zip(tree["names"], common) if has][:predicted]
+        self.tested = self.predicted[:tested]
+        self.size_px = size_px or max(max(cv2.imread(self.image_path(entry)).shape[:2]) for entry in self.tested)
         self.trained = [*self.predicted, *(entry for entry in tree["names"] if entry not in self.predicted)][:TRAINED]
         self.files: Dict[str, str] = {}
+
+    def image_path(self, name: str) -> str:
+        """File of an image."""
+        return os.path.join(self.tree["image_root"], f"{name}.jpg")
 
     def write_lists(self) -> None:
         """The class table of ours, the lists of both rounds."""
         os.makedirs(self.folder)
-        for key, lines in (("classes", ["background", *self.classes]), ("trained", self.trained), ("predicted", self.predicted)):
+        for key, lines in (("classes", ["background", *self.classes]), ("trained", self.trained), ("predicted", self.predicted),
+                           ("tested", self.tested)):
             self.files[key] = os.path.join(self.folder, f"{key}.txt")
             with open(self.files[key], "w", encoding="utf-8") as stream:
                 stream.write("\n".join(lines) + "\n")
@@ -65,8 +75,7 @@ class Rounds:
         self.write_lists()
         weights = os.path.join(self.folder, "start.params")
         network = CIAN(self.model, len(self.classes) + 1)
-        paths = [os.path.join(self.tree["image_root"], f"{name}.jpg") for name in self.trained]
-        condition(network, crops_of(paths, BATCH, CROP_PX, self.seed), self.seed)
+        condition(network, crops_of([self.image_path(name) for name in self.trained], BATCH, CROP_PX, self.seed), self.seed)
         save_params(network, weights)
         theirs, ours = (os.path.join(self.folder, side, self.model) for side in ("original", "ours"))
         rows = self.check_round(1, theirs, ours, weights)
@@ -114,29 +123,32 @@ class Rounds:
     def check_prediction(self, snapshot: str, checkpoint: str, *, labels: bool) -> List[Row]:
         """Logits and label maps of the original's checkpoint: at test, or as labels for the second round (warped, ten iterations)."""
         folders = ("train_aug_pred", "train_aug_pred_crf") if labels else ("pred", "pred_crf")
-        argv = self.argv({"--data-list": self.files["predicted"], "--image-size": self.size_px})
+        listed, size_px = ("predicted", WARP_PX) if labels else ("tested", self.size_px)
+        argv = self.argv({"--data-list": self.files[listed], "--image-size": size_px})
         answer = self.original.run(f"{self.job}/{folders[0]}", {
             "kind": "infer", "classes": self.classes, "labels": labels,
             "argv": [*argv, "--snapshot", snapshot, "--num-epoch", str(EPOCHS)]})
         out = os.path.join(self.folder, "predictions")
         flags = ["--retrain-labels", "--train-list", self.files["predicted"]] if labels else []
         self.ours("predict", [*argv, "--checkpoint", checkpoint, "--out", out, "--classes", self.files["classes"], "--quiet", *flags])
-        settings = PredictConfig(fit="warp" if labels else "pad", size_px=self.size_px)
+        settings = PredictConfig(fit="warp" if labels else "pad", size_px=size_px)
         predictor = load_predictors(checkpoint, settings, [mx.cpu()], model=self.model,
                                     classes=ClassTable(["background", *self.classes]))[0][0]
         logits, crf, maps, pixels = 0.0, 0.0, [0.0, 0.0], 0
-        for index, name in enumerate(self.predicted):
-            image = cv2.imread(os.path.join(self.tree["image_root"], f"{name}.jpg"))[..., ::-1].copy()
+        names = self.predicted if labels else self.tested
+        for index, name in enumerate(names):
+            image = cv2.imread(self.image_path(name))[..., ::-1].copy()
             expected = answer.arrays[f"logits{index}"]
-            logits = max(logits, rms_error(predictor.logits(image), expected))
+            if index < MEASURED:
+                logits = max(logits, rms_error(predictor.logits(image), expected))
             refined = dense_crf(expected, image, CRF_PRESETS["retrain" if labels else "test"]).argmax(axis=0)
             theirs = [read_label_png(os.path.join(snapshot, folder, f"{name}.png")) for folder in folders]
             crf += differing(refined, theirs[1])
             for kind, folder in enumerate(folders):
                 maps[kind] += differing(read_label_png(os.path.join(out, folder, f"{name}.png")), theirs[kind])
             pixels += image[..., 0].size
-        case, note = f"{self.name} {'labels' if labels else 'test'}", f"{len(self.predicted)} images, {pixels} pixels"
-        return [Row(case, "multi-scale logits", logits, LOGITS, note),
+        case, note = f"{self.name} {'labels' if labels else 'test'}", f"{len(names)} images, {pixels} pixels"
+        return [Row(case, "multi-scale logits", logits, LOGITS, f"{min(len(names), MEASURED)} images in a square of {size_px}"),
                 Row(case, "CRF labels from the same logits", crf, IDENTICAL, note),
                 Row(case, "labels by both command lines", maps[0], IDENTICAL, note),
                 Row(case, "CRF labels by both command lines", maps[1], IDENTICAL, note)]
@@ -160,6 +172,11 @@ class Rounds:
         if done.returncode:
             lines: Tuple[str, ...] = tuple(line for line in done.stderr.splitlines() if line.strip()) or ("it printed nothing",)
             raise InputError(f"our tools/{tool}.py ended with code {done.returncode}: {lines[-1]}", file=self.folder)
+
+
+def check_rounds(original: Original, name: str, tree: Dict[str, Any], classes: Sequence[str], model: str, **sizes: int) -> List[Row]:
+    """All rows of :class:`Rounds` with these values."""
+    return Rounds(original, name, tree, classes, model, **sizes).check()
 
 
 def _noted(measured: Tuple[float, str], note: str) -> Tuple[float, float, str]:

@@ -2,24 +2,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Sequence
 
-import cv2
 import numpy as np
 
 from cian.data.toy import make_toy
 from cian.data.tree import DatasetTree
 
-from .data_checks import check_evaluation, check_loader, check_sampling
+from .data_checks import check_evaluation, check_loader, check_sampling, compare_sampling
 from .inputs import data_files
 from .ours import TrainCase
 from .process import Original
-from .round_checks import BATCH, Rounds
+from .round_checks import BATCH, check_rounds
 from .table import Row
 from .train_checks import check_losses, check_training
 
-Check = Tuple[str, Callable[[], List[Row]]]
 LOADED = 48  # images of a real data set that the loader goes through
 R50, R101 = "resnet50_largefov", "resnet101_largefov"
 QUICK = (
@@ -39,9 +38,23 @@ FULL = (
 )
 
 
+@dataclass(frozen=True)
+class Check:
+    """A comparison: its name, what makes its rows, and the folder of its files."""
+
+    name: str
+    rows: Callable[[], Sequence[Row]]
+    folder: str
+
+
+def _check(original: Original, name: str, function: Callable[..., Sequence[Row]], /, *values: Any, **options: Any) -> Check:
+    own = original.below(name)
+    return Check(name, partial(function, own, *values, **options), own.work)
+
+
 def checks(original: Original, *, quick: bool, seed: int, data: str = "", classes: str = "voc",
            data_list: str = "train") -> Iterator[Check]:
-    """Names and functions of all comparisons, in order; a function returns its rows.
+    """All comparisons in order. Each can be made in another process.
 
     Parameters
     ----------
@@ -50,16 +63,17 @@ def checks(original: Original, *, quick: bool, seed: int, data: str = "", classe
     data, classes, data_list : a data set in VOC layout with its class table and list; empty is none.
     """
     drawn = generated(original, "generated", 40, seed)
-    yield "losses", partial(check_losses, original, seed)
+    yield _check(original, "losses", check_losses, seed)
     for case in QUICK if quick else FULL:
         moved = TrainCase(**{**vars(case), "seed": case.seed + seed})
-        yield moved.name, partial(check_training, original, moved)
+        yield _check(original, moved.name, check_training, moved)
     names, tree = drawn.classes.foreground, data_files(drawn, drawn.names("train"), os.path.join(original.work, "labels"), seed)
     yield from _data_checks(original, tree, names, quick, seed)
-    yield "evaluation", partial(check_evaluation, original, tree, names, seed)
+    yield _check(original, "evaluation", check_evaluation, tree, names, seed)
     for model in (R50,) if quick else (R50, R101):
         name = f"rounds {model.replace('_largefov', '')}"
-        yield name, Rounds(original, name, tree, names, model, seed=seed, predicted=BATCH if quick else 2 * BATCH, size_px=129).check
+        yield _check(original, name, check_rounds, name, tree, names, model, seed=seed, tested=BATCH,
+                     predicted=BATCH if quick else 2 * BATCH, size_px=129)
     if data:
         yield from _photograph_checks(original, DatasetTree(data, classes=classes), data_list, quick, seed)
 
@@ -74,13 +88,13 @@ def _data_checks(original: Original, tree: Dict[str, Any], names: Sequence[str],
     settings = [(65, 4, 2, 1), (72, 12, 3, 2)] + ([] if quick else [(321, 4, 2, 2), (33, 8, 4, 1)])
     for crop_px, batch_size, group_size, devices in settings:
         name = f"loader {crop_px}px g{group_size} {devices}dev"
-        yield name, partial(check_loader, original, tree, names, crop_px=crop_px, batch_size=batch_size, group_size=group_size,
-                            devices=devices, seed=seed + crop_px, name=name)
+        yield _check(original, name, check_loader, tree, names, crop_px=crop_px, batch_size=batch_size, group_size=group_size,
+                     devices=devices, seed=seed + crop_px, name=name)
     many = [(1500, 21, 16, 2, 2)] + ([] if quick else [(10582, 21, 16, 2, 2), (3000, 5, 12, 3, 1)])
     for images, num_classes, batch_size, group_size, devices in many:
         name = f"sampling {images} images {num_classes}cls g{group_size} {devices}dev"
-        yield name, partial(check_sampling, original, images=images, num_classes=num_classes, batch_size=batch_size,
-                            group_size=group_size, devices=devices, seed=seed + images, name=name)
+        yield _check(original, name, check_sampling, images=images, num_classes=num_classes, batch_size=batch_size,
+                     group_size=group_size, devices=devices, seed=seed + images, name=name)
 
 
 def _photograph_checks(original: Original, data: DatasetTree, data_list: str, quick: bool, seed: int) -> Iterator[Check]:
@@ -90,10 +104,11 @@ def _photograph_checks(original: Original, data: DatasetTree, data_list: str, qu
     tree = data_files(data, chosen, os.path.join(original.work, "photographs"), seed)
     foreground, paths = data.classes.foreground, [data.image_path(name) for name in chosen]
     case = TrainCase(R50, len(data.classes), 97, 4, 2, "max", 1, seed=seed)
-    yield f"{case.name} photographs", partial(check_training, original, case, paths)
-    yield "loader photographs", partial(check_loader, original, tree, foreground, crop_px=65 if quick else 321, batch_size=8, group_size=2,
-                                        devices=1, seed=seed, name="loader photographs")
-    yield "evaluation photographs", partial(check_evaluation, original, tree, foreground, seed, "evaluation photographs")
-    largest = max(max(cv2.imread(path).shape[:2]) for path in paths[:BATCH])
-    yield "rounds photographs", Rounds(original, "rounds photographs", tree, foreground, R50, seed=seed, predicted=BATCH,
-                                       size_px=largest).check
+    yield _check(original, f"{case.name} photographs", check_training, case, paths)
+    yield _check(original, "loader photographs", check_loader, tree, foreground, crop_px=65 if quick else 321, batch_size=8, group_size=2,
+                 devices=1, seed=seed, name="loader photographs")
+    yield _check(original, "sampling photographs", compare_sampling, data.annotation_root, names, foreground, batch_size=16, group_size=2,
+                 devices=2, seed=seed, name="sampling photographs")
+    yield _check(original, "evaluation photographs", check_evaluation, tree, foreground, seed, "evaluation photographs")
+    yield _check(original, "rounds photographs", check_rounds, "rounds photographs", tree, foreground, R50, seed=seed, tested=2,
+                 predicted=BATCH, size_px=0)

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Tuple
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -83,10 +83,13 @@ HEADER = _LAYOUT.format("case", "quantity", "error", "tolerance", "verdict")
 
 def format_row(row: Row) -> str:
     """One line of the table under :data:`HEADER`: errors as counts where the two must be identical."""
+    return _LAYOUT.format(row.case, row.quantity, *_numbers(row), row.verdict + (f"  ({row.note})" if row.note else ""))
+
+
+def _numbers(row: Row) -> Tuple[str, str]:
     exact = row.tolerance == IDENTICAL
     error = f"{row.error:.0f}" if row.error == 0 or (exact and math.isfinite(row.error)) else f"{row.error:.1e}"
-    verdict = row.verdict + (f"  ({row.note})" if row.note else "")
-    return _LAYOUT.format(row.case, row.quantity, error, "identical" if exact else f"{row.tolerance:.0e}", verdict)
+    return error, "identical" if exact else f"{row.tolerance:.0e}"
 
 
 def summarise(rows: Iterable[Row]) -> List[Row]:
@@ -108,6 +111,19 @@ def summarise(rows: Iterable[Row]) -> List[Row]:
     return result
 
 
-def to_json(rows: Iterable[Row]) -> List[Dict[str, Any]]:
-    """JSON-able; an infinite error becomes None."""
-    return [{**asdict(row), "error": row.error if math.isfinite(row.error) else None, "verdict": row.verdict} for row in rows]
+def count(rows: Sequence[Row]) -> str:
+    """How many rows have which verdict, in words."""
+    return ", ".join(f"{sum(row.verdict == verdict for row in rows)} {verdict}" for verdict in ("pass", "FAIL", "not compared"))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The summary as a table in Markdown, and below it the reason of every row that was loosened or could not be compared."""
+    lines = ["| quantity | cases | largest error | tolerance | verdict |", "|---|---:|---:|---:|---|"]
+    summary = summarise(rows)
+    for row in summary:
+        verdict = row.verdict + (f" ({row.note})" if row.note else "")
+        lines.append(f"| {row.quantity} | {row.case.split()[0]} | {' | '.join(_numbers(row))} | {verdict} |")
+    strict = {row.quantity: row.tolerance for row in summary}
+    reasons = [row for row in rows if not row.compared or row.tolerance > strict[row.quantity]]
+    lines += ["", *(f"* {row.case}, {row.quantity}: {_numbers(row)[0]}, {row.verdict}; {row.note}" for row in reasons)]
+    return "\n".join(lines).rstrip() + "\n"
