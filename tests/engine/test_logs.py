@@ -6,6 +6,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.tools.engine.logs import Clock, Meter, RunLog, duration
+from cian.tools.engine.scalars import read_scalars
 
 
 def test_a_meter_weighs_every_image_the_same_whatever_its_step():
@@ -88,3 +89,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"model\.log: cannot be written"):
         RunLog(tmp_path / "file", "model", total=1)
+
+
+def test_scalars_are_read_back_the_later_of_a_repeated_step_and_no_torn_one(tmp_path):
+    for values, done in ((((1, 0.5), (2, 0.25)), 0), (((2, 0.75), (3, 0.125)), 1)):
+        with RunLog(tmp_path, "net", total=3, done=done) as log:
+            for step, value in values:
+                log.scalars({"loss": value}, step)
+    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75), (3, 0.125)]}
+    last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: int(path.name.rpartition(".")[2]))
+    last.write_bytes(last.read_bytes()[:-3])
+    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75)]}

@@ -6,11 +6,14 @@ import tarfile
 import threading
 from pathlib import Path
 
+import cv2
 import pytest
 
 from cian.errors import InputError
 from cian.tools import reproduce
+from cian.tools.engine import reproduction_report
 from cian.tools.engine.experiments import find_experiments
+from cian.tools.engine.logs import RunLog
 from cian.tools.engine.reproduction import Place, plan
 from cian.tools.engine.reproduction_report import rows_of, write_report
 from cian.tools.engine.stages import Stage, estimate, in_order, run_stage, stage_key
@@ -122,18 +125,50 @@ def test_time_left_comes_from_done_stages_of_the_kind(tmp_path):
     assert estimate([other], [other]) == "not measured yet"
 
 
-def test_report_gives_mean_spread_difference_and_conditions(place, tmp_path):
-    measurements = [plan(row("baseline"), place, seed) for seed in (0, 1, 2)] + [plan(row("cp"), place, 0)]
-    for measurement, value in zip(measurements[:2], (0.5, 0.52)):
-        for stage in measurement.scores.values():
-            finish(stage, {"mean_iou": value})
-    plain, crf, unmeasured = rows_of(measurements)[:3]
-    assert plain.cells()[:6] == ["baseline", "val", "-", "51.00 ± 1.41", "0: 50.00, 1: 52.00", "-"]
-    assert crf.figure == "val_crf" and unmeasured.cells()[3] == "not measured"
+def scored(place, values):
+    """Measurements of Table 2 of which those in ``values``, (row, seed) -> mIoU, are done."""
+    measurements = [plan(row(name), place, seed) for name in ("baseline", "ce", "cp") for seed in (0, 1, 2)]
+    for measurement in measurements:
+        key = (measurement.experiment.path.stem, measurement.seed)
+        for stage in measurement.scores.values() if key in values else ():
+            finish(stage, {"mean_iou": values[key], "iou": {"cow": values[key]}})
+    return measurements
+
+
+def test_rows_have_mean_spread_and_gains_seed_by_seed(place):
+    found = rows_of(scored(place, {("baseline", 0): 0.5, ("baseline", 1): 0.52, ("ce", 0): 0.51, ("ce", 1): 0.55, ("ce", 2): 0.9}))
+    first, ce, cp = found[1], found[3], found[5]  # the figures with CRF
+    assert first.cells(first)[:8] == ["baseline", "val, CRF", "(58.3)", "51.00 ± 1.41", "0: 50.00, 1: 52.00", "-", "", ""]
+    assert ce.cells(first)[3:8] == ["65.33 ± 21.46", "0: 51.00, 1: 55.00, 2: 90.00", "-", "+2.00 ± 1.41", "+0.8"]
+    assert cp.cells(first)[3:8] == ["not measured", "-", "-", "-", "+4.2"]
+
+
+def test_figures_of_the_papers_own_data_set_are_compared(place):
+    measurement = plan(next(row for row in find_experiments(EXPERIMENTS, "voc", 2) if row.path.stem == "baseline"), place, 0)
+    finish(measurement.scores["val"], {"mean_iou": 0.5})
+    finish(measurement.scores["val_crf"], {"mean_iou": 0.6})
+    found = {row.figure: row for row in rows_of([measurement])}
+    assert found["val_crf"].cells(found["val_crf"])[2:6] == ["58.3", "60.00", "0: 60.00", "+1.70"]
+
+
+def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction_report, "add_pictures", lambda page, measurements, folder: page.heading("pictures"))
+    measurements = scored(place, {("baseline", 0): 0.5})
+    trained = measurements[0].rounds[0]
+    finish(trained)
+    with RunLog(trained.folder, "net", total=8) as log:
+        log.scalars({"loss/total": 2.0, "loss/seed_self": 1.5, "pixels/agreeing": 0.25, "pixels/completion": 0.75}, 4)
+        log.scalars({"loss/total": 1.0, "loss/seed_self": 0.5, "pixels/agreeing": 0.5, "pixels/completion": 0.875}, 8)
     write_report([("Table 2", measurements)], "python tools/reproduce.py", {"mxnet": "1.9.1"}, tmp_path / "report")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "51.00 ± 1.41" in text and "image-level labels only" in text and "mxnet 1.9.1" in text
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<img") == 1
+    assert "| baseline | 0 | 1 | 8 | 0.500 | 50.0% | 87.5% | 0.1 |" in text
+    assert "50.00" in text and "image-level labels only" in text and "mxnet 1.9.1" in text
+    for name in ("scores", "training"):
+        assert f"(report-1-{name}.png)" in text and cv2.imread(str(tmp_path / f"report-1-{name}.png")) is not None
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 and "pictures" in page
+    first = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["tables"][0]["measurements"][0]
+    assert (first["row"], first["seed"], first["figures"]["val"]["iou"]) == ("baseline", 0, {"cow": 0.5})
 
 
 def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):

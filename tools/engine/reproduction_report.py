@@ -1,25 +1,41 @@
 """The report of a reproduction: the paper's figures beside ours, by seed, with what every figure was measured on."""
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import matplotlib
 import numpy as np
 
-from cian.data.files import atomic_write_bytes
+from cian.data.files import atomic_write_bytes, read_text
+from cian.data.tree import DatasetTree
 from cian.errors import PathLike
 
+from .checkpoint import load_network
+from .experiments import load_experiment
 from .report import Page, markdown_table
 from .reproduction import TRAINING, Measurement
+from .scalars import read_scalars
+from .stages import in_order
+from .visual import pairs_by_class, write_gallery, write_pair
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend comes first)
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
 
-HEADER = ("row", "figure", "paper", "ours", "seeds", "difference", "configuration")
+SHOWN, PAIRS = 6, 3  # images of the gallery, pairs of Figure 3
+HEADER = ("row", "figure", "paper", "ours", "seeds", "difference", "gain", "paper's gain", "configuration")
+TRAINING_HEADER = ("row", "seed", "round", "steps", "seed loss", "agreement", "in completion", "minutes")
 NAMES = {"val": "val", "val_crf": "val, CRF", "test": "test", "test_crf": "test, CRF"}
+LEGEND = ("'±' is the sample standard deviation over the seeds. A gain is that over the table's first row, in the same figure, of the same "
+          "seeds. A paper's figure in brackets is the one of the row that this one mirrors on another data set: only the gains compare. Of "
+          "each training round, the last epoch: seed loss of an image (self branch), the part of the labelled pixels that the target "
+          "branch predicts so, and the part of all pixels that the completion loss takes (or would take).")
 
 
 class Row:
@@ -27,8 +43,11 @@ class Row:
 
     def __init__(self, measurements: Sequence[Measurement], figure: str) -> None:
         first = measurements[0]
-        self.name, self.figure, self.path = first.experiment.claim.row, figure, first.experiment.path
-        self.paper: Optional[float] = first.experiment.claim.paper.get(figure)
+        claim = first.experiment.claim
+        self.name, self.figure, self.path = claim.row, figure, first.experiment.path
+        self.mirrored = bool(claim.mirrors)
+        stated = load_experiment(self.path.parents[2] / claim.mirrors).claim.paper if claim.mirrors else claim.paper
+        self.paper: Optional[float] = stated.get(figure)
         self.hash = first.experiment.config.hash((*TRAINING, "cam", "seeds", "predict"))
         self.values: Dict[int, float] = {}
         for measurement in measurements:
@@ -44,14 +63,33 @@ class Row:
     @property
     def spread(self) -> Optional[float]:
         """Sample standard deviation over the seeds; None for fewer than two."""
-        return float(np.std(list(self.values.values()), ddof=1)) if len(self.values) > 1 else None
+        return _spread(list(self.values.values()))
 
-    def cells(self) -> List[str]:
-        """The row in the order of ``HEADER``."""
-        ours = "not measured" if self.mean is None else f"{self.mean:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
+    def gains(self, first: Row) -> List[float]:
+        """Over the table's first row, seed by seed."""
+        return [value - first.values[seed] for seed, value in sorted(self.values.items()) if seed in first.values]
+
+    def cells(self, first: Row) -> List[str]:
+        """The row in the order of ``HEADER``; ``first`` is the same figure of the table's first row."""
         by_seed = ", ".join(f"{seed}: {value:.2f}" for seed, value in sorted(self.values.items())) or "-"
-        difference = f"{self.mean - self.paper:+.2f}" if self.mean is not None and self.paper is not None else "-"
-        return [self.name, NAMES[self.figure], "-" if self.paper is None else f"{self.paper:.1f}", ours, by_seed, difference, self.hash]
+        comparable = self.mean is not None and self.paper is not None and not self.mirrored
+        paper_gain = self.paper - first.paper if self.paper is not None and first.paper is not None else None
+        paper = "-" if self.paper is None else f"({self.paper:.1f})" if self.mirrored else f"{self.paper:.1f}"
+        return [self.name, NAMES[self.figure], paper, _with_spread(list(self.values.values()), "not measured"), by_seed,
+                f"{self.mean - self.paper:+.2f}" if comparable else "-",  # type: ignore[operator]
+                "" if self is first else _with_spread(self.gains(first), "-", "+"),
+                "" if self is first else "-" if paper_gain is None else f"{paper_gain:+.1f}", self.hash]
+
+
+def _spread(values: Sequence[float]) -> Optional[float]:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _with_spread(values: Sequence[float], absent: str, sign: str = "") -> str:
+    if not values:
+        return absent
+    spread = _spread(values)
+    return f"{np.mean(values):{sign}.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
 def rows_of(measurements: Sequence[Measurement]) -> List[Row]:
@@ -78,28 +116,79 @@ def conditions(measurement: Measurement) -> str:
 
 def figure_picture(rows: Sequence[Row], title: str) -> np.ndarray:
     """Bars of ours with the spread and each seed as a point, the paper's as a mark; (H, W, 3) uint8 RGB."""
-    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(rows) + 1.4), dpi=110)
-    try:
+    with _figure(figsize=(9, 0.42 * len(rows) + 1.4)) as figure:
+        axes = figure.add_subplot()
         for place, row in enumerate(rows):
             if row.mean is not None:
                 axes.barh(place, row.mean, xerr=row.spread or 0, color="#4c78a8" if row.figure.endswith("crf") else "#9ecae9", height=0.66)
                 axes.plot(list(row.values.values()), [place] * len(row.values), "k.", markersize=4)
-            if row.paper is not None:
+            if row.paper is not None and not row.mirrored:
                 axes.plot(row.paper, place, "D", color="#e45756", markersize=6)
         axes.set_yticks(range(len(rows)), [f"{row.name} ({NAMES[row.figure]})" for row in rows])
         axes.invert_yaxis()
-        axes.set_xlabel("mIoU, % (points: seeds; red: the paper)")
+        axes.set_xlabel("mIoU, % (points: seeds" + ("" if rows[0].mirrored else "; red: the paper") + ")")
         axes.set_title(title)
         figure.tight_layout()
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
+        return _pixels(figure)
+
+
+@contextlib.contextmanager
+def _figure(figsize: Tuple[float, float]) -> Iterator[Figure]:
+    figure = pyplot.figure(figsize=figsize, dpi=110)
+    try:
+        yield figure
     finally:
         pyplot.close(figure)
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
     return cv2.imdecode(np.frombuffer(content.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
+def training_rows(measurements: Sequence[Measurement]) -> List[List[str]]:
+    """What the logs of all finished training rounds say at their ends, in the order of ``TRAINING_HEADER``."""
+    rows = []
+    for measurement in measurements:
+        for number, stage in enumerate(measurement.rounds, 1):
+            record = stage.done
+            if record is not None:
+                scalars = read_scalars(stage.folder / "tensorboard")
+                last = {name: scalars[name][-1][1] for name in ("loss/seed_self", "pixels/agreeing", "pixels/completion")}
+                rows.append([measurement.experiment.claim.row, str(measurement.seed), str(number), str(scalars["loss/total"][-1][0]),
+                             f"{last['loss/seed_self']:.3f}", f"{last['pixels/agreeing']:.1%}", f"{last['pixels/completion']:.1%}",
+                             f"{record['seconds'] / 60:.1f}"])
+    return rows
+
+
+def curves_picture(measurements: Sequence[Measurement], title: str) -> np.ndarray:
+    """Seed loss, agreement and completed pixels over the steps of every finished round, a line each (colour: row, dashes: second round);
+    (H, W, 3) uint8 RGB."""
+    panels = {"loss/seed_self": "seed loss of an image", "pixels/agreeing": "labelled pixels that\nthe target branch predicts so",
+              "pixels/completion": "pixels in the completion loss"}
+    names = list(dict.fromkeys(measurement.experiment.claim.row for measurement in measurements))
+    with _figure(figsize=(11, 3.4)) as figure:
+        for at, (scalar, label) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(1, 3, at)
+            for measurement in measurements:
+                colour = f"C{names.index(measurement.experiment.claim.row)}"
+                for number, stage in enumerate(measurement.rounds):
+                    if stage.done is not None:
+                        steps, values = zip(*read_scalars(stage.folder / "tensorboard")[scalar])
+                        axes.plot(steps, values, "--" if number else "-", color=colour, linewidth=1)
+            axes.set_xlabel("step")
+            axes.set_title(label, fontsize=9)
+        figure.legend([Line2D([], [], color=f"C{at}") for at in range(len(names))], names, loc="lower center", ncol=min(len(names), 6),
+                      fontsize=8, frameon=False)
+        figure.suptitle(title, fontsize=10)
+        figure.tight_layout(rect=(0, 0.08, 1, 1))
+        return _pixels(figure)
+
+
 def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: str, versions: Dict[str, Any], path: PathLike) -> None:
-    """Write ``path``.md and ``path``.html.
+    """Write ``path``.md with the plots ``path``-N-*.png, ``path``.json with every figure, and ``path``.html, which has pictures of the
+    data set too.
 
     Parameters
     ----------
@@ -107,18 +196,67 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
     command : that made the report, as a user types it.
     versions : of the packages that matter.
     """
+    base = os.fspath(path)
     page = Page("Reproduction of the paper's tables", f"Made by: {command}")
     lines = [f"# {page.title}", "", f"Made by `{command}`", ""]
-    for title, measurements in tables:
+    for number, (title, measurements) in enumerate(tables, 1):
         rows = rows_of(measurements)
-        cells = [row.cells() for row in rows]
+        first = {row.figure: row for row in reversed(rows)}
+        cells, rounds = [row.cells(first[row.figure]) for row in rows], training_rows(measurements)
         page.heading(title)
         page.text(conditions(measurements[0]))
         page.table(HEADER, cells)
-        page.pictures([figure_picture(rows, title)], [title])
         lines += [f"## {title}", "", conditions(measurements[0]), "", markdown_table(HEADER, cells), ""]
+        plots = {"scores": figure_picture(rows, title)}
+        if rounds:
+            plots["training"] = curves_picture(measurements, title)
+        for name, picture in plots.items():
+            target = f"{base}-{number}-{name}.png"
+            atomic_write_bytes(target, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+            page.pictures([picture], [f"{title}: {name}"])
+            lines += [f"![{title}: {name}]({os.path.basename(target)})", ""]
+        page.table(TRAINING_HEADER, rounds)
+        lines += [markdown_table(TRAINING_HEADER, rounds), ""]
+    add_pictures(page, [measurement for _, measurements in tables for measurement in measurements], f"{base}-pictures")
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
-    page.text(f"Versions: {shown}. '±' is the sample standard deviation over the seeds.")
-    lines += [f"Versions: {shown}. '±' is the sample standard deviation over the seeds.", ""]
-    page.save(f"{os.fspath(path)}.html")
-    atomic_write_bytes(f"{os.fspath(path)}.md", "\n".join(lines).encode())
+    page.text(f"{LEGEND} Versions: {shown}.")
+    lines += [f"{LEGEND} Versions: {shown}.", ""]
+    page.save(f"{base}.html")
+    atomic_write_bytes(f"{base}.md", "\n".join(lines).encode())
+    atomic_write_bytes(f"{base}.json", json.dumps({"command": command, "versions": versions, "tables": [
+        {"title": title, "measurements": [record(measurement) for measurement in measurements]} for title, measurements in tables]},
+        indent=1).encode())
+
+
+def record(measurement: Measurement) -> Dict[str, Any]:
+    """Everything measured of a row with a seed: by figure the mean and class IoU and how they were made, the stages' keys and seconds."""
+    experiment, figures = measurement.experiment, {}
+    for name, stage in measurement.scores.items():
+        if stage.done is not None:
+            score = json.loads(read_text(stage.folder / "score.json"))
+            figures[name] = {key: score[key] for key in ("mean_iou", "iou") if key in score}
+    stages = {f"{stage.kind}-{stage.key}": stage.done["seconds"] for stage in in_order(measurement.scores.values()) if stage.done}
+    return {"table": experiment.claim.table, "row": experiment.claim.row, "file": "/".join(experiment.path.parts[-3:]),
+            "seed": measurement.seed, "configuration": experiment.config.hash((*TRAINING, "cam", "seeds", "predict")), "figures": figures,
+            "seconds": stages}
+
+
+def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -> None:
+    """Figures 3 and 4 of the paper, of the rows' first seed: affinity of pairs in the last finished network with a cross branch, and the
+    rows' predictions side by side; on the page, and as PNG in ``folder``."""
+    shown = {m.experiment.claim.row: m for m in reversed(measurements) if m.figures() is not None}  # the first of each name
+    if not shown:
+        return
+    ordered = [shown[name] for name in dict.fromkeys(m.experiment.claim.row for m in measurements) if name in shown]
+    data = measurements[0].scores["val"].config.data  # type: ignore[union-attr]
+    tree = DatasetTree(data.root, mask_root=data.mask_root, classes=data.classes)
+    columns = [(m.experiment.claim.row, str(m.scores["val"].after[0].folder / ("pred_crf" if "val_crf" in m.scores else "pred")))
+               for m in ordered]
+    page.heading("Predictions (Figure 4 of the paper)")
+    write_gallery(folder, tree, tree.names(data.val_list)[::max(1, len(tree.names(data.val_list)) // SHOWN)][:SHOWN], columns, page=page)
+    crossed = [m for m in ordered if m.experiment.config.network.affinity == "cross"]
+    if crossed:
+        page.heading(f"Affinity of pairs (Figure 3 of the paper): {crossed[-1].experiment.claim.row}")
+        net, metadata = load_network(crossed[-1].rounds[-1].folder, for_prediction=False)
+        for query, reference in pairs_by_class(tree, data.val_list, PAIRS):
+            write_pair(folder, net, tree.image_path(query), tree.image_path(reference), metadata["classes"], page=page)

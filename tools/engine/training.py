@@ -270,13 +270,13 @@ def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx
     initialize(net, config.train.seed, ctx=contexts)
     if start:
         return f"second round from {start}: {load_params(net, start, ctx=contexts)}"
-    if not config.network.pretrained:
-        return "all weights are random: no network.pretrained was named"
-    report = load_pretrained(net, config.network.pretrained, ctx=contexts)
+    message = "all weights are random: no network.pretrained was named"
+    if config.network.pretrained:
+        message = f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}"
     for name, param in net.collect_params().items():
-        if name == "bn_out_gamma":  # a first round starts with a silent module, whatever the file holds, as in the original
-            param.set_data(mx.nd.zeros(param.shape))
-    return f"{config.network.pretrained}: {report}"
+        if name == "bn_out_gamma":  # a first round decides its start by itself, whatever the file holds, as in the original
+            param.set_data(mx.nd.full(param.shape, config.train.gamma_start))
+    return message
 
 
 def _backbone_options(start: str) -> Mapping[str, Any]:
