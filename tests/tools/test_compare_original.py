@@ -1,6 +1,8 @@
 """The comparison with the original code: its measures, its verdicts, its explanations, and its command line, without the original."""
 import json
 import math
+import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -49,7 +51,6 @@ def test_a_row_passes_at_its_tolerance_and_nothing_else_does():
     assert Row("case", "quantity", 1.0, 0.0, compared=False).verdict == "not compared"
     assert table.format_row(Row("case", "quantity", 3.0, table.IDENTICAL, "why")).split() == [
         "case", "quantity", "3", "identical", "FAIL", "(why)"]
-    assert table.to_json([Row("case", "quantity", math.inf, 1e-3)])[0]["error"] is None
 
 
 def test_the_summary_has_the_largest_error_of_each_quantity():
@@ -107,12 +108,24 @@ def test_equal_numbers_pass_and_each_changed_one_fails_by_its_name(numbers):
 
 def test_a_flipped_completion_target_is_said_and_not_compared_from_that_step_on(numbers):
     arrays = numbers[2]
-    flipped = {**arrays, "target1": arrays["target1"].copy(), "param3/fc1_weight": 2 * arrays["param3/fc1_weight"]}
-    flipped["target1"][0, 0, :2] += 1
-    rows = {row.quantity: row for row in train_checks.compare_steps("case", flipped, arrays)}
+    flipped = {**arrays, "probability1": arrays["probability1"].copy(), "param3/fc1_weight": 2 * arrays["param3/fc1_weight"]}
+    pixel = flipped["probability1"][0, :, 0, 0]
+    first, second = np.argsort(pixel)[:-3:-1]
+    near = {**arrays, "probability1": flipped["probability1"].copy()}
+    near["probability1"][0, [first, second], 0, 0] = pixel[first], pixel[first] - 1e-5
+    flipped["probability1"][0, [first, second], 0, 0] = pixel[first], pixel[first] + 1e-5
+    rows = {row.quantity: row for row in train_checks.compare_steps("case", flipped, near)}
     assert rows["gradients"].verdict == rows["updates after 1 step"].verdict == "pass"
+    assert rows["probabilities of the cross branch"].verdict == "pass"
     assert rows["updates after 3 steps"].verdict == "not compared"
-    assert rows["updates after 3 steps"].note == "2 pixels of the completion target flipped"
+    assert rows["updates after 3 steps"].note == "1 pixels of the completion target flipped"
+
+
+def test_a_flip_that_was_no_near_tie_is_a_failure(numbers):
+    arrays = numbers[2]
+    flipped = {**arrays, "probability1": np.roll(arrays["probability1"], 1, axis=1)}
+    verdicts = {row.quantity: row.verdict for row in train_checks.compare_steps("case", flipped, arrays)}
+    assert verdicts["probabilities of the cross branch"] == "FAIL" and verdicts["updates after 3 steps"] == "not compared"
 
 
 def test_a_miss_is_excused_only_by_our_own_response_to_rounding_and_never_in_the_first_step(numbers, monkeypatch):
@@ -166,21 +179,85 @@ def test_an_original_that_fails_is_quoted(checkout, tmp_path):
         Original(checkout, tmp_path).run("losses", {"kind": "losses"}, {"self/a": np.ones(1)})
 
 
-@pytest.mark.parametrize("error, code", [(0.0, 0), (1.0, 1)])
-def test_the_tool_prints_every_line_writes_json_and_fails_by_its_exit_code(checkout, tmp_path, monkeypatch, capsys, error, code):
-    def checks(original, **settings):
-        assert settings["quick"] and settings["seed"] == 5
-        yield "first", lambda: [Row("first", "quantity", 0.0, 1e-3), Row("first", "other", error, 1e-3)]
-        yield "second", lambda: [Row("second", "quantity", math.inf, 1e-3, "why", compared=False)]
+def first_rows(error):
+    return [Row("first", "quantity", 0.0, 1e-3), Row("first", "other", error, 1e-3)]
 
-    monkeypatch.setattr(suite, "checks", checks)
-    path = tmp_path / "rows.json"
-    assert compare_original.main(["--original", str(checkout), "--quick", "--seed", "5", "--json", str(path)]) == code
+
+def second_rows():
+    return [Row("second", "quantity", math.inf, 1e-3, "why", compared=False)]
+
+
+@pytest.fixture
+def two_checks(monkeypatch, tmp_path):
+    """``two_checks(error)`` puts two comparisons in the suite's place; returns the options that the suite got and the folders."""
+    got = {}
+
+    def put(error):
+        def checks(original, **settings):
+            got.update(settings)
+            for name, rows in (("first", partial(first_rows, error)), ("second", second_rows)):
+                got[name] = original.below(name).work
+                yield suite.Check(name, rows, got[name])
+        monkeypatch.setattr(suite, "checks", checks)
+        return got
+    return put
+
+
+@pytest.mark.parametrize("error, code", [(0.0, 0), (1.0, 1)])
+def test_the_tool_prints_every_line_writes_json_and_fails_by_its_exit_code(checkout, tmp_path, two_checks, capsys, error, code):
+    got = two_checks(error)
+    path, table_path = tmp_path / "rows.json", tmp_path / "table.md"
+    arguments = ["--original", str(checkout), "--quick", "--seed", "5"]
+    assert compare_original.main([*arguments, "--json", str(path), "--markdown", str(table_path)]) == code
+    assert got["quick"] and got["seed"] == 5
     printed = capsys.readouterr().out
     assert f"{2 - code} pass, {code} FAIL, 1 not compared" in printed and "mxnet 1.9.1" in printed
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert [row["verdict"] for row in content["rows"]] == ["pass", "FAIL" if code else "pass", "not compared"]
+    assert [(row["check"], row["verdict"]) for row in content["rows"]] == [
+        ("first", "pass"), ("first", "FAIL" if code else "pass"), ("second", "not compared")]
     assert content["versions"]["numpy"] == np.__version__
-    assert compare_original.main(["--original", str(checkout), "--quick", "--seed", "5", "--only", "second"]) == 0
+    written = table_path.read_text(encoding="utf-8")
+    assert f"| other | 1 | {'1.0e+00' if code else '0'} | 1e-03 | {'FAIL' if code else 'pass'} |" in written
+    assert written.endswith("* second, quantity: inf, not compared; why\n")
+    assert compare_original.main([*arguments, "--only", "second"]) == 0
     with pytest.raises(InputError, match="no comparison is called third"):
-        compare_original.main(["--original", str(checkout), "--quick", "--seed", "5", "--only", "third"])
+        compare_original.main([*arguments, "--only", "third"])
+
+
+def test_files_of_a_comparison_go_with_it_unless_they_are_to_be_kept(checkout, tmp_path, two_checks):
+    got = two_checks(0.0)
+    assert compare_original.main(["--original", str(checkout)]) == 0 and not os.path.exists(got["first"])
+    assert compare_original.main(["--original", str(checkout), "--work", str(tmp_path / "kept")]) == 0
+    assert os.path.isdir(got["first"]) and got["first"].startswith(str(tmp_path / "kept"))
+
+
+def test_several_at_a_time_give_the_same_rows_in_the_same_order(checkout, tmp_path, two_checks):
+    two_checks(0.0)
+    contents = []
+    for jobs in ("1", "2"):
+        path = tmp_path / f"{jobs}.json"
+        assert compare_original.main(["--original", str(checkout), "--jobs", jobs, "--json", str(path)]) == 0
+        contents.append(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    assert contents[0] == contents[1]
+
+
+def test_a_resumed_comparison_makes_what_is_missing_and_refuses_a_file_of_other_settings(checkout, tmp_path, two_checks, monkeypatch):
+    two_checks(0.0)
+    path = tmp_path / "rows.json"
+    arguments = ["--original", str(checkout), "--json", str(path), "--resume"]
+    assert compare_original.main(arguments) == 0
+    whole = path.read_text(encoding="utf-8")
+    content = json.loads(whole)
+    content["rows"], content["seconds"] = content["rows"][:2], {"first": 7.0}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    two_checks(1.0)  # would fail if the first one were made again
+    assert compare_original.main(arguments) == 0
+    resumed = json.loads(path.read_text(encoding="utf-8"))
+    assert resumed["rows"] == json.loads(whole)["rows"] and resumed["seconds"]["first"] == 7.0
+    with pytest.raises(InputError, match="rows.json: --resume: belongs to other settings"):
+        compare_original.main([*arguments, "--seed", "1"])
+    with pytest.raises(InputError, match="--resume: needs the file"):
+        compare_original.main(["--original", str(checkout), "--resume"])
+    path.write_text(whole[:50], encoding="utf-8")
+    with pytest.raises(InputError, match="is no file of a comparison"):
+        compare_original.main(arguments)

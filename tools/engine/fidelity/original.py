@@ -72,7 +72,7 @@ def train(request: Dict[str, Any], inputs: Arrays) -> Answer:
     optimizer = module._optimizer
     for step in range(max(request["steps"])):
         module.forward_backward(_batch(inputs, step))
-        outputs[f"target{step}"] = module.get_outputs()[1].asnumpy().argmax(axis=1)
+        outputs[f"probability{step}"] = module.get_outputs()[1].asnumpy()
         if step == 0:
             for name, grads in zip(group.param_names, group.grad_arrays):
                 if grads[0] is not None:

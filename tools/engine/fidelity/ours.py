@@ -88,7 +88,7 @@ def steps_of_ours(case: TrainCase, weights: str, inputs: Arrays) -> Tuple[Arrays
     for step in range(max(STEPS)):
         parts = split(inputs[f"data{step}"], inputs[f"label{step}"], case.num_classes, contexts)
         targets = [logits_in_training(network, part.data[0]) for part in parts]
-        result[f"target{step}"] = np.concatenate([cross.argmax(axis=1) for _, cross in targets])
+        result[f"probability{step}"] = np.concatenate([mx.nd.softmax(mx.nd.array(cross), axis=1).asnumpy() for _, cross in targets])
         if step == 0:
             result["logits/self"], result["logits/cross"] = (np.concatenate(branch) for branch in zip(*targets))
         trainer.step(parts, case.lr, step)

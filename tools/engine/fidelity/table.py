@@ -11,6 +11,7 @@ import numpy as np
 LOGITS = 1e-5  # largest difference over the root mean square
 GRADIENTS = 1e-3  # relative L2, for every parameter
 LOSS_GRADIENTS = 1e-5  # relative L2 of a loss's gradient at given logits
+PROBABILITIES = 1e-3  # largest difference, in steps that follow from others
 IDENTICAL = 0.0  # number of entries that differ
 
 

@@ -3,16 +3,17 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, Dict, List, Sequence
+import pickle
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from cian.symbols.params import AUXILIARY, load_params
-from cian.tools.engine.optimiser_states import read_momentum
+from cian.tools.engine.optimiser_states import read_momentum, write_momentum
 
 from .ours import LOSSES, STEPS, Arrays, TrainCase, loss_gradients, make_inputs, prefixed, steps_of_ours
 from .process import Answer, Original
-from .table import GRADIENTS, IDENTICAL, LOGITS, LOSS_GRADIENTS, Row, differing, l2_error, rms_error, worst
+from .table import GRADIENTS, IDENTICAL, LOGITS, LOSS_GRADIENTS, PROBABILITIES, Row, differing, l2_error, rms_error, worst
 
 PERTURBATION = 1e-7  # relative, of images: as much as rounding to float32
 SPREADS = 3  # how many times our own response to it two programs may differ by
@@ -67,13 +68,17 @@ def compare_logits(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
 
 
 def compare_steps(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
-    """Gradients of the first step; updates, momentum and statistics after steps.
+    """Probabilities of the cross branch in every step; gradients of the first step; updates, momentum and statistics after steps.
 
-    Rows are not compared once a pixel of the completion target (an argmax) differs in a step that they depend on.
+    Rows are not compared once a pixel of the completion target (an argmax) differs in a step that they depend on. That the pixel was
+    near a tie is what the probabilities tell: they are compared up to and including the step in which a pixel flips first.
     """
-    flips = [int(differing(ours[f"target{step}"], theirs[f"target{step}"])) for step in range(max(STEPS))]
+    probabilities = [(ours[f"probability{step}"], theirs[f"probability{step}"]) for step in range(max(STEPS))]
+    flips = [int(differing(found.argmax(axis=1), expected.argmax(axis=1))) for found, expected in probabilities]
+    last = next((step for step, flipped in enumerate(flips) if flipped), len(flips) - 1)
+    apart = max(float(np.abs(found - expected).max()) for found, expected in probabilities[:last + 1])
     start = prefixed(ours, "start")
-    rows = []
+    rows = [Row(name, "probabilities of the cross branch", apart, PROBABILITIES, f"in {last + 1} steps, {sum(flips)} pixels flipped")]
     for quantity, key, steps in (("gradients", "gradient", 1), *(
             (f"{text} after {step} step{'s' if step > 1 else ''}", f"{key}{step}", step) for step in STEPS
             for text, key in (("updates", "param"), ("momentum", "momentum"), ("statistics", "statistics")))):
@@ -143,6 +148,20 @@ def check_checkpoints(name: str, case: TrainCase, theirs: Answer, folder: str) -
     parameters, states = theirs.report["saved"]
     momentum, expected = read_momentum(states, parameters), theirs.prefixed(f"momentum{max(STEPS)}")
     different = sum(differing(momentum[key], expected[key]) for key in expected) if set(momentum) == set(expected) else math.inf
+    written = os.path.join(folder, "ours.states")
+    write_momentum(written, parameters, momentum, devices=case.devices)
     return [Row(name, "we load the original's .params", lonely, IDENTICAL, f"{len(loaded) - auxiliary} parameters, {auxiliary} statistics"),
             Row(name, "values of that checkpoint", error, 1e-6, "the mean over devices is rounded" if case.devices > 1 else ""),
-            Row(name, "momentum in its .states", different, IDENTICAL, f"{len(expected)} parameters")]
+            Row(name, "momentum in its .states", different, IDENTICAL, f"{len(expected)} parameters"),
+            Row(name, "our .states against its own", *_differing_states(written, states))]
+
+
+def _differing_states(ours: str, original: str) -> Tuple[float, float, str]:
+    """Error, tolerance and note: how many entries of our file are not those of the original's, as MXNet's Module itself reads them."""
+    contents = []
+    for path in (ours, original):
+        with open(path, "rb") as stream:
+            contents.append(pickle.load(stream))  # both were written a moment ago
+    found, expected = ({key: value.asnumpy() for key, value in content.items() if value is not None} for content in contents)
+    wrong = len(set(found) ^ set(expected)) + sum(differing(found[key], expected[key]) for key in set(found) & set(expected))
+    return float(wrong), IDENTICAL, f"{len(expected)} momentum arrays by {'name' if isinstance(next(iter(expected)), str) else 'position'}"
