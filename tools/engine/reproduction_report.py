@@ -105,13 +105,15 @@ def conditions(measurement: Measurement) -> str:
     config = measurement.experiment.config
     data, predict = measurement.scores["val"].config.data, config.predict  # type: ignore[union-attr]
     crf = "without and with" if "val_crf" in measurement.scores else "without"
+    fit = "images at their own size" if predict.fit == "native" else f"images under '{predict.fit}' {predict.size_px}"
+    frozen = f", frozen: {' '.join(config.train.freeze)}" if config.train.freeze else ""
     return (f"mIoU in per cent on the list {os.path.basename(data.val_list)}, classes that occur nowhere counted as 0. Training labels: "
             f"image-level labels only, by seeds from class activation maps (saliency: {config.seeds.saliency}; rows of Table 4 replace a "
             f"portion with ground truth). Scales {', '.join(f'{scale:g}' for scale in predict.scales)}"
-            f"{' and their maximum' if predict.add_max else ''}, {'with' if predict.mirror else 'without'} mirror, images under "
-            f"'{predict.fit}' {predict.size_px}; {crf} dense CRF (preset '{predict.crf}'). {config.network.model}, preset {config.preset}, "
+            f"{' and their maximum' if predict.add_max else ''}, {'with' if predict.mirror else 'without'} mirror, {fit}; "
+            f"{crf} dense CRF (preset '{predict.crf}'). {config.network.model}, preset {config.preset}, "
             f"{config.train.epochs} epochs, batch {config.train.batch_size} on {', '.join(config.run.devices)}, "
-            f"crop {config.train.crop_px}, learning rate {config.train.lr:g}.")
+            f"crop {config.train.crop_px}, learning rate {config.train.lr:g}{frozen}.")
 
 
 def figure_picture(rows: Sequence[Row], title: str) -> np.ndarray:
