@@ -40,21 +40,26 @@ SIDES = {
 }
 
 
-def generated_tree(root: str, count: int) -> None:
-    """Pictures with detail at every scale, blobs as seeds, and annotations, in VOC's layout."""
+def generated_tree(root: str, count: int, size_px: Tuple[int, int] = (HEIGHT, WIDTH), common: int = 0) -> None:
+    """Pictures with detail at every scale, blobs as seeds, and annotations, in VOC's layout.
+
+    ``size_px`` is height and width; every picture has the class of number ``common``, unless that is 0.
+    """
     rng = np.random.RandomState(SEED)
+    height, width = size_px
     for folder in ("JPEGImages", "Annotations", "seeds"):
         os.makedirs(os.path.join(root, folder))
     names = [f"picture_{number:04d}" for number in range(count)]
     for name in names:
-        picture = np.full((HEIGHT, WIDTH, 3), 128, np.float32)
+        picture = np.full((height, width, 3), 128, np.float32)
         for octave in range(1, 8):
             noise = rng.standard_normal((3 * 2 ** octave // 2, 4 * 2 ** octave // 2, 3)).astype(np.float32)
-            picture += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) * 150 / 2 ** octave
+            picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * 150 / 2 ** octave
         cv2.imwrite(os.path.join(root, "JPEGImages", f"{name}.jpg"), np.clip(picture, 0, 255).astype(np.uint8),
                     [cv2.IMWRITE_JPEG_QUALITY, 92])
         classes = rng.choice(20, 1 + (rng.random_sample() < 0.4), replace=False) + 1
-        field = cv2.resize(rng.standard_normal((9, 12)).astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        classes[0] = common or classes[0]
+        field = cv2.resize(rng.standard_normal((9, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
         seed = np.digitize(field, [-0.3, 0.4, 0.9])
         cv2.imwrite(os.path.join(root, "seeds", f"{name}.png"), np.array([0, 255, classes[0], classes[-1]], np.uint8)[seed])
         objects = "".join(f"<object><name>{VOC_CLASSES[index]}</name><difficult>0</difficult></object>" for index in sorted(classes))

@@ -1,0 +1,179 @@
+"""Processes that take turns, their time and their memory: what the benchmarks measure with."""
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from cian.environment import usable_cores
+from cian.errors import InputError
+
+SAMPLING_SHARE = 0.02  # of the time of a core that reading memory may take
+PACKAGES = ("mxnet", "numpy", "opencv-python", "opencv-python-headless", "pydensecrf2")
+
+
+class PeakMemory:
+    """Peak memory of a process and all below it, in MB, while the block runs.
+
+    It is the sum of proportional set sizes: a page that n processes share counts for 1/n in each. Reading it takes time in proportion to
+    the memory, so the pause between readings grows with it.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._pid, self._stop = pid, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            start = time.perf_counter()
+            self.peak_mb = max(self.peak_mb, sum(map(resident_mb, family(self._pid))))
+            pause = max(0.05, (time.perf_counter() - start) / SAMPLING_SHARE)
+
+
+def family(pid: int) -> List[int]:
+    """The process and all that it has started, directly or not; those that have ended are left out."""
+    found, index = [pid], 0
+    while index < len(found):
+        try:
+            for thread in os.listdir(f"/proc/{found[index]}/task"):
+                with open(f"/proc/{found[index]}/task/{thread}/children", encoding="ascii") as stream:
+                    found.extend(map(int, stream.read().split()))
+        except OSError:
+            pass  # it has ended
+        index += 1
+    return found
+
+
+def resident_mb(pid: int) -> float:
+    """Proportional set size of a process, MB; 0 for one that has ended."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as stream:
+            return next((int(line.split()[1]) * 1024 / 1e6 for line in stream if line.startswith("Pss:")), 0.0)
+    except OSError:
+        return 0.0
+
+
+def environment(threads: int) -> Dict[str, str]:
+    """This process's environment with so many OpenMP threads; 0 leaves the number to the program."""
+    result = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    result["PYTHONDONTWRITEBYTECODE"] = "1"
+    return {**result, "OMP_NUM_THREADS": str(threads)} if threads else result
+
+
+class Measured:
+    """Seconds and peak memory of a command that was run once."""
+
+    def __init__(self, command: Sequence[str], log: str, threads: int = 0, cwd: Optional[str] = None) -> None:
+        start = time.perf_counter()
+        with open(log, "w", encoding="utf-8") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
+                                       env=environment(threads))
+            with PeakMemory(process.pid) as memory:
+                code = process.wait()
+                self.seconds = time.perf_counter() - start
+        self.peak_mb = memory.peak_mb
+        if code:
+            raise InputError(f"ended with code {code}: {last_line(log)}", file=log, field=" ".join(command[1:4]),
+                             remedy="keep the files with --work and read it")
+
+
+class Server:
+    """A process that does one piece of work when it is asked to (see :mod:`serving`).
+
+    Parameters
+    ----------
+    program : Python file beside this one.
+    job : what it reads from a JSON file; the number of its pipe is added.
+    folder : of the job's file and of the log.
+    """
+
+    def __init__(self, program: str, job: Mapping[str, Any], folder: str, threads: int = 0) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        os.makedirs(folder, exist_ok=True)
+        path, self._log = os.path.join(folder, "job.json"), os.path.join(folder, "log.txt")
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump({**job, "pipe": theirs.fileno()}, stream)
+        with open(self._log, "w", encoding="utf-8") as stream:
+            self._process = subprocess.Popen([sys.executable, beside(program), path], stdout=stream, stderr=subprocess.STDOUT,
+                                             env=environment(threads), pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.memory = PeakMemory(self._process.pid).__enter__()
+        self._receive()
+
+    def run(self) -> float:
+        """Seconds of one more piece of work."""
+        self._pipe.send(True)
+        return float(self._receive())
+
+    def close(self) -> float:
+        """End the process; returns its peak memory in MB."""
+        with contextlib.suppress(OSError):  # it has died, and its error was raised before
+            self._pipe.send(False)
+        self._process.wait()
+        self.memory.__exit__()
+        return self.memory.peak_mb
+
+    def _receive(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError as error:
+            raise InputError(f"ended with code {self._process.wait()}: {last_line(self._log)}", file=self._log,
+                             remedy="keep the files with --work and read it") from error
+
+
+def beside(name: str) -> str:
+    """Path of a file of this folder."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+
+
+def last_line(path: str) -> str:
+    """The last line of a log that says something."""
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        lines = [line.strip() for line in stream if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def spread(values: Sequence[float]) -> Dict[str, float]:
+    """Median, least and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(slow: Sequence[float], fast: Sequence[float]) -> Dict[str, float]:
+    """How many times as long the first took as the second, round by round: median, least and largest."""
+    return spread([one / other for one, other in zip(slow, fast)])
+
+
+def machine() -> Dict[str, Any]:
+    """Processor, cores and load of this machine, and versions of what runs on it."""
+    with open("/proc/cpuinfo", encoding="utf-8") as stream:
+        lines = stream.read().splitlines()
+    facts = {key: next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "") for key in ("model name", "flags")}
+    vectors = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if flag in facts["flags"].split()]
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"processor": facts["model name"], "vectors": vectors, "cores": usable_cores(), "load": round(os.getloadavg()[0], 2),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9), "python": platform.python_version(),
+            "cian": version("cian"), **found}

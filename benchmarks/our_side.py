@@ -1,0 +1,165 @@
+"""This project's side of benchmarks/compare.py: ``python our_side.py JOB.json`` repeats the piece of work ``job["task"]``, see
+:mod:`serving`; the task 'files' writes the weights and arrays that both sides read. Whole command lines need no side of their own."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from typing import Any, Callable, Dict
+
+import numpy as np
+from serving import serve, timed, timed_batches
+
+from cian.environment import prepare, usable_cores
+
+Job = Dict[str, Any]
+CLASSES = 21
+
+
+def files(job: Job) -> None:
+    """Weights, a batch, logits for the CRF, and packed records.
+
+    Weights are random but for a classifier that begins with the background: the original's completion loss is not a number where no
+    pixel is predicted as a class of its image.
+    """
+    import cv2
+
+    from cian.data.preparation import prepare as pack
+    from cian.data.tree import DatasetTree
+    from cian.symbols import build_model, initialize, save_params
+
+    network = build_model(job["model"], num_classes=CLASSES)
+    initialize(network, 0)
+    head = network.head.weight
+    values = head.data()
+    values[0] = values[0].abs()
+    head.set_data(values)
+    save_params(network, job["weights"])
+    random = np.random.RandomState(0)
+    batch, crop_px = job["batch_size"], job["crop_px"]
+    label_px = (crop_px - 1) // 8 + 1
+    np.savez(job["batch"], data=random.randint(0, 256, (batch, 3, crop_px, crop_px)).astype(np.float32),
+             label=random.choice([0, 0, 1, 255], (batch, label_px, label_px)).astype(np.float32))
+    side = (job["size_px"] - 1) // 8 + 1
+    fields = random.normal(0, 2, (CLASSES, 7, 7)).astype(np.float32)
+    np.save(job["logits"], np.stack([cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC) for field in fields]))
+    pack(DatasetTree(image_root=job["image_root"], annotation_root=job["annotation_root"], label_root=job["label_root"]), job["list"],
+         job["records"])
+
+
+def loading(job: Job) -> Callable[[], float]:
+    """Batches of PairIter with a worker a core, as tools/train.py makes them."""
+    from cian.data.iterators import PairIter
+    from cian.data.records import RecordSet
+
+    iterator = PairIter(RecordSet.open(job["records"], "all"), RecordSet.open(job["records"], "all_seeds"),
+                        batch_size=job["batch_size"], crop_px=job["crop_px"], workers=usable_cores())
+
+    def batches() -> Any:
+        while True:
+            iterator.reset()
+            yield from iterator
+
+    endless = batches()
+
+    def take() -> None:
+        batch = next(endless)
+        batch.data[0].wait_to_read()
+        batch.label[0].wait_to_read()
+
+    return timed_batches(take, job["batches"], job["ahead"])
+
+
+def step(job: Job) -> Callable[[], float]:
+    """A step of the trainer on a batch that is there."""
+    import mxnet as mx
+
+    from cian.symbols import build_model, configure_training, initialize, load_params
+    from cian.symbols.losses import CIANLoss
+    from cian.tools.engine.config import TrainConfig
+    from cian.tools.engine.trainer import Trainer
+
+    network = build_model(job["model"], num_classes=CLASSES)
+    initialize(network, 0)
+    load_params(network, job["weights"])
+    configure_training(network)
+    trainer = Trainer(network, CIANLoss(CLASSES), [mx.cpu()], TrainConfig(lr=job["lr"]))
+    with np.load(job["batch"]) as arrays:
+        images, labels = mx.nd.array(arrays["data"]), mx.nd.array(arrays["label"])
+    parts = [mx.io.DataBatch(data=[images], label=[labels, mx.nd.ones((len(images), CLASSES))])]
+
+    def work() -> None:
+        trainer.step(parts, job["lr"], 0)
+        mx.nd.waitall()
+
+    return timed(work)
+
+
+def random_step(job: Job) -> Callable[[], float]:
+    """The step that profile_step.py takes apart, on random images, with any model and group size."""
+    from profile_step import make_step
+
+    return timed(make_step(Namespace(**job))[1])
+
+
+def prediction(job: Job) -> Callable[[], float]:
+    """Prediction as tools/predict.py makes it, from image files to label maps with CRF; the network is loaded beforehand."""
+    import mxnet as mx
+
+    from cian.data.classes import load_classes
+    from cian.tools.engine.config import PredictConfig
+    from cian.tools.engine.predictor import load_predictors
+
+    predictors, _ = load_predictors(job["weights"], PredictConfig(size_px=job["size_px"]), [mx.cpu()], model=job["model"],
+                                    classes=load_classes("voc"))
+    return _predicting(job, predictors[0])
+
+
+def crf(job: Job) -> Callable[[], float]:
+    """The same with stored logits in place of a network's."""
+    import mxnet as mx
+
+    from cian.tools.engine.config import PredictConfig
+    from cian.tools.engine.predictor import Predictor
+
+    coarse = np.load(job["logits"])[None]
+    both = mx.nd.array(np.concatenate([coarse, coarse[..., ::-1]]))
+    settings = PredictConfig(size_px=job["size_px"], scales=(1.0,), add_max=False)
+    return _predicting(job, Predictor(lambda _: [both], settings, class_names=[str(number) for number in range(CLASSES)]))
+
+
+def _predicting(job: Job, predictor: Any) -> Callable[[], float]:
+    from cian.data.lists import read_list
+    from cian.tools.engine.crf import crf_preset
+    from cian.tools.engine.images import Sample
+    from cian.tools.engine.inference import predict_samples
+    from cian.tools.engine.outputs import Outputs
+
+    samples = [Sample(name, os.path.join(job["image_root"], f"{name}.jpg")) for name in read_list(job["list"])]
+    rounds = iter(range(10 ** 6))
+
+    def work() -> None:
+        out = os.path.join(job["out"], str(next(rounds)))  # a new folder: what is done is not predicted again
+        predict_samples([predictor], samples, Outputs(out, {}, predictor.class_names, crf=crf_preset("test")))
+
+    return timed(work)
+
+
+REPEATED: Dict[str, Callable[[Job], Callable[[], float]]] = {
+    "loading": loading, "step": step, "random_step": random_step, "prediction": prediction, "crf": crf}
+
+
+def main(path: str) -> int:
+    prepare()
+    with open(path, encoding="utf-8") as stream:
+        job = json.load(stream)
+    if job["task"] == "files":
+        files(job)
+    else:
+        serve(job["pipe"], REPEATED[job["task"]](job))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
