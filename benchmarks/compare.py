@@ -57,9 +57,10 @@ class Comparison:
         shutil.rmtree(work)
         return found
 
-    def _turns(self, sides: Sequence[str], work: Callable[[str, int], None]) -> None:
+    @staticmethod
+    def _turns(rounds: int, sides: Sequence[str], work: Callable[[str, int], None]) -> None:
         """``work(side, round)`` for all; who begins changes from round to round."""
-        for turn in range(self.rounds):
+        for turn in range(rounds):
             shift = turn % len(sides)
             for side in (*sides[shift:], *sides[:shift]):
                 work(side, turn)
@@ -72,7 +73,7 @@ class Comparison:
                 folder = os.path.join(work, side.replace(", ", "_").replace(" ", "_"))
                 servers[side] = Server("our_side.py" if side == OURS else "original_side.py", self._job(stage, side, folder), folder,
                                        threads(side))
-            self._turns(sides, lambda side, _: seconds[side].append(servers[side].run()))
+            self._turns(self.rounds, sides, lambda side, _: seconds[side].append(servers[side].run()))
         finally:
             peak = {side: server.close() for side, server in servers.items()}
         result: Dict[str, Any] = {"seconds": seconds, "peak_mb": peak}
@@ -114,7 +115,7 @@ class Comparison:
             seconds[side].append(measured.seconds)
             peak[side] = max(peak[side], measured.peak_mb)
 
-        self._turns(sides, evaluate)
+        self._turns(self.rounds, sides, evaluate)
         return {"seconds": seconds, "peak_mb": peak}
 
     def _chain(self, _: str, sides: Sequence[str], work: str) -> Dict[str, Any]:
@@ -128,7 +129,7 @@ class Comparison:
                 parts[part][side].append(measured.seconds)
                 peaks[part][side] = max(peaks[part][side], measured.peak_mb)
 
-        self._turns(sides, chain)
+        self._turns(min(self.rounds, max(2, self.rounds // 2)), sides, chain)  # each is long
         predictions = [os.path.join(work, side, "0", "pred_crf") for side in (DEFAULT, OURS)]
         seconds = {side: [sum(times) for times in zip(*(parts[part][side] for part in parts))] for side in sides}
         return {"seconds": seconds, "peak_mb": {side: max(peaks[part][side] for part in parts) for side in sides}, "parts": parts,
@@ -199,7 +200,8 @@ def parser() -> argparse.ArgumentParser:
                         help="the checkout [default: the environment variable CIAN_ORIGINAL]")
     result.add_argument("--quick", action="store_true", help="small images, a few minutes on two cores")
     result.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=f"some of: {', '.join(STAGES)}")
-    result.add_argument("--rounds", type=int, metavar="N", help="rounds, each side once a round [default: 5, with --quick 3]")
+    result.add_argument("--rounds", type=int, metavar="N",
+                        help="rounds, each side once a round; the chain has half as many [default: 5, with --quick 3]")
     result.add_argument("--model", choices=("resnet50_largefov", "resnet101_largefov"), help="[default: resnet50_largefov]")
     result.add_argument("--batch-size", type=int, metavar="N", help="images of a training step")
     result.add_argument("--crop", type=int, dest="crop_px", metavar="PX", help="side of the training crops")

@@ -50,7 +50,7 @@ class Settings:
     scored: int = 1449
 
 
-QUICK = Settings(width_px=176, height_px=132, crop_px=129, batch_size=2, size_px=177, steps=4, chain_images=8, predicted=4, refined=32)
+QUICK = Settings(width_px=176, height_px=132, crop_px=129, batch_size=2, size_px=177, steps=4, chain_images=4, predicted=2, refined=32)
 
 
 class Files:
