@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from typing import Any, Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
 
 from cian.data.files import atomic_write, read_bytes
 from cian.errors import InputError, PathLike
+from cian.symbols.cian import CIAN
 from cian.symbols.params_file import parse_array, read_params
 
 REMEDY = "name the .states file that MXNet's Module saved, with its .params beside it"
@@ -94,17 +95,22 @@ def _name(key: Any, names: List[str], states: PathLike) -> str:
     raise InputError(f"holds a momentum for {key!r}, which is none of the {len(names)} parameters", file=states, remedy=REMEDY)
 
 
-def write_momentum(states: PathLike, params: PathLike, momentum: Mapping[str, np.ndarray], *, devices: int = 1) -> None:
+def module_order(network: CIAN) -> List[str]:
+    """Parameters in the order of a Module of this network, the original's too: that of the symbol's arguments."""
+    return [name for name in mx.sym.Group(network(mx.sym.var("data"))).list_arguments() if name != "data"]
+
+
+def write_momentum(states: PathLike, names: Sequence[str], momentum: Mapping[str, np.ndarray], *, devices: int = 1) -> None:
     """Write a ``.states`` file that ``mx.mod.Module.load_optimizer_states`` reads, for a Module on ``devices`` devices.
 
     Parameters
     ----------
-    params : the ``.params`` file of the same checkpoint, in the order of the Module's parameters: one that a Module saved.
+    names : of the Module's parameters in its order: :func:`module_order`, or that of a ``.params`` file that a Module saved.
     """
-    names = list(read_params(params)[0])
     lonely = sorted(set(momentum) - set(names))
     if lonely:
-        raise InputError(f"holds no parameter {lonely[0]}", file=params, remedy="name the checkpoint that the momentum belongs to")
+        raise InputError(f"the network has no parameter {lonely[0]}", file=states, remedy="name the checkpoint that it belongs to")
+    names = list(names)
     content: Dict[Union[int, str], mx.nd.NDArray] = {
         (names.index(name) if devices == 1 else name): mx.nd.array(value) for name, value in momentum.items()}
     with atomic_write(os.fspath(states)) as stream:

@@ -14,6 +14,8 @@ from cian.symbols.cian import CIAN
 from cian.symbols.layers import BatchNorm
 from cian.symbols.params import initialize
 
+from .table import PERTURBATION
+
 Arrays = Dict[str, np.ndarray]
 
 
@@ -86,6 +88,11 @@ def random_images(count: int, side: int, seed: int) -> np.ndarray:
         smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC) + random.normal(0, 12, (side, side, 3))
         images.append(np.clip(np.rint(smooth), 0, 255))
     return np.stack(images).astype(np.float32).transpose(0, 3, 1, 2)
+
+
+def nearly(values: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """The values as float32, changed by as much as rounding."""
+    return (values * (1 + PERTURBATION * random.standard_normal(values.shape))).astype(np.float32)
 
 
 def crops_of(paths: Sequence[str], count: int, side: int, seed: int) -> np.ndarray:

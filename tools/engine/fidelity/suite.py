@@ -35,6 +35,7 @@ FULL = (
     TrainCase(R50, 2, 81, 4, 2, "avg", 2, seed=8),
     TrainCase(R50, 81, 61, 6, 3, "max", 2, second_round=True, seed=9),
     TrainCase(R101, 21, 68, 4, 2, "avg", 1, second_round=True, seed=10),
+    TrainCase(R50, 21, 321, 2, 2, "max", 1, seed=11),
 )
 
 
