@@ -22,24 +22,27 @@ PACKAGES = ("mxnet", "numpy", "opencv-python", "opencv-python-headless", "pydens
 
 
 class PeakMemory:
-    """Peak memory of a process and all below it, in MB, while the block runs.
+    """Peak memory of a process and all below it, in MB.
 
     It is the sum of proportional set sizes: a page that n processes share counts for 1/n in each. Reading it takes time in proportion to
-    the memory, so the pause between readings grows with it.
+    the memory, so the pause between readings grows with it. A peak between two readings is seen where one process alone goes beyond
+    them: the system keeps the largest size that each process has had, which :meth:`wait` takes into account.
     """
 
     def __init__(self, pid: int) -> None:
         self.peak_mb = 0.0
         self._pid, self._stop = pid, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def wait(self, process: subprocess.Popen) -> int:
+        """Wait for the end of the process; returns its code."""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         self._stop.set()
         self._thread.join()
+        self.peak_mb = max(self.peak_mb, usage.ru_maxrss * 1024 / 1e6)
+        return process.returncode
 
     def _watch(self) -> None:
         pause = 0.0
@@ -87,9 +90,9 @@ class Measured:
         with open(log, "w", encoding="utf-8") as stream:
             process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
                                        env=environment(threads))
-            with PeakMemory(process.pid) as memory:
-                code = process.wait()
-                self.seconds = time.perf_counter() - start
+            memory = PeakMemory(process.pid)
+            code = memory.wait(process)
+            self.seconds = time.perf_counter() - start
         self.peak_mb = memory.peak_mb
         if code:
             raise InputError(f"ended with code {code}: {last_line(log)}", file=log, field=" ".join(command[1:4]),
@@ -116,7 +119,7 @@ class Server:
             self._process = subprocess.Popen([sys.executable, beside(program), path], stdout=stream, stderr=subprocess.STDOUT,
                                              env=environment(threads), pass_fds=[theirs.fileno()])
         theirs.close()
-        self.memory = PeakMemory(self._process.pid).__enter__()
+        self._memory = PeakMemory(self._process.pid)
         self._receive()
 
     def run(self) -> float:
@@ -128,15 +131,15 @@ class Server:
         """End the process; returns its peak memory in MB."""
         with contextlib.suppress(OSError):  # it has died, and its error was raised before
             self._pipe.send(False)
-        self._process.wait()
-        self.memory.__exit__()
-        return self.memory.peak_mb
+        if self._process.returncode is None:
+            self._memory.wait(self._process)
+        return self._memory.peak_mb
 
     def _receive(self) -> Any:
         try:
             return self._pipe.recv()
         except EOFError as error:
-            raise InputError(f"ended with code {self._process.wait()}: {last_line(self._log)}", file=self._log,
+            raise InputError(f"ended with code {self._memory.wait(self._process)}: {last_line(self._log)}", file=self._log,
                              remedy="keep the files with --work and read it") from error
 
 
