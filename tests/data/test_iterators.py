@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+import time
 import warnings
 
 import cv2
@@ -280,6 +281,17 @@ def test_a_feed_is_one_batch_ahead_and_its_state_is_not(records, workers):
             next(plain)
         plain.reset()
         assert iterator.state_dict()["sampler"] == plain.state_dict()["sampler"]
+
+
+def test_a_feed_fetches_the_next_batch_before_it_hands_one_out(records):
+    with pair_iter(records, workers=1) as iterator:
+        feed = DeviceFeed(iterator, [mx.cpu(0)])
+        next(feed)
+        limit = time.monotonic() + 30
+        while not iterator.ready() and time.monotonic() < limit:
+            time.sleep(0.01)
+        next(feed)
+        assert (feed.state_dict()["position"], iterator.position) == (2, 3)
 
 
 @pytest.mark.original
