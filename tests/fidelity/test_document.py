@@ -16,7 +16,7 @@ FOLDERS = ("", "lib/models", "lib/models/layers_custom", "lib/loader", "lib/util
 
 def test_every_test_that_is_named_exists():
     named = re.findall(r"`([a-z]+/test_\w+\.py)(?:::(test_\w+))?", TEXT)
-    assert len(named) > 30
+    assert len(named) > 45
     for path, test in named:
         content = (ROOT / "tests" / path).read_text(encoding="utf-8")
         assert f"def {test}(" in content if test else content, f"{path}::{test}"
@@ -36,6 +36,14 @@ def test_every_option_exists_and_every_key_of_the_paper_preset_is_listed():
         for key, value in keys.items():
             default = next(field.default for field in dataclasses.fields(SECTIONS[section]) if field.name == key)
             assert f"`{section}.{key}`: `{default}` → `{value}`" in TEXT
+
+
+def test_every_option_with_a_choice_is_in_a_table_that_names_its_test():
+    for section in ("network", "loss", "train", "predict"):
+        for key in dataclasses.fields(SECTIONS[section]):
+            if key.metadata["choices"] and key.name != "model" or isinstance(key.default, bool):
+                lines = [line for line in TEXT.splitlines() if f"`{section}.{key.name}`" in line and line.startswith("|")]
+                assert any(re.search(r"`[a-z]+/test_\w+\.py(::test_\w+)?`|the same", line) for line in lines), f"{section}.{key.name}"
 
 
 @pytest.mark.original
