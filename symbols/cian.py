@@ -120,6 +120,19 @@ class CIAN(HybridBlock):
         return maps
 
 
+class Branches(HybridBlock):
+    """What a :class:`CIAN` does behind its backbone, on the same parameters: features (N, C, H, W) to the network's list of logits."""
+
+    def __init__(self, net: CIAN) -> None:
+        super().__init__(prefix="")
+        self.head, self.affinity = net.head, net.affinity
+
+    def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
+        if self.affinity is None:
+            return [self.head(feat)]
+        return [self.head(feat + residual) for residual in self.affinity(feat)]
+
+
 def build_model(name: str = "resnet101_largefov", *, tiny: bool = False, **settings: Any) -> CIAN:
     """:class:`CIAN` by model name; ``tiny`` gives a network of the same parameter names that a test can afford."""
     if tiny and name in MODELS:
