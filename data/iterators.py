@@ -126,10 +126,10 @@ class ClassificationIter(CropIter):
         return self.sampler.pad if self._position + 1 == self.num_batches else 0
 
 
-def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context]) -> List[mx.io.DataBatch]:
+def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context], pinned: bool = False) -> List[mx.io.DataBatch]:
     """The rows of each device as a batch on that device; the copies run on while the caller goes on.
 
-    ``pad`` of the parts is 0: ask the whole batch.
+    ``pad`` of the parts is 0: ask the whole batch. ``pinned`` copies by way of page-locked memory, which a GPU reads beside its work.
     """
     rows, rest = divmod(batch.data[0].shape[0], len(contexts))
     if rest:
@@ -137,7 +137,8 @@ def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context]) -> List[
     parts = []
     for number, context in enumerate(contexts):
         own = slice(number * rows, (number + 1) * rows)
-        data, label = ([array[own].as_in_context(context) for array in arrays] for arrays in (batch.data, batch.label))
+        data, label = ([(array[own].as_in_context(mx.cpu_pinned()) if pinned else array[own]).as_in_context(context) for array in arrays]
+                       for arrays in (batch.data, batch.label))
         parts.append(mx.io.DataBatch(data=data, label=label, pad=0, index=batch.index[own]))
     return parts
 
@@ -146,11 +147,11 @@ class DeviceFeed:
     """Batches of ``iterator`` split over ``contexts`` and copied there one batch ahead of use.
 
     The next batch's copies start before the current one is handed out, when it is ready by then. State, as that of the iterator, is
-    that of the last batch handed out.
+    that of the last batch handed out. ``pinned`` as in :func:`split_batch`.
     """
 
-    def __init__(self, iterator: CropIter, contexts: Sequence[mx.Context]) -> None:
-        self.iterator, self.contexts = iterator, list(contexts)
+    def __init__(self, iterator: CropIter, contexts: Sequence[mx.Context], pinned: bool = False) -> None:
+        self.iterator, self.contexts, self._pinned = iterator, list(contexts), pinned
         self._next: Optional[Tuple[List[mx.io.DataBatch], Dict[str, Any]]] = None
         self._state = iterator.state_dict()
 
@@ -180,4 +181,4 @@ class DeviceFeed:
         self._state = self.iterator.state_dict()
 
     def _fetch(self) -> Tuple[List[mx.io.DataBatch], Dict[str, Any]]:
-        return split_batch(next(self.iterator), self.contexts), self.iterator.state_dict()
+        return split_batch(next(self.iterator), self.contexts, self._pinned), self.iterator.state_dict()

@@ -14,17 +14,19 @@ import json
 import os
 import typing
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import yaml
 
 from cian.errors import InputError, PathLike
 
 
-def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional[float] = None, hashed: bool = True) -> Any:
+def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional[float] = None,
+           hashed: Union[bool, str] = True) -> Any:
     """A configuration key: its default, one line of help, its allowed values or lower bound.
 
     ``hashed=False`` marks keys that say where and how fast a run happens and not what it computes; they stay out of the hash.
+    ``hashed="changed"`` keys enter it only where they are not at their default, so that files from before the key keep their hash.
     """
     metadata = {"help": text, "choices": choices, "low": low, "hashed": hashed}
     if isinstance(default, (list, tuple)):
@@ -171,11 +173,15 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by."""
+    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by, and mixed precision."""
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
     devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
     workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, hashed=False)
+    precision: str = option("float32", "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, never measured",
+                            ("float32", "mixed"), hashed="changed")
+    pinned: bool = option(False, "copy training batches to GPUs out of page-locked memory, beside the step before; never measured",
+                          hashed=False)
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,9 @@ class Config:
 
 
 def _hashed(section: Any) -> Dict[str, Any]:
-    return {key.name: getattr(section, key.name) for key in fields(section) if key.metadata["hashed"]}
+    values = {key.name: getattr(section, key.name) for key in fields(section) if key.metadata["hashed"]}
+    usual = {key.name: key.default for key in fields(section) if key.metadata["hashed"] == "changed"}
+    return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
 
 SECTIONS: Dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "preset"}

@@ -1,13 +1,15 @@
 """One training step, exactly as the original's: gradients summed over devices, SGD with momentum, decay and speed by parameter."""
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Mapping, Sequence
+import contextlib
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
+from mxnet.contrib import amp
 
-from cian.symbols.cian import CIAN
+from cian.symbols.cian import CIAN, Branches
 from cian.symbols.layers import block_depthwise
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import AUXILIARY
@@ -59,9 +61,10 @@ class Trainer:
     loss : of the same number of classes and the same affinity.
     contexts : devices; each takes its equal block of a batch, and the losses normalise within it.
     settings : momentum, weight_decay and seed are used.
+    mixed : scale the loss as mixed precision needs it, see :mod:`~cian.tools.engine.precision`.
     """
 
-    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig) -> None:
+    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig, mixed: bool = False) -> None:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
@@ -70,6 +73,14 @@ class Trainer:
         # One bulk of the whole backward pass fixes the order in which the two calls of bn_out update their statistics there.
         self.net.hybridize(static_alloc=True, static_shape=True, backward_bulk_size=100000)
         self.loss.hybridize()
+        self._branches: Optional[Branches] = None
+        if all(param.grad_req == "null" for param in net.backbone.collect_params().values()):
+            self._branches = Branches(net)
+            self._branches.hybridize(static_alloc=True, static_shape=True, backward_bulk_size=100000)
+        self._scaler: Optional[amp.loss_scaler.LossScaler] = None
+        if mixed:
+            amp.init_trainer(self.optimiser)
+            self._scaler = self.optimiser._amp_loss_scaler
 
     def step(self, parts: Sequence[mx.io.DataBatch], rate: float, number: int) -> Dict[str, float]:
         """Learn from one batch.
@@ -92,8 +103,11 @@ class Trainer:
         """
         mx.random.seed(step_seed(self._seed, number))
         with autograd.record():
-            results = [self.loss(self.net(part.data[0]), *part.label) for part in parts]
-        autograd.backward([total for total, _ in results])
+            results = [self.loss(self._forward(part.data[0]), *part.label) for part in parts]
+            totals = [total for total, _ in results]
+            with amp.scale_loss(totals, self.optimiser) if self._scaler else contextlib.nullcontext(totals) as scaled:
+                heads = list(scaled)
+        autograd.backward(heads)
         self.optimiser.allreduce_grads()
         values = np.sum([counts.asnumpy() for _, counts in results], axis=0, dtype=np.float64)
         named = dict(zip(CIANLoss.PARTS, values.tolist()))
@@ -102,10 +116,22 @@ class Trainer:
         self.optimiser.update(sum(part.data[0].shape[0] for part in parts))
         return named
 
+    def _forward(self, images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
+        """The logits of the branches. A backbone that does not train leaves nothing in memory for a backward pass."""
+        if self._branches is None:
+            return self.net(images)
+        with autograd.pause(train_mode=True):
+            features = self.net.backbone(images)
+        return self._branches(features)
+
     def _check(self, values: Mapping[str, float]) -> None:
         wrong = [name for name, value in values.items() if not np.isfinite(value)]
         if wrong:
             raise NotFinite("the loss is not finite: " + ", ".join(f"{name} is {values[name]}" for name in wrong))
+        if self._scaler is not None:  # which leaves out the step of a gradient that is not finite, and halves its scale
+            if self._scaler.loss_scale < 1:
+                raise NotFinite("gradients are not finite in float16 even without scaling the loss")
+            return
         gradients = self.optimiser.gradients()
         if not all_finite(gradients.values()):
             first = next(name for name, gradient in gradients.items() if not all_finite([gradient]))

@@ -24,6 +24,7 @@ from .checkpoint import Snapshot, build_network, find_checkpoints, resolve_check
 from .config import Config, save_config
 from .devices import parse_devices
 from .logs import Clock, Meter, RunLog, duration
+from .precision import begin_mixed, refuse_cpus
 from .sources import open_training_records
 from .trainer import NotFinite, Trainer, learning_rate
 
@@ -47,6 +48,10 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
     """
     contexts = parse_devices(config.run.devices)
     _check(config, len(contexts))
+    if config.run.precision == "mixed":
+        begin_mixed(contexts)
+    if config.run.pinned:
+        refuse_cpus(contexts, "run.pinned", "leave run.pinned out")
     with contextlib.ExitStack() as stack:
         snapshot = stack.enter_context(Snapshot(config.run.snapshot, config.network.model, config.train.keep))
         state = _state_to_resume(snapshot, config, os.fspath(start), fresh)
@@ -110,10 +115,11 @@ class TrainingRun:
                  contexts: Sequence[mx.Context], start: str = "") -> None:
         self.config, self.snapshot, self.net, self.images, self.start = config, snapshot, net, images, start
         self.epoch = self.batch = self.step = 0
-        self._iterator, self._feed = iterator, DeviceFeed(iterator, contexts)
+        self._iterator, self._feed = iterator, DeviceFeed(iterator, contexts, config.run.pinned)
         configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta, freeze=config.train.freeze)
         self._loss_parts = _loss_parts(config)
-        self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts, config.train)
+        self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts, config.train,
+                                mixed=config.run.precision == "mixed")
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
 
@@ -259,7 +265,8 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
                              remedy=remedy)
         return None
     was, now = state["identity"], _identity(config, start)
-    changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in now if was.get(key) != json.loads(json.dumps(now[key]))]
+    changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in {**was, **now}
+               if was.get(key) != json.loads(json.dumps(now.get(key)))]
     if changed:
         raise InputError(f"belongs to a run of another configuration: {'; '.join(changed[:3])}", file=snapshot.folder, remedy=remedy)
     return state
