@@ -98,6 +98,39 @@ def test_first_step_is_sgd_of_the_mean_gradient_with_decay(images, tmp_path, fro
     np.testing.assert_allclose(after, weight - 10 * rate * (gradient + 0.1 * weight), rtol=1e-4, atol=1e-6)
 
 
+class Recomputed:
+    """Pooled features that are computed anew whenever rows of them are read."""
+
+    def __init__(self, backbone, images):
+        self.backbone, self.images, self.reads = backbone, images, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        self.reads += 1
+        rows = []
+        for row, view in zip(*place):
+            picture = self.images.image(int(row))[:, ::-1 if view else 1, ::-1]
+            rows.append(self.backbone(mx.nd.array(picture.transpose(2, 0, 1)[None], dtype=np.float32)).mean(axis=(2, 3)).asnumpy()[0])
+        return np.stack(rows)
+
+
+def test_stored_features_train_what_computing_them_for_every_batch_trains_bit_for_bit(images, tmp_path):
+    stored = values(train_classifier(settings(tmp_path / "stored", freeze_backbone=True), images, backbone_options=OPTIONS))
+    tables, original = [], cam_trainer.CamRun.features
+    def features(run, images):
+        if tables:
+            return original(run, images)  # for the report
+        tables.append(Recomputed(run.net.backbone, images))
+        return tables[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cam_trainer.CamRun, "features", features)
+        again = values(train_classifier(settings(tmp_path / "again", freeze_backbone=True), images, backbone_options=OPTIONS))
+    assert tables[0].reads == 9  # three epochs of three batches
+    assert all(value.tobytes() == again[name].tobytes() for name, value in stored.items())
+
+
 def test_rate_falls_by_the_poly_schedule_of_epochs(images, tmp_path):
     rates = []
     learn = cam_trainer.CamRun._learn
