@@ -1,16 +1,18 @@
 """Time and memory of export and of prediction: the live network, its exported symbol and its ONNX file, backbone by backbone.
 
-  python benchmarks/export.py --json benchmarks/export.json
+  python benchmarks/export.py --json benchmarks/export.json --images DATA/JPEGImages/*.jpg
 
 Figures that the JSON file already holds for this size are kept, so an interrupted run goes on by the same command.
 For each backbone all ways of running it are loaded in one process and take turns; the figures are medians over the rounds, of seconds
 and of the ratio to the live network within a round. Memory is the peak of a process of its own that does one thing: export, or load a
 file and predict once. Prediction is one pass over one image of --size pixels, logits at the image's size. Weights are random: they
-change neither. The table for docs/export.md is printed at the end.
+change neither. With --images the exported files are also held against the live network on those pictures, in their own sizes. The
+tables for docs/export.md are printed at the end.
 """
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -41,6 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--size", type=int, default=513, metavar="PX")
     parser.add_argument("--rounds", type=int, default=7, metavar="N")
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
+    parser.add_argument("--images", nargs="+", default=[], metavar="FILE", help="pictures to compare the exported files on")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -48,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(json.dumps(TASKS[args.task.partition(":")[0]](args, args.task.partition(":")[2])))
         return 0
     figures: Dict[str, Any] = {"size_px": args.size, "threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()),
-                               "cpu": cpu_name(), "python": platform.python_version(), "models": {}}
+                               "cpu": cpu_name(), "versions": package_versions(), "models": {}}
     if args.json and os.path.exists(args.json):
         with open(args.json, encoding="utf-8") as stream:
             kept = json.load(stream)
@@ -61,21 +65,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             if args.json:
                 atomic_write_bytes(args.json, json.dumps(figures, indent=1).encode())
     print(text_table(*table(figures)))
+    if any("pictures" in found for found in figures["models"].values()):
+        print(text_table(*agreement_table(figures)))
     return 0
 
 
 def measure(model: str, folder: str, args: argparse.Namespace) -> Dict[str, Any]:
     """All figures of one backbone."""
     child = [sys.executable, os.path.abspath(__file__), "--models", model, "--size", str(args.size), "--rounds", str(args.rounds),
-             "--folder", folder, "--task"]
+             *(["--images", *args.images] if args.images else []), "--folder", folder, "--task"]
 
     def run(task: str) -> Dict[str, Any]:
         return json.loads(subprocess.run([*child, task], stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
     run("save")
     exports = {kind: run(f"export:{kind}") for kind in ("symbol", "onnx", "onnx, one size")}
     sizes = {name: round(os.path.getsize(os.path.join(folder, name)) / 1e6, 1) for name in ("m-0000.params", "m.onnx")}
-    return {"parameters": run("count")["parameters"], "rounds": args.rounds, "export": exports, "time": run("time"), "file_mb": sizes,
-            "memory": {way: run(f"memory:{way}")["peak_mb"] for way in WAYS}}
+    found = {"parameters": run("count")["parameters"], "rounds": args.rounds, "export": exports, "time": run("time"), "file_mb": sizes,
+             "memory": {way: run(f"memory:{way}")["peak_mb"] for way in WAYS}}
+    return {**found, "pictures": run("pictures")} if args.images else found
 
 
 def save(args: argparse.Namespace, _: str) -> Dict[str, Any]:
@@ -125,6 +132,15 @@ def take_turns(args: argparse.Namespace, _: str) -> Dict[str, Any]:
             for way in WAYS}
 
 
+def pictures(args: argparse.Namespace, _: str) -> Dict[str, Any]:
+    """How the symbol and the ONNX file of any size compare with the live network on the pictures; fails where they differ."""
+    from cian.tools.engine.agreement import compare, fitted
+    from cian.tools.engine.images import read_image
+    images = [fitted(read_image(path), 0) for path in args.images]
+    live = runner(args, "live")
+    return {way: asdict(compare(live, runner(args, way), images)) for way in ("symbol", "onnx")}
+
+
 def memory(args: argparse.Namespace, way: str) -> Dict[str, Any]:
     """Peak of a process that loads one way and predicts once."""
     runner(args, way)(image(args))
@@ -159,6 +175,16 @@ def table(figures: Dict[str, Any]) -> Any:
     return header, rows
 
 
+def agreement_table(figures: Dict[str, Any]) -> Any:
+    """Header and rows of the table of agreement on pictures."""
+    rows = []
+    for model, found in figures["models"].items():
+        for way, agreement in found.get("pictures", {}).items():
+            rows.append((model.replace("_largefov", ""), way, str(agreement["images"]), f"{agreement['relative_error']:.1e}",
+                         f"{100 * agreement['label_agreement']:.4f} %"))
+    return ("network", "file", "pictures", "largest error / rms", "equal labels"), rows
+
+
 def checkpoint(args: argparse.Namespace) -> str:
     """Where the network is."""
     return os.path.join(args.folder, f"{args.models[0]}-0000.params")
@@ -175,6 +201,12 @@ def peak_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
+def package_versions() -> Dict[str, str]:
+    """Of Python and the packages that matter here."""
+    return {"python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("mxnet", "numpy", "onnx", "onnxruntime")}}
+
+
 def cpu_name() -> str:
     """The processor, as the system calls it."""
     with open("/proc/cpuinfo", encoding="utf-8") as stream:
@@ -182,7 +214,7 @@ def cpu_name() -> str:
 
 
 TASKS: Dict[str, Callable[[argparse.Namespace, str], Dict[str, Any]]] = {
-    "save": save, "count": count, "export": export_one, "time": take_turns, "memory": memory}
+    "save": save, "count": count, "export": export_one, "time": take_turns, "memory": memory, "pictures": pictures}
 
 if __name__ == "__main__":
     run_tool(main)
