@@ -51,14 +51,14 @@ def test_training_beside_frozen_layers_is_that_which_ignores_their_gradients_bit
                name.startswith(frozen) and name.endswith("_weight"))  # there was something to ignore
 
 
-def backward_convolutions(trainer):
+def backward_convolutions(trainer, folder):
     """How many convolutions a step differentiates, by MXNet's profiler."""
     for block in (trainer.net, trainer._branches):
         if block is not None:
             block.hybridize(static_alloc=True, static_shape=True, forward_bulk_size=1, backward_bulk_size=1)  # else they share a name
     trainer.step(batch(0), 0.01, 0)
     mx.nd.waitall()
-    mx.profiler.set_config(profile_all=True, aggregate_stats=True)
+    mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=str(folder / "profile.json"))  # written as the process ends
     mx.profiler.set_state("run")
     trainer.step(batch(1), 0.01, 1)
     mx.nd.waitall()
@@ -67,9 +67,9 @@ def backward_convolutions(trainer):
     return found["Time"]["operator"]["_backward_Convolution"]["Count"]
 
 
-def test_frozen_layers_have_no_backward_pass():
+def test_frozen_layers_have_no_backward_pass(tmp_path):
     weights = [name for name in make_trainer().net.collect_params() if name.endswith("_weight")]
     calls = len(weights) + 1 + 1  # conv_out and fc1 are called for both branches
     for frozen in ((), FIRST_STAGES, BACKBONE):
         left = calls - sum(name.startswith(frozen) for name in weights) if frozen else calls
-        assert backward_convolutions(make_trainer(frozen=frozen)) == left
+        assert backward_convolutions(make_trainer(frozen=frozen), tmp_path) == left
