@@ -1,9 +1,12 @@
 """Defects of the original code that this project does not have.
 
 Each test states in NumPy what the original does, shows that it goes wrong, and that ours does not; where both are defined they agree.
+Where a checkout is named, the statements on losses and evaluation are held against it.
 """
 import os
 import re
+import subprocess
+import sys
 
 import cv2
 import mxnet as mx
@@ -19,10 +22,13 @@ from cian.symbols.params import configure_training, initialize, save_params
 from cian.symbols.params_file import read_params
 from cian.tools.engine import training
 from cian.tools.engine.config import Config, PredictConfig, load_config
+from cian.tools.engine.fidelity.process import Original
 from cian.tools.engine.metrics import evaluate
 from cian.tools.engine.predictor import Predictor
 from cian.tools.engine.trainer import Trainer
 
+ORIGINAL = os.environ.get("CIAN_ORIGINAL", "")
+needs_original = pytest.mark.skipif(not ORIGINAL, reason="CIAN_ORIGINAL names no checkout of github js-fan/CIAN")
 MODEL = "resnet18_largefov"
 CLASSES = 5
 
@@ -72,6 +78,20 @@ def test_a_batch_without_an_agreeing_pixel_has_no_gradient_in_place_of_nan():
     target[:, 3] = 50  # a class that no seed holds
     assert np.isnan(original_completion_gradient(logits, target, seeds)).all()
     np.testing.assert_array_equal(our_completion_gradient(logits, target, seeds), 0)
+
+
+@pytest.mark.original
+@needs_original
+def test_the_original_itself_has_no_number_where_no_pixel_agrees(tmp_path):
+    logits, target = np.random.RandomState(0).normal(0, 2, (2, 3, CLASSES, 5, 7)).astype(np.float32)
+    seeds = np.random.RandomState(1).choice([0, 1, 2, 255], (3, 5, 7)).astype(np.float32)
+    lost = target.copy()
+    lost[:, 3] = 50
+    inputs = {f"{kind}/{name}": array for name, cross in (("some", target), ("none", lost))
+              for kind, array in (("self", logits), ("cross", cross), ("label", seeds))}
+    found = Original(ORIGINAL, tmp_path).run("losses", {"kind": "losses"}, inputs).arrays
+    np.testing.assert_allclose(found["completion_self/some"], original_completion_gradient(logits, target, seeds), atol=1e-6)
+    assert np.isnan(found["completion_self/none"]).all()
 
 
 def test_a_step_without_any_label_leaves_the_parameters_finite():
@@ -128,6 +148,21 @@ def test_a_prediction_that_cannot_be_scored_stops_the_evaluation_in_place_of_shr
     assert original_confusion(names, predictions, truth, CLASSES).sum() == whole.sum() - 3 * 42  # a sixteenth is gone, without a word
     with pytest.raises(Problems, match=names[4]):
         evaluate(names, predictions, truth, table)
+
+
+@pytest.mark.original
+@needs_original
+def test_the_original_itself_scores_fifteen_sixteenths_without_failing(scored_folders, tmp_path):
+    names, predictions, truth = scored_folders
+    os.remove(os.path.join(predictions, f"{names[4]}.png"))
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    done = subprocess.run([sys.executable, "scripts/eval_segment.py", "--data-list", str(tmp_path / "list.txt"), "--prediction-root", predictions,
+                           "--groundtruth-root", truth, "--num-cls", str(CLASSES)], cwd=ORIGINAL, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    counts = original_confusion(names, predictions, truth, CLASSES)
+    iou = np.diag(counts) / (counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts))
+    assert done.returncode == 0
+    assert float(re.search(r"mIOU: (\S+)", done.stdout).group(1)) == pytest.approx(iou.mean(), rel=1e-5)
 
 
 def test_counts_do_not_stop_growing_where_float32_does():

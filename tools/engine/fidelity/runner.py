@@ -36,7 +36,7 @@ def make(checks: Iterable[Check], *, jobs: int = 1, keep: bool = False) -> Itera
             for future in as_completed(waiting):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise InputError("one of the processes was killed", field="--jobs", remedy="use fewer; each takes up to 3 GB") from error
+            raise InputError("one of the processes was killed", field="--jobs", remedy="use fewer; each takes up to 4 GB") from error
         finally:
             for future in waiting:
                 future.cancel()
