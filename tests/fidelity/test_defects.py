@@ -156,8 +156,9 @@ def test_the_original_itself_scores_fifteen_sixteenths_without_failing(scored_fo
     names, predictions, truth = scored_folders
     os.remove(os.path.join(predictions, f"{names[4]}.png"))
     (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
-    done = subprocess.run([sys.executable, "scripts/eval_segment.py", "--data-list", str(tmp_path / "list.txt"), "--prediction-root", predictions,
-                           "--groundtruth-root", truth, "--num-cls", str(CLASSES)], cwd=ORIGINAL, capture_output=True, text=True, timeout=60,
+    command = [sys.executable, "scripts/eval_segment.py", "--data-list", str(tmp_path / "list.txt"), "--prediction-root", predictions,
+               "--groundtruth-root", truth, "--num-cls", str(CLASSES)]
+    done = subprocess.run(command, cwd=ORIGINAL, capture_output=True, text=True, timeout=60,
                           env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     counts = original_confusion(names, predictions, truth, CLASSES)
     iou = np.diag(counts) / (counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts))
