@@ -70,15 +70,17 @@ class CrossImageAffinity(HybridBlock):
             self.query, self.key, self.value, self.out, self.norm = shared.query, shared.key, shared.value, shared.out, shared.norm
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
-        query, key, value = self._embed(F, feat)
-        message_self = self._message(F, self._affinity(F, query, key), value, query)
+        query, key, value, like = self._embed(F, feat)
+        message_self = self._message(F, self._affinity(F, query, key), value, like)
         residual_self = self.norm(self.out(message_self))
         if self.group_size == 1:
             return [residual_self]
+        # Split once, as in the original: with three or more images the sums of gradients are rounded in the same order.
+        keys, values = (list(F.split(x, num_outputs=self.group_size, axis=0)) for x in (key, value))
         messages = []
         for shift in range(1, self.group_size):
-            affinity = self._affinity(F, query, self._roll(F, key, shift))
-            messages.append(self._message(F, affinity, self._roll(F, value, shift), query))
+            affinity = self._affinity(F, query, self._rolled(F, keys, shift))
+            messages.append(self._message(F, affinity, self._rolled(F, values, shift), like))
         if self.merge_self:
             messages.append(message_self)
         return [residual_self, self.norm(self.out(self._merge(F, messages)))]
@@ -96,35 +98,34 @@ class CrossImageAffinity(HybridBlock):
             ``affinity_self`` (K, Q) and ``affinity_cross`` (K', Q), normalised over their rows; ``residual_self`` and ``residual_cross``
             (1, C, H, W), the latter with the merge of the training network.
         """
-        query, key, value = self._embed(mx.nd, feat_query)
-        _, key_reference, value_reference = self._embed(mx.nd, feat_reference)
+        query, key, value, like = self._embed(mx.nd, feat_query)
+        _, key_reference, value_reference, _ = self._embed(mx.nd, feat_reference)
         affinity_self = self._affinity(mx.nd, query, key)
         affinity_cross = self._affinity(mx.nd, query, key_reference)
-        message_self = self._message(mx.nd, affinity_self, value, query)
-        messages = [self._message(mx.nd, affinity_cross, value_reference, query)] + ([message_self] if self.merge_self else [])
+        message_self = self._message(mx.nd, affinity_self, value, like)
+        messages = [self._message(mx.nd, affinity_cross, value_reference, like)] + ([message_self] if self.merge_self else [])
         return {"affinity_self": affinity_self[0], "affinity_cross": affinity_cross[0],
                 "residual_self": self.norm(self.out(message_self)),
                 "residual_cross": self.norm(self.out(self._merge(mx.nd, messages)))}
 
-    def _embed(self, F: Any, feat: Any) -> Tuple[Any, Any, Any]:
-        """Query (N, E, H, W); key and value, pooled, (N, E, (H-1)//2+1, (W-1)//2+1)."""
+    def _embed(self, F: Any, feat: Any) -> Tuple[Any, Any, Any, Any]:
+        """Query (N, E, Q); key and value, pooled to ((H-1)//2+1, (W-1)//2+1), (N, E, K); and the query as a map, (N, E, H, W)."""
         pooling = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "pool_type": "max"}
-        return self.query(feat), F.Pooling(self.key(feat), **pooling), F.Pooling(self.value(feat), **pooling)
+        maps = self.query(feat), F.Pooling(self.key(feat), **pooling), F.Pooling(self.value(feat), **pooling)
+        query, key, value = (F.reshape(x, shape=(0, 0, -1)) for x in maps)
+        return query, key, value, maps[0]
 
     @staticmethod
     def _affinity(F: Any, query: Any, key: Any) -> Any:
-        """Eq. 1 and the normalisation of Eq. 2."""
-        query = F.reshape(query, shape=(0, 0, -1))  # (N, E, Q)
-        key = F.reshape(key, shape=(0, 0, -1))  # (N, E, K)
-        return F.softmax(F.batch_dot(key, query, transpose_a=True), axis=1)  # (N, K, Q)
+        """Eq. 1 and the normalisation of Eq. 2: (N, K, Q)."""
+        return F.softmax(F.batch_dot(key, query, transpose_a=True), axis=1)
 
     @staticmethod
-    def _message(F: Any, affinity: Any, value: Any, query: Any) -> Any:
-        """Eq. 2 and 3, in the shape of the query: (N, E, H, W)."""
-        message = F.batch_dot(F.reshape(value, shape=(0, 0, -1)), affinity)  # (N, E, Q)
-        return F.reshape_like(message, query)
+    def _message(F: Any, affinity: Any, value: Any, like: Any) -> Any:
+        """Eq. 2 and 3, in the shape of ``like``: (N, E, H, W)."""
+        return F.reshape_like(F.batch_dot(value, affinity), like)
 
-    def _roll(self, F: Any, x: Any, shift: int) -> Any:
+    @staticmethod
+    def _rolled(F: Any, parts: List[Any], shift: int) -> Any:
         """The partners ``shift`` places on: row i of the result is row i + shift * N / G, modulo N."""
-        parts = list(F.split(x, num_outputs=self.group_size, axis=0))
         return F.concat(*parts[shift:], *parts[:shift], dim=0)

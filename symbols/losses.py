@@ -30,14 +30,24 @@ def _one_hot(F: Any, labels: Any, num_classes: int) -> Any:
 def _cross_entropy(F: Any, logits: Any, target: Any, normalise: str) -> Any:
     """Sum over images of the mean cross entropy over the pixels of ``target``, one-hot or zero, (N, C, H, W) -> (1,).
 
-    'device' divides every image by the mean number of those pixels over the batch, 'image' by its own.
+    'device' divides every image by the mean number of those pixels over the batch, 'image' by its own. The gradient is computed as the
+    original code does, (p - y) mask / pixels, and not by differentiating the value: the same up to the last bit, which training enlarges.
     """
     target = F.BlockGrad(target)
-    per_image = F.sum(-F.log_softmax(logits, axis=1) * target, axis=(1, 2, 3))  # (N,)
-    pixels = F.sum(target, axis=(1, 2, 3))  # (N,)
+    mask = F.sum(target, axis=1, keepdims=True)
+    pixels = F.sum(mask, axis=(1, 2, 3), keepdims=True)  # (N, 1, 1, 1)
     if normalise == "device":
-        pixels = F.mean(pixels, axis=0, keepdims=True)  # (1,)
-    return F.sum(F.broadcast_div(per_image, F.maximum(pixels, 1e-5)), axis=0, keepdims=True)
+        pixels = F.mean(pixels, axis=0, keepdims=True)
+    pixels = F.maximum(pixels, 1e-5)
+    value = F.BlockGrad(_total(F, F.broadcast_div(-F.log_softmax(logits, axis=1) * target, pixels)))
+    gradient = F.BlockGrad(F.broadcast_div(F.broadcast_mul(F.softmax(logits, axis=1) - target, mask), pixels))
+    slope = _total(F, gradient * logits)
+    return value + (slope - F.BlockGrad(slope))
+
+
+def _total(F: Any, x: Any) -> Any:
+    """Sum of (N, C, H, W) over everything, (1,)."""
+    return F.sum(F.sum(x, axis=(1, 2, 3)), axis=0, keepdims=True)
 
 
 class SeedLoss(HybridBlock):
