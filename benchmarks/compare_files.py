@@ -17,6 +17,7 @@ from cian.data.lists import read_list
 from cian.errors import InputError
 
 CLASSES = 21
+SCORED_PX = (500, 375)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Settings:
     scored: int = 1449
 
 
-QUICK = Settings(width_px=176, height_px=132, crop_px=129, batch_size=2, size_px=177, steps=4, chain_images=4, predicted=2, refined=32)
+QUICK = Settings(width_px=128, height_px=96, crop_px=97, batch_size=2, size_px=129, steps=4, chain_images=4, predicted=2, refined=32)
 
 
 class Files:
@@ -123,9 +124,9 @@ class Files:
                                  remedy="use a larger --size, or other images")
 
     def _write_label_maps(self, count: int) -> None:
-        """Truth and predictions for the evaluation: maps of the size of the images, the seeds of one image against another's."""
+        """Truth and predictions for the evaluation, of the size that VOC's images have: the seeds of one image against another's."""
         sources = [cv2.imread(os.path.join(self.folder("seeds"), f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in self.names[:64]]
-        sources = [source for source in sources if source.shape == sources[0].shape]
+        sources = [cv2.resize(source, SCORED_PX, interpolation=cv2.INTER_NEAREST) for source in sources]
         names = [f"map_{number:05d}" for number in range(count)]
         self.lists["scored"] = self._write_list("scored", names)
         content = {"truth": [cv2.imencode(".png", source)[1].tobytes() for source in sources],

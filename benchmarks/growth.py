@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence
 
 from compare_files import Files, Settings
@@ -23,12 +22,12 @@ from cian.errors import run_tool
 BASE = {"crop": 161, "batch_size": 4, "group_size": 2}
 # What varies, its values, and what is fixed beside it. A batch holds whole groups.
 SERIES: Dict[str, Dict[str, Any]] = {
-    "crop": {"values": (97, 129, 161, 225, 321), "fixed": {"batch_size": 2}},
-    "batch_size": {"values": (2, 4, 8, 16), "fixed": {"crop": 129}},
-    "group_size": {"values": (2, 3, 4, 6), "fixed": {"batch_size": 12, "crop": 129}},
+    "crop": {"values": (97, 161, 225), "fixed": {"batch_size": 2}},
+    "batch_size": {"values": (2, 4, 8), "fixed": {"crop": 97}},
+    "group_size": {"values": (2, 3, 6), "fixed": {"batch_size": 6, "crop": 97}},
 }
 PREDICTED, SCORED = (4, 16, 64), (500, 2000, 8000)
-LABELS = {"crop": "side of the crop, pixels", "batch_size": "images of a batch", "group_size": "images of a group (batch of 12)",
+LABELS = {"crop": "side of the crop, pixels", "batch_size": "images of a batch", "group_size": "images of a group (batch of 6)",
           "predicted": "images predicted", "scored": "label maps scored"}
 
 
@@ -70,10 +69,9 @@ def measure_counts(folder: str, predicted: Sequence[int], scored: Sequence[int])
         found = Measured(command, f"{out}.log")
         result["predicted"].append({"predicted": count, "seconds": found.seconds, "peak_mb": found.peak_mb})
         print("predicted", result["predicted"][-1], flush=True)
-    full = Files(os.path.join(folder, "full"), replace(settings, width_px=500, height_px=375, size_px=513))
     for count in scored:
-        command = [sys.executable, "-m", "cian.tools.evaluate", "--data-list", full.part("scored", count), "--prediction-root",
-                   os.path.join(full.root, "scored"), "--groundtruth-root", os.path.join(full.root, "truth"), "--subset",
+        command = [sys.executable, "-m", "cian.tools.evaluate", "--data-list", files.part("scored", count), "--prediction-root",
+                   os.path.join(files.root, "scored"), "--groundtruth-root", os.path.join(files.root, "truth"), "--subset",
                    "--json", os.path.join(folder, "scores.json")]
         found = Measured(command, os.path.join(folder, "evaluate.log"))
         result["scored"].append({"scored": count, "seconds": found.seconds, "peak_mb": found.peak_mb})

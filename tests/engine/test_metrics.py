@@ -1,4 +1,8 @@
 """Evaluation: exact counts, both means, and every misfit named."""
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -122,3 +126,21 @@ def test_a_folder_without_any_of_the_list_is_refused_even_as_a_subset(folders, t
         evaluate(["other"], pred, truth, CLASSES, subset=True)
     with pytest.raises(InputError, match="is not a folder"):
         evaluate(names, tmp_path / "nowhere", truth, CLASSES)
+
+
+def test_processes_count_as_threads_do(folders):
+    names, predictions, truth, _ = folders
+    for number in range(40):
+        for folder in (predictions, truth):
+            (folder / f"copy_{number}.png").write_bytes((folder / "image_0.png").read_bytes())
+    names = [*names, *(f"copy_{number}" for number in range(40))]
+    by_threads = evaluate(names, predictions, truth, CLASSES, workers=1)
+    program = ("import json, sys; from cian.tools.engine import metrics; pool = metrics._pool; used = []\n"
+               "metrics._pool = lambda *sizes: used.append(type(pool(*sizes)).__name__) or pool(*sizes)\n"
+               "names, *folders, classes = json.loads(sys.argv[1])\n"
+               "print(json.dumps([used, metrics.evaluate(names, *folders, classes, workers=2).confusion.tolist()]))")
+    arguments = json.dumps([names, str(predictions), str(truth), CLASSES])
+    done = subprocess.run([sys.executable, "-c", program, arguments], capture_output=True, text=True, check=True)
+    used, confusion = json.loads(done.stdout)
+    assert used == ["ProcessPoolExecutor"]
+    np.testing.assert_array_equal(confusion, by_threads.confusion)

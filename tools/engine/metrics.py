@@ -5,8 +5,11 @@ after all files were looked at, and the report names each of them.
 """
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
@@ -17,6 +20,8 @@ from cian.data.classes import IGNORE, read_label_png
 from cian.data.files import Problems
 from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
+
+CHUNK = 16  # images that a process takes at a time
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
              subset: bool = False, workers: int = 0, progress: bool = False) -> Evaluation:
     """Score ``prediction_root/NAME.png`` against ``truth_root/NAME.png`` for every name.
 
-    Decoding and counting leave the interpreter's lock, so ``workers`` threads (0: one a core) run side by side.
+    ``workers`` processes (0: one a core) work side by side; threads do where MXNet is loaded, whose own threads a fork does not survive,
+    and for few names.
 
     Parameters
     ----------
@@ -137,21 +143,11 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     if subset and not scored:
         raise InputError("no image of the list has a prediction", file=prediction_root)
 
-    def score(name: str) -> Union[np.ndarray, InputError]:
-        try:
-            prediction = read_label_png(os.path.join(prediction_root, name + ".png"))
-            truth = read_label_png(os.path.join(truth_root, name + ".png"))
-        except InputError as error:
-            return error
-        try:
-            return confusion_matrix(truth, prediction, len(class_names))
-        except InputError as error:
-            return InputError(error.problem, field=name)
-
     total = np.zeros((len(class_names), len(class_names)), np.int64)
     present = [name for name in scored if name in found]
-    with ThreadPoolExecutor(workers or usable_cores()) as pool:
-        for result in tqdm(pool.map(score, present), total=len(present), unit="image", disable=not progress, leave=False):
+    score = functools.partial(_score, prediction_root, truth_root, len(class_names))
+    with _pool(workers or usable_cores(), len(present)) as pool:
+        for result in tqdm(pool.map(score, present, chunksize=CHUNK), total=len(present), unit="image", disable=not progress, leave=False):
             if isinstance(result, InputError):
                 problems.append(result)
             else:
@@ -159,6 +155,27 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     if problems:
         raise Problems(problems, file=prediction_root, remedy="predict the whole list again, or score a part of it with --subset")
     return Evaluation(tuple(class_names), total, len(scored), tuple(name for name in names if name not in found))
+
+
+def _score(prediction_root: str, truth_root: str, num_classes: int, name: str) -> Union[np.ndarray, InputError]:
+    """The confusion matrix of one image, or what is wrong with it."""
+    try:
+        prediction = read_label_png(os.path.join(prediction_root, name + ".png"))
+        truth = read_label_png(os.path.join(truth_root, name + ".png"))
+    except InputError as error:
+        return error
+    try:
+        return confusion_matrix(truth, prediction, num_classes)
+    except InputError as error:
+        return InputError(error.problem, field=name)
+
+
+def _pool(workers: int, count: int) -> Executor:
+    """Processes or threads, as :func:`evaluate` says, for ``count`` images."""
+    workers = max(1, min(workers, count // CHUNK))
+    if workers > 1 and "mxnet" not in sys.modules:
+        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+    return ThreadPoolExecutor(workers)
 
 
 def _png_names(folder: str) -> Set[str]:

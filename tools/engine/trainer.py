@@ -68,15 +68,20 @@ class Trainer:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
+        # bn_out runs twice and updates its statistics in the backward pass, in the order in which MXNet gets to the two calls. A CPU works
+        # on one operator at a time, so theirs is fixed. A GPU works on several at once: there the whole backward pass becomes one
+        # bulk, which needs a static shape, and that nearly doubles the memory of features (benchmarks/compare.py).
+        graph: Dict[str, Any] = {"static_alloc": True}
         if all(context.device_type == "cpu" for context in self.contexts):
             block_depthwise(net)
-        # One bulk of the whole backward pass fixes the order in which the two calls of bn_out update their statistics there.
-        self.net.hybridize(static_alloc=True, static_shape=True, backward_bulk_size=100000)
+        else:
+            graph.update(static_shape=True, backward_bulk_size=100000)
+        self.net.hybridize(**graph)
         self.loss.hybridize()
         self._branches: Optional[Branches] = None
         if all(param.grad_req == "null" for param in net.backbone.collect_params().values()):
             self._branches = Branches(net)
-            self._branches.hybridize(static_alloc=True, static_shape=True, backward_bulk_size=100000)
+            self._branches.hybridize(**graph)
         self._scaler: Optional[amp.loss_scaler.LossScaler] = None
         if mixed:
             amp.init_trainer(self.optimiser)
