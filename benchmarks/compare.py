@@ -46,8 +46,9 @@ AHEAD = 5  # batches that may have been made before the clock starts
 class Comparison:
     """Both sides and the files that they work on; ``work`` is an existing folder for what they write."""
 
-    def __init__(self, original: Original, files: Files, work: str, rounds: int) -> None:
+    def __init__(self, original: Original, files: Files, work: str, rounds: int, threads: int = 0) -> None:
         self.original, self.files, self.work, self.rounds = original, files, work, rounds
+        self._threads = {DEFAULT: 0, EQUAL: threads or usable_cores(), OURS: threads}  # OpenMP's; 0 is what a program takes by itself
 
     def run(self, stage: str) -> Dict[str, Any]:
         """Seconds of every round and peak memory of every side; where both sides write label maps, the share of equal pixels."""
@@ -68,15 +69,21 @@ class Comparison:
     def _repeated(self, stage: str, sides: Sequence[str], work: str) -> Dict[str, Any]:
         servers: Dict[str, Server] = {}
         seconds: Dict[str, List[float]] = {side: [] for side in sides}
+        cpu: Dict[str, List[float]] = {side: [] for side in sides}
+
+        def run(side: str, _: int) -> None:
+            for values, value in zip((seconds[side], cpu[side]), servers[side].run()):
+                values.append(value)
+
         try:
             for side in sides:
                 folder = os.path.join(work, side.replace(", ", "_").replace(" ", "_"))
                 servers[side] = Server("our_side.py" if side == OURS else "original_side.py", self._job(stage, side, folder), folder,
-                                       threads(side))
-            self._turns(self.rounds, sides, lambda side, _: seconds[side].append(servers[side].run()))
+                                       self._threads[side])
+            self._turns(self.rounds, sides, run)
         finally:
             peak = {side: server.close() for side, server in servers.items()}
-        result: Dict[str, Any] = {"seconds": seconds, "peak_mb": peak}
+        result: Dict[str, Any] = {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak}
         if stage in ("prediction", "crf"):
             folders = [os.path.join(work, *parts, "pred_crf") for parts in (["original"], ["ours", "0"])]
             result["equal_pixels"] = equal_pixels(*folders, read_list(self._list(stage)))
@@ -105,6 +112,7 @@ class Comparison:
 
     def _evaluation(self, _: str, sides: Sequence[str], work: str) -> Dict[str, Any]:
         seconds: Dict[str, List[float]] = {side: [] for side in sides}
+        cpu: Dict[str, List[float]] = {side: [] for side in sides}
         peak = dict.fromkeys(sides, 0.0)
 
         def evaluate(side: str, turn: int) -> None:
@@ -113,27 +121,32 @@ class Comparison:
             measured = self._evaluate(side, folder, self.files.lists["scored"], os.path.join(self.files.root, "scored"),
                                       os.path.join(self.files.root, "truth"))
             seconds[side].append(measured.seconds)
+            cpu[side].append(measured.cpu_seconds)
             peak[side] = max(peak[side], measured.peak_mb)
 
         self._turns(self.rounds, sides, evaluate)
-        return {"seconds": seconds, "peak_mb": peak}
+        return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak}
 
     def _chain(self, _: str, sides: Sequence[str], work: str) -> Dict[str, Any]:
         parts: Dict[str, Dict[str, List[float]]] = {part: {side: [] for side in sides} for part in ("train", "predict", "evaluate")}
+        cpu: Dict[str, List[float]] = {side: [] for side in sides}
         peaks = {part: dict.fromkeys(sides, 0.0) for part in parts}
 
         def chain(side: str, turn: int) -> None:
             snapshot = os.path.join(work, side.replace(", ", "_").replace(" ", "_"), str(turn))
             os.makedirs(snapshot)
+            cpu[side].append(0.0)
             for part, measured in self._commands(side, snapshot):
                 parts[part][side].append(measured.seconds)
+                cpu[side][-1] += measured.cpu_seconds
                 peaks[part][side] = max(peaks[part][side], measured.peak_mb)
 
         self._turns(min(self.rounds, max(2, self.rounds // 2)), sides, chain)  # each is long
         predictions = [os.path.join(work, side, "0", "pred_crf") for side in (DEFAULT, OURS)]
         seconds = {side: [sum(times) for times in zip(*(parts[part][side] for part in parts))] for side in sides}
-        return {"seconds": seconds, "peak_mb": {side: max(peaks[part][side] for part in parts) for side in sides}, "parts": parts,
-                "parts_peak_mb": peaks, "equal_pixels": equal_pixels(*predictions, read_list(self.files.lists["val"]))}
+        peak = {side: max(peaks[part][side] for part in parts) for side in sides}
+        return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak, "parts": parts, "parts_peak_mb": peaks,
+                "equal_pixels": equal_pixels(*predictions, read_list(self.files.lists["val"]))}
 
     def _commands(self, side: str, snapshot: str) -> Any:
         """Run a side's three command lines; yields the name of each and what it took."""
@@ -148,7 +161,7 @@ class Comparison:
                 job = {"checkout": self.original.checkout, "task": {"train": "train", "predict": "infer"}[part], "argv": flags,
                        "size_px": files.settings.size_px}
                 command = self._original_command(job, snapshot)
-            yield part, Measured(command, log, threads(side))
+            yield part, Measured(command, log, self._threads[side])
         yield "evaluate", self._evaluate(side, snapshot, files.lists["val"], os.path.join(snapshot, "pred_crf"), files.folder("seeds"))
 
     def _evaluate(self, side: str, folder: str, data_list: str, predictions: str, truth: str) -> Measured:
@@ -157,18 +170,13 @@ class Comparison:
             command = [sys.executable, "-m", "cian.tools.evaluate", *flags, "--json", os.path.join(folder, "scores.json")]
         else:
             command = self._original_command({"checkout": self.original.checkout, "task": "evaluate", "argv": flags}, folder)
-        return Measured(command, os.path.join(folder, "evaluate.log"), threads(side))
+        return Measured(command, os.path.join(folder, "evaluate.log"), self._threads[side])
 
     def _original_command(self, job: Dict[str, Any], folder: str) -> List[str]:
         path = os.path.join(folder, f"{job['task']}.json")
         with open(path, "w", encoding="utf-8") as stream:
             json.dump(job, stream)
         return [sys.executable, beside("original_side.py"), path]
-
-
-def threads(side: str) -> int:
-    """OpenMP threads of a side; 0 is what the program takes by itself."""
-    return usable_cores() if side == EQUAL else 0
 
 
 def equal_pixels(first: str, second: str, names: Sequence[str]) -> float:
@@ -181,11 +189,13 @@ def equal_pixels(first: str, second: str, names: Sequence[str]) -> float:
 
 
 def summarise(found: Dict[str, Any]) -> Dict[str, Any]:
-    """With medians, and ratios of the original's seconds to ours, added; for each part of a chain too."""
+    """With medians, and ratios of the original's seconds and CPU seconds to ours, added; for each part of a chain too."""
     def compare(seconds: Dict[str, List[float]]) -> Dict[str, Any]:
         return {"median_s": {side: spread(values) for side, values in seconds.items()},
                 "times_as_fast": {side: ratios(values, seconds[OURS]) for side, values in seconds.items() if side != OURS}}
     result = {**found, **compare(found["seconds"])}
+    cpu = found["cpu_seconds"]
+    result["times_the_cpu"] = {side: ratios(values, cpu[OURS]) for side, values in cpu.items() if side != OURS}
     if "parts" in found:
         result["parts"] = {part: {"seconds": seconds, **compare(seconds), "peak_mb": found["parts_peak_mb"][part]}
                            for part, seconds in found["parts"].items()}
@@ -202,6 +212,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=f"some of: {', '.join(STAGES)}")
     result.add_argument("--rounds", type=int, metavar="N",
                         help="rounds, each side once a round; the chain has half as many [default: 5, with --quick 3]")
+    result.add_argument("--threads", type=int, default=0, metavar="N",
+                        help="OpenMP threads of ours, and of the original beside its default [default: one a core]")
     result.add_argument("--model", choices=("resnet50_largefov", "resnet101_largefov"), help="[default: resnet50_largefov]")
     result.add_argument("--batch-size", type=int, metavar="N", help="images of a training step")
     result.add_argument("--crop", type=int, dest="crop_px", metavar="PX", help="side of the training crops")
@@ -238,7 +250,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         results = {"machine": {**machine(), "original": original.commit}, "settings": files.facts(),
                    "stages": earlier(args.json, files.facts())}
         print(", ".join(f"{key} {value}" for key, value in results["machine"].items()), flush=True)
-        comparison = Comparison(original, files, work, args.rounds or (3 if args.quick else 5))
+        comparison = Comparison(original, files, work, args.rounds or (3 if args.quick else 5), args.threads)
         for stage in args.stages:
             about = {"command": ["benchmarks/compare.py", *(sys.argv[1:] if argv is None else argv)], "load_before": os.getloadavg()[0]}
             results["stages"][stage] = {**about, **summarise(comparison.run(stage))}

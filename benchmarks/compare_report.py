@@ -18,15 +18,17 @@ def rows(stages: Dict[str, Any]) -> Iterator[Row]:
 
 
 def report(stages: Dict[str, Any]) -> str:
-    """The table: seconds of a round, times as fast, peak memory, equal pixels."""
-    header = ("stage", "original s", "equal threads s", "ours s", "times as fast", "at equal threads", "peak MB original", "peak MB ours",
+    """The table: seconds of a round; time and CPU time of the original over ours; peak memory; equal pixels."""
+    header = ("stage", "original s", "equal threads s", "ours s", "times as fast", "at equal threads", "CPU time", "at equal threads",
+              "peak MB original", "peak MB ours",
               "same labels")
     table: List[Tuple[str, ...]] = []
     for name, found in rows(stages):
         seconds = [f"{found['median_s'][side]['median']:.2f}" if side in found["median_s"] else "" for side in (DEFAULT, EQUAL, OURS)]
         fast = [span(found["times_as_fast"][side]) if side in found["times_as_fast"] else "" for side in (DEFAULT, EQUAL)]
+        cpu = [span(found["times_the_cpu"][side]) if side in found.get("times_the_cpu", {}) else "" for side in (DEFAULT, EQUAL)]
         peak = [f"{found['peak_mb'][side]:.0f}" for side in (DEFAULT, OURS)]
-        table.append((name, *seconds, *fast, *peak, f"{100 * found['equal_pixels']:.3f} %" if "equal_pixels" in found else ""))
+        table.append((name, *seconds, *fast, *cpu, *peak, f"{100 * found['equal_pixels']:.3f} %" if "equal_pixels" in found else ""))
     return text_table(header, table)
 
 

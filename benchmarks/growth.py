@@ -37,7 +37,7 @@ def step_point(model: str, values: Dict[str, int], rounds: int, folder: str) -> 
     server = Server("our_side.py", job, folder)
     seconds: List[float] = []
     try:
-        seconds = [server.run() for _ in range(rounds)]
+        seconds = [server.run()[0] for _ in range(rounds)]
     finally:
         peak = server.close()
     return {"seconds": spread(seconds)["median"], "peak_mb": peak}

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from cian.environment import usable_cores
 from cian.errors import InputError
@@ -30,7 +30,7 @@ class PeakMemory:
     """
 
     def __init__(self, pid: int) -> None:
-        self.peak_mb = 0.0
+        self.peak_mb = self.cpu_seconds = 0.0
         self._pid, self._stop = pid, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -42,6 +42,7 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         self.peak_mb = max(self.peak_mb, usage.ru_maxrss * 1024 / 1e6)
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
         return process.returncode
 
     def _watch(self) -> None:
@@ -75,6 +76,15 @@ def resident_mb(pid: int) -> float:
         return 0.0
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time so far of a process and all below it, and of those below it that have ended and were waited for."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{one}/stat", encoding="ascii") as stream:
+            total += sum(map(int, stream.read().rsplit(")", 1)[1].split()[11:15]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def environment(threads: int) -> Dict[str, str]:
     """This process's environment with so many OpenMP threads; 0 leaves the number to the program."""
     result = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
@@ -83,7 +93,7 @@ def environment(threads: int) -> Dict[str, str]:
 
 
 class Measured:
-    """Seconds and peak memory of a command that was run once."""
+    """Seconds, CPU seconds and peak memory of a command that was run once."""
 
     def __init__(self, command: Sequence[str], log: str, threads: int = 0, cwd: Optional[str] = None) -> None:
         start = time.perf_counter()
@@ -93,7 +103,7 @@ class Measured:
             memory = PeakMemory(process.pid)
             code = memory.wait(process)
             self.seconds = time.perf_counter() - start
-        self.peak_mb = memory.peak_mb
+        self.peak_mb, self.cpu_seconds = memory.peak_mb, memory.cpu_seconds
         if code:
             raise InputError(f"ended with code {code}: {last_line(log)}", file=log, field=" ".join(command[1:4]),
                              remedy="keep the files with --work and read it")
@@ -122,10 +132,11 @@ class Server:
         self._memory = PeakMemory(self._process.pid)
         self._receive()
 
-    def run(self) -> float:
-        """Seconds of one more piece of work."""
+    def run(self) -> Tuple[float, float]:
+        """Seconds and CPU seconds of one more piece of work."""
+        before = cpu_seconds(self._process.pid)
         self._pipe.send(True)
-        return float(self._receive())
+        return float(self._receive()), cpu_seconds(self._process.pid) - before
 
     def close(self) -> float:
         """End the process; returns its peak memory in MB."""
