@@ -94,7 +94,8 @@ class TrainConfig:
     lr_power: float = option(0.9, "power of the poly decay", low=0)
     lr_decay: str = option("epoch", "poly decay steps once an epoch (original code) or every iteration", ("epoch", "iteration"))
     gamma_start: float = option(
-        0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity without effect until it has grown")
+        0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity without effect until it has grown",
+        hashed="changed")
     freeze: Tuple[str, ...] = option((), "name prefixes of parameters that do not train, beside the backbone's batch norms")
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an epoch) or random (Table 3)",
