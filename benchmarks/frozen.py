@@ -3,10 +3,11 @@
   python benchmarks/frozen.py --model resnet50_largefov --crop 225 --json FILE
   python benchmarks/frozen.py --records RUN/records --list train --images 12 --json FILE
 
-Steps of all ways take turns in one process; a figure is the median over the rounds of the time, and of its ratio to that of training
-every layer in the same round. Memory is the peak of a process that takes two steps one way. With --records it measures the CAM
-classifier on a frozen backbone in place of that: --epochs over features of the disk, the time of computing them included, against the
-same batches with the features computed when they are needed. Weights are random: they change no time.
+Steps of all ways take turns in one process; a figure is the median over the rounds of the processor's seconds (of all threads, which
+other work on the machine changes little), and of its ratio to that of training every layer in the same round. Memory is the peak of a
+process that takes two steps one way. With --records it measures the CAM classifier on a frozen backbone in place of that: --epochs over
+features of the disk, the time of computing them included, against the same batches with the features computed when they are needed.
+Weights are random: they change no time.
 """
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def layers(args: argparse.Namespace) -> Dict[str, Any]:
-    """Seconds, ratio and memory of a step by way."""
+    """Processor seconds, their ratio and memory of a step by way."""
     child = [sys.executable, os.path.abspath(__file__), "--model", args.model, "--crop", str(args.crop), "--batch", str(args.batch),
              "--task"]
     # First, because a process counts what its parent held when it was made.
@@ -70,13 +71,13 @@ def layers(args: argparse.Namespace) -> Dict[str, Any]:
     found = {}
     for way in WAYS:
         ratios = [one / whole for one, whole in zip(seconds[way], seconds["all layers train"])]
-        found[way] = {"seconds": round(statistics.median(seconds[way]), 3), "ratio": round(statistics.median(ratios), 3),
+        found[way] = {"cpu_seconds": round(statistics.median(seconds[way]), 3), "ratio": round(statistics.median(ratios), 3),
                       "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)], "peak_mb": peaks[way]}
     return {"model": args.model, "crop_px": args.crop, "batch": args.batch, "rounds": args.rounds, "ways": found}
 
 
 def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str, List[float]]:
-    """Seconds of ``count`` steps by way, in turns, without the first of each."""
+    """Processor seconds of ``count`` steps by way, in turns, without the first of each."""
     import mxnet as mx
 
     from cian.symbols import CIANLoss, build_model, configure_training, initialize
@@ -98,10 +99,10 @@ def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str
     seconds: Dict[str, List[float]] = {way: [] for way in ways}
     for number in range(count):
         for way in ways:
-            started = time.perf_counter()
+            started = time.process_time()
             trainers[way].step([part], 1e-4, number)
             mx.nd.waitall()
-            seconds[way].append(time.perf_counter() - started)
+            seconds[way].append(time.process_time() - started)
     return {way: measured[1:] for way, measured in seconds.items()}
 
 
