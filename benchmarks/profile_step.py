@@ -4,7 +4,8 @@
 
 The step is timed as it runs in training; then MXNet's profiler times every operator of some more steps, run one by one. Each different
 convolution of the network is also timed alone, forwards and backwards, and so are square matrix products, of which the fastest stands for
-what the processor can do. Weights are random.
+what the processor can do. Rates are GFLOP for a CPU second, so they are those of one core, and other work on the machine disturbs them
+little. Weights are random.
 """
 from __future__ import annotations
 
@@ -68,13 +69,13 @@ def make_step(args: argparse.Namespace) -> Tuple[Any, Callable[[], None]]:
     return net, step
 
 
-def seconds_of(work: Callable[[], None], times: int) -> List[float]:
-    """Seconds of each of so many calls."""
+def seconds_of(work: Callable[[], None], times: int, clock: Callable[[], float] = time.process_time) -> List[float]:
+    """Seconds of each of so many calls, of CPU time or by another clock."""
     result = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = clock()
         work()
-        result.append(time.perf_counter() - start)
+        result.append(clock() - start)
     return result
 
 
@@ -131,7 +132,7 @@ def convolutions(model: str, group_size: int, shape: Tuple[int, ...]) -> List[Di
 
 
 def time_convolution(entry: Dict[str, Any], times: int) -> Dict[str, float]:
-    """GFLOP/s of a convolution alone: forwards, and backwards to its input and its weight."""
+    """GFLOP a CPU second of a convolution alone: forwards, and backwards to its input and its weight."""
     import mxnet as mx
 
     def numbers(key: str) -> Tuple[int, ...]:
@@ -146,21 +147,21 @@ def time_convolution(entry: Dict[str, Any], times: int) -> Dict[str, float]:
     weight.attach_grad()
     forward, backward = [], []
     for _ in range(times + 1):  # the first one prepares
-        start = time.perf_counter()
+        start = time.process_time()
         with mx.autograd.record():
             output = mx.nd.Convolution(image, weight, **options)
         mx.nd.waitall()
-        between = time.perf_counter()
+        between = time.process_time()
         output.backward()
         mx.nd.waitall()
         forward.append(between - start)
-        backward.append(time.perf_counter() - between)
+        backward.append(time.process_time() - between)
     return {"forward_gflops": entry["gflop"] / statistics.median(forward[1:]),
             "backward_gflops": 2 * entry["gflop"] / statistics.median(backward[1:])}
 
 
 def best_gemm(times: int) -> Dict[str, float]:
-    """GFLOP/s of square products of float32 matrices by their sides; the best of some calls."""
+    """GFLOP a CPU second of square products of float32 matrices by their sides; the best of some calls."""
     import mxnet as mx
 
     result = {}
@@ -174,7 +175,7 @@ def best_gemm(times: int) -> Dict[str, float]:
 def measure(args: argparse.Namespace) -> Dict[str, Any]:
     """All figures."""
     net, step = make_step(args)
-    seconds = spread(seconds_of(step, args.steps))
+    seconds, cpu = spread(seconds_of(step, args.steps, time.perf_counter)), spread(seconds_of(step, args.steps))
     operators = profile(net, step, args.steps)
     layers = convolutions(args.model, args.group_size, (args.batch_size, 3, args.crop, args.crop))
     for entry in layers:
@@ -183,12 +184,12 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     kinds = by_kind(operators)
     # Backwards a convolution is done twice: to its input and to its weight. The first one needs no gradient of the image.
     work = sum(entry["gflop"] * entry["layers"] * (2 if entry["input"][1] == 3 else 3) for entry in layers)
-    spent = 1e-3 * sum(row["ms"] for kind, row in kinds.items() if kind.startswith("convolutions"))
+    share = sum(row["share"] for kind, row in kinds.items() if kind.startswith("convolutions"))
     alone = sum(entry["layers"] * entry["gflop"] * (1 / entry["forward_gflops"] + 2 / entry["backward_gflops"]) for entry in layers)
     best = max(gemm.values())
-    return {"seconds_a_step": seconds, "seconds_an_image": seconds["median"] / args.batch_size, "convolution_gflop_a_step": work,
-            "convolution_gflops_in_a_step": work / spent, "convolutions_alone_s": alone, "gemm_gflops": gemm,
-            "least_seconds_a_step_at_that_rate": work / best, "kinds": kinds, "convolutions": layers,
+    return {"seconds_a_step": seconds, "cpu_seconds_a_step": cpu, "convolution_gflop_a_step": work,
+            "convolution_gflops_in_a_step": work / (share * cpu["median"]), "convolutions_alone_cpu_s": alone, "gemm_gflops": gemm,
+            "least_cpu_seconds_a_step_at_that_rate": work / best, "kinds": kinds, "convolutions": layers,
             "operators": {name: {"calls": calls, "ms": ms} for name, (calls, ms) in operators.items()}}
 
 
@@ -205,13 +206,15 @@ def report(found: Dict[str, Any]) -> str:
     """Both tables and the rates."""
     kinds = text_table(("kind", "ms a step", "share", "calls"), [
         (kind, f"{row['ms']:.0f}", f"{row['share']:.1%}", f"{row['calls']:.0f}") for kind, row in found["kinds"].items()])
-    layers = text_table(("convolution", "layers", "pixels", "GFLOP", "forward GFLOP/s", "backward GFLOP/s"), [
+    layers = text_table(("convolution", "layers", "pixels", "GFLOP", "forward GFLOP/CPU s", "backward"), [
         (shape_name(entry), str(entry["layers"]), f"{entry['input'][2]}x{entry['input'][3]}", f"{entry['gflop']:.2f}",
          f"{entry['forward_gflops']:.0f}", f"{entry['backward_gflops']:.0f}") for entry in found["convolutions"]])
     best = max(found["gemm_gflops"].values())
-    return (f"{kinds}\n\n{layers}\n\n{found['seconds_a_step']['median']:.2f} s a step, {found['convolution_gflop_a_step']:.0f} GFLOP of "
-            f"convolutions in it at {found['convolution_gflops_in_a_step']:.0f} GFLOP/s; matrix products reach {best:.0f}, at which they "
-            f"would take {found['least_seconds_a_step_at_that_rate']:.2f} s")
+    return (f"{kinds}\n\n{layers}\n\n{found['seconds_a_step']['median']:.2f} s a step, "
+            f"{found['cpu_seconds_a_step']['median']:.2f} s of CPU "
+            f"time; {found['convolution_gflop_a_step']:.0f} GFLOP of convolutions in it at {found['convolution_gflops_in_a_step']:.0f} "
+            f"a CPU second; matrix products reach {best:.0f}, at which they would take "
+            f"{found['least_cpu_seconds_a_step_at_that_rate']:.2f} s")
 
 
 def plot(found: Dict[str, Any], path: str) -> None:
@@ -230,7 +233,7 @@ def plot(found: Dict[str, Any], path: str) -> None:
     right.set_yticks(range(len(layers)), [f"{shape_name(entry)} ({entry['layers']})" for entry in layers], fontsize=8)
     right.axvline(max(found["gemm_gflops"].values()), color="black", linewidth=0.8, label="matrix product")
     right.set_xlim(left=0)
-    right.set_xlabel("GFLOP/s of the most expensive convolutions, alone")
+    right.set_xlabel("GFLOP a CPU second of the most expensive convolutions, alone")
     right.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
