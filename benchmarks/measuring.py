@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,8 @@ class PeakMemory:
         process.returncode = os.waitstatus_to_exitcode(status)
         self._stop.set()
         self._thread.join()
-        self.peak_mb = max(self.peak_mb, usage.ru_maxrss * 1024 / 1e6)
+        if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:  # a child's begins with its parent's
+            self.peak_mb = max(self.peak_mb, usage.ru_maxrss * 1024 / 1e6)
         self.cpu_seconds = usage.ru_utime + usage.ru_stime
         return process.returncode
 
