@@ -20,7 +20,8 @@ EXTRAS = {
     "gpu": ["mxnet-cu112==1.9.1", *CUDA_LIBRARIES],
     # Tried together with mxnet 1.9.1 and numpy 1.26 on Python 3.9, 3.10, 3.11 and 3.12; onnxruntime 1.19.2 is the last for 3.9.
     "export": ["onnx==1.18.0", "onnxruntime==1.19.2", "protobuf>=4.25.1,<8"],
-    "dev": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.5,<4", "ruff==0.17.6", "mypy==1.18.2", "types-PyYAML", "types-tqdm"],
+    "dev": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.5,<4", "ruff==0.17.6", "mypy==1.18.2", "types-PyYAML",
+            "types-tqdm"],
 }
 
 setup(
