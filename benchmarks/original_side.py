@@ -14,11 +14,11 @@ import json
 import os
 import runpy
 import sys
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 from unittest import mock
 
 import numpy as np
-from serving import serve, timed, timed_batches
+from serving import batch_taker, serve, timed, timed_batches
 
 Job = Dict[str, Any]
 SCRIPT = "train_infer_segment"
@@ -73,20 +73,7 @@ def loading(job: Job) -> Callable[[], float]:
     np.random.seed(0)
     loader = module.VOCSegGroupLoader(*job["roots"], job["batch_size"], 2, 1, job["crop_px"], shuffle=True, rand_scale=True,
                                       rand_mirror=True, rand_crop=True, downsample=8)
-
-    def batches() -> Iterator[Any]:
-        while True:
-            loader.reset()
-            yield from loader
-
-    endless = batches()
-
-    def take() -> None:
-        batch = next(endless)
-        batch.data[0].wait_to_read()
-        batch.label[0].wait_to_read()
-
-    return timed_batches(take, job["batches"], job["ahead"])
+    return timed_batches(batch_taker(loader), job["batches"], job["ahead"])
 
 
 def step(job: Job) -> Callable[[], float]:

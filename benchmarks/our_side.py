@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import Any, Callable, Dict
 
 import numpy as np
-from serving import serve, timed, timed_batches
+from serving import batch_taker, serve, timed, timed_batches
 
 from cian.environment import prepare, usable_cores
 
@@ -55,20 +55,7 @@ def loading(job: Job) -> Callable[[], float]:
 
     iterator = PairIter(RecordSet.open(job["records"], "all"), RecordSet.open(job["records"], "all_seeds"),
                         batch_size=job["batch_size"], crop_px=job["crop_px"], workers=usable_cores())
-
-    def batches() -> Any:
-        while True:
-            iterator.reset()
-            yield from iterator
-
-    endless = batches()
-
-    def take() -> None:
-        batch = next(endless)
-        batch.data[0].wait_to_read()
-        batch.label[0].wait_to_read()
-
-    return timed_batches(take, job["batches"], job["ahead"])
+    return timed_batches(batch_taker(iterator), job["batches"], job["ahead"])
 
 
 def step(job: Job) -> Callable[[], float]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from multiprocessing.connection import Connection
-from typing import Callable
+from typing import Any, Callable, Iterator
 
 
 def serve(file_number: int, unit: Callable[[], float]) -> None:
@@ -22,6 +22,22 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
         work()
         return time.perf_counter() - start
     return unit
+
+
+def batch_taker(loader: Any) -> Callable[[], None]:
+    """A function that takes one more batch of ``loader``, epoch after epoch, to arrays that can be used."""
+    def endless() -> Iterator[Any]:
+        while True:
+            loader.reset()
+            yield from loader
+
+    batches = endless()
+
+    def take() -> None:
+        batch = next(batches)
+        batch.data[0].wait_to_read()
+        batch.label[0].wait_to_read()
+    return take
 
 
 def timed_batches(take: Callable[[], object], batches: int, ahead: int) -> Callable[[], float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from cian.data.files import atomic_write_bytes
 from cian.errors import InputError
 from cian.tools import reproduce
 from cian.tools.engine import reproduction_report
@@ -39,7 +40,8 @@ def row(name, table=2):
 
 def finish(stage, content=None):
     stage.folder.mkdir(parents=True, exist_ok=True)
-    (stage.folder / "done.json").write_text(json.dumps({"key": stage.key, "seconds": 6.0, "images": stage.images}), encoding="utf-8")
+    record = json.dumps({"key": stage.key, "seconds": 6.0, "images": stage.images})
+    atomic_write_bytes(stage.folder / "done.json", record.encode())  # whole or absent, as run_stage writes it: others may look meanwhile
     if content is not None:
         (stage.folder / "score.json").write_text(json.dumps(content), encoding="utf-8")
 

@@ -1,15 +1,14 @@
 """The report of a reproduction: the paper's figures beside ours, by seed, with what every figure was measured on."""
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cian.data.files import atomic_write_bytes, read_text
 from cian.data.tree import DatasetTree
@@ -22,11 +21,6 @@ from .reproduction import TRAINING, Measurement
 from .scalars import read_scalars
 from .stages import in_order
 from .visual import pairs_by_class, write_gallery, write_pair
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (the backend comes first)
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
 
 SHOWN, PAIRS = 6, 3  # images of the gallery, pairs of Figure 3
 HEADER = ("row", "figure", "paper", "ours", "seeds", "difference", "gain", "paper's gain", "configuration")
@@ -116,76 +110,78 @@ def conditions(measurement: Measurement) -> str:
             f"crop {config.train.crop_px}, learning rate {config.train.lr:g}{frozen}.")
 
 
-def figure_picture(rows: Sequence[Row], title: str) -> np.ndarray:
-    """Bars of ours with the spread and each seed as a point, the paper's as a mark; (H, W, 3) uint8 RGB."""
-    with _figure(figsize=(9, 0.42 * len(rows) + 1.4)) as figure:
-        axes = figure.add_subplot()
-        for place, row in enumerate(rows):
-            if row.mean is not None:
-                axes.barh(place, row.mean, xerr=row.spread or 0, color="#4c78a8" if row.figure.endswith("crf") else "#9ecae9", height=0.66)
-                axes.plot(list(row.values.values()), [place] * len(row.values), "k.", markersize=4)
-            if row.paper is not None and not row.mirrored:
-                axes.plot(row.paper, place, "D", color="#e45756", markersize=6)
-        axes.set_yticks(range(len(rows)), [f"{row.name} ({NAMES[row.figure]})" for row in rows])
-        axes.invert_yaxis()
-        axes.set_xlabel("mIoU, % (points: seeds" + ("" if rows[0].mirrored else "; red: the paper") + ")")
-        axes.set_title(title)
-        figure.tight_layout()
-        return _pixels(figure)
+def scores_plot(rows: Sequence[Row], title: str) -> bytes:
+    """Bars of ours with the spread and each seed as a point, the paper's as a mark, as a PNG file's content."""
+    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.4), dpi=110)
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        if row.mean is not None:
+            axes.barh(place, row.mean, xerr=row.spread or 0, color="#4c78a8" if row.figure.endswith("crf") else "#9ecae9", height=0.66)
+            axes.plot(list(row.values.values()), [place] * len(row.values), "k.", markersize=4)
+        if row.paper is not None and not row.mirrored:
+            axes.plot(row.paper, place, "D", color="#e45756", markersize=6)
+    axes.set_yticks(range(len(rows)), [f"{row.name} ({NAMES[row.figure]})" for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("mIoU, % (points: seeds" + ("" if rows[0].mirrored else "; red: the paper") + ")")
+    axes.set_title(title)
+    figure.tight_layout()
+    return _png(figure)
 
 
-@contextlib.contextmanager
-def _figure(figsize: Tuple[float, float]) -> Iterator[Figure]:
-    figure = pyplot.figure(figsize=figsize, dpi=110)
-    try:
-        yield figure
-    finally:
-        pyplot.close(figure)
-
-
-def _pixels(figure: Figure) -> np.ndarray:
+def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    return cv2.imdecode(np.frombuffer(content.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    return content.getvalue()
 
 
-def training_rows(measurements: Sequence[Measurement]) -> List[List[str]]:
-    """What the logs of all finished training rounds say at their ends, in the order of ``TRAINING_HEADER``."""
-    rows = []
+class FinishedRound(NamedTuple):
+    """A training round that is done: its row and seed, its number from 1, how long it took, and what it logged by name and step."""
+
+    row: str
+    seed: int
+    number: int
+    seconds: float
+    scalars: Dict[str, List[Tuple[int, float]]]
+
+
+def finished_rounds(measurements: Sequence[Measurement]) -> List[FinishedRound]:
+    """All training rounds that are done, with their logs."""
+    found = []
     for measurement in measurements:
         for number, stage in enumerate(measurement.rounds, 1):
-            record = stage.done
-            if record is not None:
-                scalars = read_scalars(stage.folder / "tensorboard")
-                last = {name: scalars[name][-1][1] for name in ("loss/seed_self", "pixels/agreeing", "pixels/completion")}
-                rows.append([measurement.experiment.claim.row, str(measurement.seed), str(number), str(scalars["loss/total"][-1][0]),
-                             f"{last['loss/seed_self']:.3f}", f"{last['pixels/agreeing']:.1%}", f"{last['pixels/completion']:.1%}",
-                             f"{record['seconds'] / 60:.1f}"])
-    return rows
+            done = stage.done
+            if done is not None:
+                found.append(FinishedRound(measurement.experiment.claim.row, measurement.seed, number, done["seconds"],
+                                           read_scalars(stage.folder / "tensorboard")))
+    return found
 
 
-def curves_picture(measurements: Sequence[Measurement], title: str) -> np.ndarray:
-    """Seed loss, agreement and completed pixels over the steps of every finished round, a line each (colour: row, dashes: second round);
-    (H, W, 3) uint8 RGB."""
+def training_cells(trained: FinishedRound) -> List[str]:
+    """What the log of a round says at its end, in the order of ``TRAINING_HEADER``."""
+    step, loss = trained.scalars["loss/seed_self"][-1]
+    agreeing, completed = (trained.scalars[name][-1][1] for name in ("pixels/agreeing", "pixels/completion"))
+    return [trained.row, str(trained.seed), str(trained.number), str(step), f"{loss:.3f}", f"{agreeing:.1%}", f"{completed:.1%}",
+            f"{trained.seconds / 60:.1f}"]
+
+
+def curves_plot(rounds: Sequence[FinishedRound], title: str) -> bytes:
+    """Seed loss, agreement and completed pixels over the steps, a line a round (colour: row, dashes: second round), as a PNG file's
+    content."""
     panels = {"loss/seed_self": "seed loss of an image", "pixels/agreeing": "labelled pixels that\nthe target branch predicts so",
               "pixels/completion": "pixels in the completion loss"}
-    names = list(dict.fromkeys(measurement.experiment.claim.row for measurement in measurements))
-    with _figure(figsize=(11, 3.4)) as figure:
-        for at, (scalar, label) in enumerate(panels.items(), 1):
-            axes = figure.add_subplot(1, 3, at)
-            for measurement in measurements:
-                colour = f"C{names.index(measurement.experiment.claim.row)}"
-                for number, stage in enumerate(measurement.rounds):
-                    if stage.done is not None:
-                        steps, values = zip(*read_scalars(stage.folder / "tensorboard")[scalar])
-                        axes.plot(steps, values, "--" if number else "-", color=colour, linewidth=1)
-            axes.set_xlabel("step")
-            axes.set_title(label, fontsize=9)
-        figure.legend([Line2D([], [], color=f"C{at}") for at in range(len(names))], names, loc="lower center", ncol=min(len(names), 6),
-                      fontsize=8, frameon=False)
-        figure.suptitle(title, fontsize=10)
-        figure.tight_layout(rect=(0, 0.08, 1, 1))
-        return _pixels(figure)
+    names = list(dict.fromkeys(trained.row for trained in rounds))
+    figure = Figure(figsize=(11, 3.4), dpi=110)
+    for axes, (scalar, label) in zip(figure.subplots(1, len(panels)), panels.items()):
+        for trained in rounds:
+            steps, values = zip(*trained.scalars[scalar])
+            axes.plot(steps, values, "--" if trained.number > 1 else "-", color=f"C{names.index(trained.row)}", linewidth=1)
+        axes.set_xlabel("step")
+        axes.set_title(label, fontsize=9)
+    figure.legend([Line2D([], [], color=f"C{at}") for at in range(len(names))], names, loc="lower center", ncol=min(len(names), 6),
+                  fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    return _png(figure)
 
 
 def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: str, versions: Dict[str, Any], path: PathLike) -> None:
@@ -204,21 +200,22 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
     for number, (title, measurements) in enumerate(tables, 1):
         rows = rows_of(measurements)
         first = {row.figure: row for row in reversed(rows)}
-        cells, rounds = [row.cells(first[row.figure]) for row in rows], training_rows(measurements)
+        cells, rounds = [row.cells(first[row.figure]) for row in rows], finished_rounds(measurements)
         page.heading(title)
         page.text(conditions(measurements[0]))
         page.table(HEADER, cells)
         lines += [f"## {title}", "", conditions(measurements[0]), "", markdown_table(HEADER, cells), ""]
-        plots = {"scores": figure_picture(rows, title)}
+        plots = {"scores": scores_plot(rows, title)}
         if rounds:
-            plots["training"] = curves_picture(measurements, title)
-        for name, picture in plots.items():
+            plots["training"] = curves_plot(rounds, title)
+        for name, content in plots.items():
             target = f"{base}-{number}-{name}.png"
-            atomic_write_bytes(target, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-            page.pictures([picture], [f"{title}: {name}"])
+            atomic_write_bytes(target, content)
+            page.picture(content, f"{title}: {name}")
             lines += [f"![{title}: {name}]({os.path.basename(target)})", ""]
-        page.table(TRAINING_HEADER, rounds)
-        lines += [markdown_table(TRAINING_HEADER, rounds), ""]
+        training = [training_cells(trained) for trained in rounds]
+        page.table(TRAINING_HEADER, training)
+        lines += [markdown_table(TRAINING_HEADER, training), ""]
     add_pictures(page, [measurement for _, measurements in tables for measurement in measurements], f"{base}-pictures")
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     page.text(f"{LEGEND} Versions: {shown}.")
@@ -255,7 +252,8 @@ def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -
     columns = [(m.experiment.claim.row, str(m.scores["val"].after[0].folder / ("pred_crf" if "val_crf" in m.scores else "pred")))
                for m in ordered]
     page.heading("Predictions (Figure 4 of the paper)")
-    write_gallery(folder, tree, tree.names(data.val_list)[::max(1, len(tree.names(data.val_list)) // SHOWN)][:SHOWN], columns, page=page)
+    names = tree.names(data.val_list)
+    write_gallery(folder, tree, names[::max(1, len(names) // SHOWN)][:SHOWN], columns, page=page)
     crossed = [m for m in ordered if m.experiment.config.network.affinity == "cross"]
     if crossed:
         page.heading(f"Affinity of pairs (Figure 3 of the paper): {crossed[-1].experiment.claim.row}")
