@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cian.data.classes import IGNORE, read_label_png
 from cian.data.files import Problems
-from cian.environment import usable_cores
+from cian.environment import keep_freed_memory, usable_cores
 from cian.errors import InputError, PathLike
 
 CHUNK = 16  # images that a process takes at a time
@@ -102,11 +102,11 @@ def _runs(truth: np.ndarray, prediction: np.ndarray) -> Tuple[np.ndarray, np.nda
     Label maps are made of few long runs, so whatever is counted over runs is nearly free. Lengths are summed as float64, which is exact
     up to 2^53 pixels.
     """
-    pairs = truth.astype(np.uint16).ravel()
-    pairs <<= 8
-    pairs |= prediction.ravel()
-    last = np.append(np.flatnonzero(pairs[1:] != pairs[:-1]), pairs.size - 1)
-    return pairs[last], np.diff(last, prepend=-1)
+    truth, prediction = truth.ravel(), prediction.ravel()
+    ends = truth[1:] != truth[:-1]
+    ends |= prediction[1:] != prediction[:-1]
+    last = np.append(np.flatnonzero(ends), truth.size - 1)
+    return truth[last].astype(np.uint16) << 8 | prediction[last], np.diff(last, prepend=-1)
 
 
 def _refuse_strangers(values: np.ndarray, num_classes: int, what: str) -> None:
@@ -174,7 +174,7 @@ def _pool(workers: int, count: int) -> Executor:
     """Processes or threads, as :func:`evaluate` says, for ``count`` images."""
     workers = max(1, min(workers, count // CHUNK))
     if workers > 1 and "mxnet" not in sys.modules:
-        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=keep_freed_memory)
     return ThreadPoolExecutor(workers)
 
 
