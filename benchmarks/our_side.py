@@ -20,32 +20,43 @@ CLASSES = 21
 def files(job: Job) -> None:
     """Weights, a batch, logits for the CRF, and packed records.
 
-    Weights are random but for a classifier that begins with the background: the original's completion loss is not a number where no
-    pixel is predicted as a class of its image.
+    Weights are random under which a network behaves as a trained one: under plain ones the affinity picks single pixels, and the
+    denormal numbers of all others make its products up to a hundred times as slow, on both sides. The classifier sees background in half
+    of the pixels, for the original's completion loss is not a number where no pixel is predicted as a class of its image.
     """
     import cv2
 
+    import mxnet as mx
+
     from cian.data.preparation import prepare as pack
     from cian.data.tree import DatasetTree
-    from cian.symbols import build_model, initialize, save_params
+    from cian.symbols import build_model, save_params
+    from cian.tools.engine.fidelity.inputs import condition, random_images
 
     network = build_model(job["model"], num_classes=CLASSES)
-    initialize(network, 0)
-    head = network.head.weight
-    values = head.data()
-    values[0] = values[0].abs()
-    head.set_data(values)
+    images = random_images(2, job["crop_px"], seed=0)
+    condition(network, images, seed=0)
+    prefer_background(network, mx.nd.array(images))
     save_params(network, job["weights"])
     random = np.random.RandomState(0)
-    batch, crop_px = job["batch_size"], job["crop_px"]
-    label_px = (crop_px - 1) // 8 + 1
-    np.savez(job["batch"], data=random.randint(0, 256, (batch, 3, crop_px, crop_px)).astype(np.float32),
+    batch, label_px = job["batch_size"], (job["crop_px"] - 1) // 8 + 1
+    np.savez(job["batch"], data=random_images(batch, job["crop_px"], seed=1),
              label=random.choice([0, 0, 1, 255], (batch, label_px, label_px)).astype(np.float32))
     side = (job["size_px"] - 1) // 8 + 1
     fields = random.normal(0, 2, (CLASSES, 7, 7)).astype(np.float32)
     np.save(job["logits"], np.stack([cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC) for field in fields]))
     pack(DatasetTree(image_root=job["image_root"], annotation_root=job["annotation_root"], label_root=job["label_root"]), job["list"],
          job["records"])
+
+
+def prefer_background(network: Any, images: Any) -> None:
+    """Change the classifier so that it sees background in half of the images' pixels: along the mean feature, in the kernel's middle."""
+    mean = network.backbone(images).mean(axis=(0, 2, 3)).asnumpy()
+    logits = network(images)[0].asnumpy()
+    behind = np.median(logits[:, 1:].max(axis=1) - logits[:, 0])
+    weight = network.head.weight.data().asnumpy()
+    weight[0, :, weight.shape[2] // 2, weight.shape[3] // 2] += behind * mean / (mean ** 2).sum()
+    network.head.weight.set_data(weight)
 
 
 def loading(job: Job) -> Callable[[], float]:

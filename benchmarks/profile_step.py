@@ -5,7 +5,7 @@
 The step is timed as it runs in training; then MXNet's profiler times every operator of some more steps, run one by one. Each different
 convolution of the network is also timed alone, forwards and backwards, and so are square matrix products; the fastest of them all stands
 for what the processor can do. Rates are GFLOP for a CPU second, so they are those of one core, and other work on the machine disturbs them
-little. Weights are random.
+little. Weights are random ones under which the affinity is as sharp as that of a trained network.
 """
 from __future__ import annotations
 
@@ -47,19 +47,20 @@ def make_step(args: argparse.Namespace) -> Tuple[Any, Callable[[], None]]:
     import mxnet as mx
     import numpy as np
 
-    from cian.symbols import build_model, configure_training, initialize
+    from cian.symbols import build_model, configure_training
     from cian.symbols.losses import CIANLoss
     from cian.tools.engine.config import TrainConfig
+    from cian.tools.engine.fidelity.inputs import condition, random_images
     from cian.tools.engine.trainer import Trainer
 
     net = build_model(args.model, num_classes=CLASSES, group_size=args.group_size)
-    initialize(net, 0)
+    images = random_images(args.batch_size, args.crop, seed=0)
+    condition(net, images, seed=0)
     configure_training(net)
     trainer = Trainer(net, CIANLoss(CLASSES), [mx.cpu()], TrainConfig())
     random, label_px = np.random.RandomState(0), (args.crop - 1) // 8 + 1
-    images = mx.nd.array(random.randint(0, 256, (args.batch_size, 3, args.crop, args.crop)))
     labels = mx.nd.array(random.choice([0, 0, 1, 255], (args.batch_size, label_px, label_px)))
-    parts = [mx.io.DataBatch(data=[images], label=[labels, mx.nd.ones((args.batch_size, CLASSES))])]
+    parts = [mx.io.DataBatch(data=[mx.nd.array(images)], label=[labels, mx.nd.ones((args.batch_size, CLASSES))])]
 
     def step() -> None:
         trainer.step(parts, 1e-6, 0)

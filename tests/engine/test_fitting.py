@@ -45,6 +45,16 @@ def test_padding_leaves_the_sides_that_are_longer():
     assert fit.enlarge(np.zeros((2, 4, 3), np.float32)).shape == (2, 31, 17)
 
 
+@pytest.mark.parametrize("side, padded", [(1, 33), (33, 33), (34, 65), (375, 385), (500, 513), (513, 513), (514, 545)])
+def test_tight_pads_to_sides_that_every_usual_scale_keeps_whole_strides_apart(side, padded):
+    fit = Fit.of((side, 17), "tight", 23)
+    assert fit.network_size == (padded, 33)
+    assert all(int((padded - 1) * scale) % 8 == 0 for scale in (0.5, 0.75, 1, 1.25, 1.5))
+    image = np.random.RandomState(0).randint(1, 256, (side, 17, 3), np.uint8)
+    np.testing.assert_array_equal(fit.apply(image)[:side, :17], image)
+    assert not fit.apply(image)[side:].any() and not fit.apply(image)[:, 17:].any()
+
+
 def test_native_changes_nothing():
     image = np.random.RandomState(0).randint(0, 256, (11, 17, 3), np.uint8)
     assert Fit.of((11, 17), "native", 23).apply(image) is image
@@ -67,5 +77,5 @@ def test_padded_logits_are_enlarged_to_the_square_and_then_cut():
 
 
 def test_an_unknown_fit_is_refused_with_the_good_names():
-    with pytest.raises(InputError, match="pad, warp, native"):
+    with pytest.raises(InputError, match="pad, warp, tight, native"):
         Fit.of((3, 5), "stretch")

@@ -81,7 +81,8 @@ def test_kinds_classes_and_procedure_are_told(built):
         opened = open_model(built / name)
         assert (opened.kind, opened.classes.names) == (kind, CLASSES)
         assert opened.procedure == (None if kind == "checkpoint" else TEST_TIME)
-    assert open_model(built / "fixed.onnx").settings(PredictConfig(fit="native")).fit == "pad"
+    for fit in ("native", "tight"):
+        assert open_model(built / "fixed.onnx").settings(PredictConfig(fit=fit)).fit == "pad"
 
 
 def test_a_file_of_one_size_warps_or_refuses_larger_images_and_takes_batches_apart(built):

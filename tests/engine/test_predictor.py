@@ -49,7 +49,7 @@ def by_the_original(net, image, fit, scales=(1.0, 0.75, 1.25), add_max=True, mir
     return logits[0, :, :rows, :columns]
 
 
-@pytest.mark.parametrize("fit", ["pad", "warp", "native"])
+@pytest.mark.parametrize("fit", ["pad", "warp", "tight", "native"])
 @pytest.mark.parametrize("size", [(37, 53), (61, 44), (80, 33)])
 def test_logits_are_those_of_the_originals_procedure(net, fit, size):
     image = np.random.RandomState(1).randint(0, 256, (*size, 3), np.uint8)

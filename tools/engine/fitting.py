@@ -14,7 +14,8 @@ import numpy as np
 
 from cian.errors import InputError
 
-FITS = ("pad", "warp", "native")
+FITS = ("pad", "warp", "tight", "native")
+TIGHT_PX = 32
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Fit:
 
     Attributes
     ----------
-    how : 'pad', 'warp' or 'native'.
+    how : 'pad', 'warp', 'tight' or 'native'.
     image_size : of the image.
     network_size : of what the network sees.
     """
@@ -38,14 +39,16 @@ class Fit:
 
         pad : each side shorter than ``size_px`` is padded to it, longer ones stay (the original's test, which cuts longer ones off).
         warp : both sides become ``size_px`` (the original's labels for the second round).
+        tight : each side is padded to the next 32 n + 1, of which the scales 0.75 and 1.25 are 8 n + 1 too: there, and only there, the
+            network sees the mirrored image at the same places.
         native : the image as it is; a side of one pixel is padded to two, which resizing needs.
         """
         if how not in FITS:
             raise InputError(f"{how!r} is not allowed", field="predict.fit", remedy=f"use one of: {', '.join(FITS)}")
         height, width = image_size
-        low = {"pad": size_px, "native": 2}.get(how)
-        network_size = (size_px, size_px) if low is None else (max(height, low), max(width, low))
-        return cls(how, (height, width), network_size)
+        sides = {"pad": lambda side: max(side, size_px), "warp": lambda side: size_px,
+                 "tight": lambda side: TIGHT_PX * max(1, -(-(side - 1) // TIGHT_PX)) + 1, "native": lambda side: max(side, 2)}
+        return cls(how, (height, width), (sides[how](height), sides[how](width)))
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The (H, W, 3) uint8 image at ``network_size``: zeros below and on the right, or resized by OpenCV's bilinear."""

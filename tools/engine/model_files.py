@@ -58,7 +58,7 @@ class ModelFile:
         allowed = replace(wanted, scales=(1.0,), add_max=False, mirror=False)
         if not self.procedure.size_px:
             return allowed
-        return replace(allowed, size_px=self.procedure.size_px, fit="pad" if wanted.fit == "native" else wanted.fit)
+        return replace(allowed, size_px=self.procedure.size_px, fit="warp" if wanted.fit == "warp" else "pad")
 
 
 def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "", classes: Optional[ClassTable] = None) -> ModelFile:

@@ -77,7 +77,7 @@ def test_other_images_are_refused_with_their_shape(image):
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"fit": "stretch"}, "predict.fit: 'stretch' is not allowed; use one of: pad, warp, native"),
+    ({"fit": "stretch"}, "predict.fit: 'stretch' is not allowed; use one of: pad, warp, tight, native"),
     ({"size_px": 2}, "predict.size_px: 2 is below 9"),
     ({"scales": [0.5]}, "scales: .* 1 first"),
     ({"device": "tpu:0"}, "'tpu:0' is not a device"),
