@@ -18,7 +18,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
-
 from measuring import machine
 
 from cian.data.classes import load_classes, read_label_png
@@ -83,7 +82,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
             "threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()),
             "seconds": {way: round(statistics.median(seconds[way]), 3) for way in WAYS},
             "times_as_fast": {way: times_as_fast(seconds[WAYS[0]], seconds[way]) for way in WAYS[1:]},
-            "mean_iou": {way: round(100 * scores[way].mean_iou, 3) for way in WAYS}, "equal_labels": {way: round(equal[way] / pixels, 5) for way in WAYS[1:]},
+            "mean_iou": {way: round(100 * scores[way].mean_iou, 3) for way in WAYS},
+            "equal_labels": {way: round(equal[way] / pixels, 5) for way in WAYS[1:]},
             "machine": machine()}
 
 

@@ -25,7 +25,6 @@ def files(job: Job) -> None:
     of the pixels, for the original's completion loss is not a number where no pixel is predicted as a class of its image.
     """
     import cv2
-
     import mxnet as mx
 
     from cian.data.preparation import prepare as pack

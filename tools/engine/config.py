@@ -164,8 +164,9 @@ class PredictConfig:
     add_max: bool = option(True, "average in the maximum of the scales as one more map")
     mirror: bool = option(True, "average with the logits of the mirrored image")
     fit: str = option(
-        "pad", "images are padded to a square of size_px (original's test), warped to it (original's retraining labels), padded to the next "
-        "32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as they are", ("pad", "warp", "tight", "native"))
+        "pad", "images are padded to a square of size_px (original's test), warped to it (original's retraining labels), padded to sides "
+        "of 32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as they are",
+        ("pad", "warp", "tight", "native"))
     size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad", low=9)
     filter_labels: bool = option(False, "restrict predictions to the image-level labels and background (the original does not)")
     crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", ("none", "test", "retrain", "deeplab"))
