@@ -303,19 +303,36 @@ def test_the_second_round_keeps_what_the_first_learned_and_starts_its_optimiser_
     assert np.abs(values["bn_out_gamma"]).max() > 0 and momentum == {} and rate == 0.01
 
 
-def test_the_first_round_starts_with_a_silent_affinity_module_and_given_weights(make_config, tmp_path, monkeypatch):
-    weights = fit(make_config("train.epochs=1", "train.lr=0.05", snapshot="other"))
+@pytest.fixture
+def starts(monkeypatch):
+    """The values of all parameters at the first step of every run."""
     seen, step = [], Trainer.step
 
     def recorded(self, parts, rate, number):
-        seen.append({name: param.data().asnumpy() for name, param in self.net.collect_params().items()})
+        if number == 0:
+            seen.append({name: param.data().asnumpy() for name, param in self.net.collect_params().items()})
         return step(self, parts, rate, number)
 
     monkeypatch.setattr(Trainer, "step", recorded)
+    return seen
+
+
+def test_the_first_round_starts_with_a_silent_affinity_module_and_given_weights(make_config, starts):
+    weights = fit(make_config("train.epochs=1", "train.lr=0.05", snapshot="other"))
     fit(make_config("train.epochs=1", f"network.pretrained={weights}"))
     given = read_params(weights)[0]
-    assert seen[0]["conv0_weight"].tobytes() == given["conv0_weight"].tobytes()
-    assert np.abs(given["bn_out_gamma"]).max() > 0 and not seen[0]["bn_out_gamma"].any()
+    assert starts[1]["conv0_weight"].tobytes() == given["conv0_weight"].tobytes()
+    assert np.abs(given["bn_out_gamma"]).max() > 0 and not starts[1]["bn_out_gamma"].any()
+
+
+def test_the_affinity_module_can_start_loud_and_sharp(make_config, starts):
+    fit(make_config("train.epochs=1", snapshot="usual"))
+    fit(make_config("train.epochs=1", "train.gamma_start=0.25", "train.embed_start=5", snapshot="sharp"))
+    usual, sharp = starts
+    assert (sharp["bn_out_gamma"] == 0.25).all()
+    factors = {"conv_embed_q_weight": 5, "conv_embed_k_weight": 5}
+    for name in usual.keys() - {"bn_out_gamma"}:
+        np.testing.assert_array_equal(sharp[name], factors.get(name, 1) * usual[name], err_msg=name)
 
 
 def test_a_first_round_with_epochs_left_is_no_start(make_config, tmp_path, monkeypatch):

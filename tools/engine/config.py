@@ -96,6 +96,9 @@ class TrainConfig:
     gamma_start: float = option(
         0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity without effect until it has grown",
         hashed="changed")
+    embed_start: float = option(
+        1.0, "factor of the query and key weights at the start of a first round, over Normal(0.01) (original and paper); where features are "
+        "small, the affinity starts uniform with 1", low=0, hashed="changed")
     freeze: Tuple[str, ...] = option((), "name prefixes of parameters that do not train, beside the backbone's batch norms")
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an epoch) or random (Table 3)",

@@ -283,6 +283,8 @@ def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx
     for name, param in net.collect_params().items():
         if name == "bn_out_gamma":  # a first round decides its start by itself, whatever the file holds, as in the original
             param.set_data(mx.nd.full(param.shape, config.train.gamma_start))
+        if name in ("conv_embed_q_weight", "conv_embed_k_weight"):
+            param.set_data(config.train.embed_start * param.data(contexts[0]).as_in_context(mx.cpu()))
     return message
 
 
