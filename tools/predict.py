@@ -1,8 +1,8 @@
 """Predicts images with a trained network, with and without dense CRF.
 
 Without --images it predicts a list of a data set: SNAPSHOT/pred and SNAPSHOT/pred_crf get NAME.png for every image of the validation
-list. With --retrain-labels it makes the labels of the second round in the original's way: the training list, images warped to a square,
-ten CRF iterations, SNAPSHOT/train_aug_pred and SNAPSHOT/train_aug_pred_crf."""
+list. With --retrain-labels it makes the labels of the second round, by default in the original's way: the training list, images warped to a
+square, ten CRF iterations, SNAPSHOT/train_aug_pred and SNAPSHOT/train_aug_pred_crf."""
 from __future__ import annotations
 
 import argparse
@@ -14,16 +14,16 @@ from cian.data.classes import load_classes
 from cian.data.tree import DatasetTree
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
-from cian.tools.engine.config import Config
+from cian.tools.engine.config import Config, load_config
 from cian.tools.engine.crf import crf_preset
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.images import Sample, find_images, shard, tree_samples
 from cian.tools.engine.inference import predict_samples
-from cian.tools.engine.outputs import Outputs
+from cian.tools.engine.outputs import LABEL_FOLDERS, Outputs
 
 EPILOG = """What is done is skipped, so an interrupted run goes on by the same command; a folder that holds predictions of another
 checkpoint or configuration is refused. An image that cannot be read is reported and left out, and the exit code is then 1."""
-RETRAIN = {"predict.fit": "warp", "predict.crf": "retrain"}
+RETRAIN = {"predict.fit": "retrain_fit", "predict.crf": "retrain_crf"}  # with --retrain-labels, the latter stand for the former
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -49,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     predictors, model = load_predictors(checkpoint, config.predict, contexts, model=getattr(args, "network.model") or "",
                                         classes=load_classes(classes) if classes else None)
     outputs = Outputs(args.out or snapshot, {**model, "settings": prediction_settings(predictors[0].settings)}, predictors[0].class_names,
-                      folders=("train_aug_pred", "train_aug_pred_crf") if args.retrain_labels else ("pred", "pred_crf"),
+                      folders=LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf"),
                       crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
                       overlays=args.overlay, probabilities=args.probabilities)
     report = predict_samples(predictors, samples, outputs, batch_size=config.predict.batch_size, workers=config.run.workers,
@@ -62,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    """The command line; --retrain-labels sets what the command line leaves open of :data:`RETRAIN`."""
+    """The command line; --retrain-labels sets what it leaves open of :data:`RETRAIN`."""
     parser = make_parser(__doc__ or "", ("data", "network", "prediction", "run"), EPILOG)
     own = parser.add_argument_group("images")
     own.add_argument("--images", nargs="+", metavar="PATH", help="image files, folders, .txt lists of paths, or patterns in quotes")
@@ -82,9 +82,11 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     own.add_argument("--num-epoch", type=int, metavar="N", help="the checkpoint after epoch N, MODEL-<N-1>.params")
     own.add_argument("--pid", type=int, metavar="N", help="use the N-th device alone, for every so-many-th image as there are devices")
     args = parser.parse_args(argv)
-    for key, value in RETRAIN.items():
-        if args.retrain_labels and getattr(args, key) is None:
-            setattr(args, key, value)
+    if args.retrain_labels:
+        wanted = load_config(args.config, args.overrides, args.preset).predict
+        for key, other in RETRAIN.items():
+            if getattr(args, key) is None:
+                setattr(args, key, getattr(wanted, other))
     return args
 
 

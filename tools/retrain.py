@@ -1,8 +1,8 @@
 """Trains the second round: from the first round's last checkpoint, on that network's own predictions of the training list.
 
 Settings are those of the first round (its config.yaml) where flags do not change them; with -c or --preset they start from there instead.
-Labels are SNAPSHOT/train_aug_pred_crf; what is missing there is predicted first, as tools/predict.py --retrain-labels does (for other
-labels, give --label-root). Optimiser and schedule start anew, and the output batch norm keeps what it has learned. Ground-truth masks are
+Labels are SNAPSHOT/train_aug_pred_crf (train_aug_pred with predict.retrain_crf=none); what is missing there is predicted first, as
+tools/predict.py --retrain-labels does (for other labels, give --label-root). Optimiser and schedule start anew, and the output batch norm keeps what it has learned. Ground-truth masks are
 not read.
 
   python tools/retrain.py --snapshot runs/cian          # trains into runs/cian_retrain
@@ -17,8 +17,8 @@ from typing import List, Optional, Sequence
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config, save_config
+from cian.tools.engine.outputs import label_folder
 
-LABELS = "train_aug_pred_crf"
 EPILOG = "The folder SNAPSHOT_retrain gets what tools/train.py writes; a run that stops goes on by the same command."
 
 
@@ -40,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     start = first_round_checkpoint(args.start or first, config.network.model)
     config = second_round(config, first, first_seeds)
-    if config.data.label_root == os.path.join(first, LABELS):
+    if config.data.label_root == os.path.join(first, label_folder(config.predict.retrain_crf)):
         _predict_missing(config, first, start)
     print(fit(config, start=start, fresh=args.fresh))
     return 0
@@ -50,7 +50,8 @@ def second_round(config: Config, first: str, first_seeds: str) -> Config:
     """The configuration of the second round of the snapshot ``first``, whose first round was trained on the folder ``first_seeds``."""
     packed = os.path.join(first, "records")
     own_list = os.path.join(packed, os.path.splitext(os.path.basename(config.data.train_list))[0] + ".json")
-    labels = config.data.label_root if config.data.label_root not in ("", first_seeds) else os.path.join(first, LABELS)
+    own_labels = os.path.join(first, label_folder(config.predict.retrain_crf))
+    labels = config.data.label_root if config.data.label_root not in ("", first_seeds) else own_labels
     records = config.data.records or (packed if os.path.isfile(own_list) else "")
     return config.replace(data={"label_root": labels, "records": records}, network={"pretrained": ""},
                           run={"snapshot": first + "_retrain"})

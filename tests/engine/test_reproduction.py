@@ -13,7 +13,7 @@ from cian.data.files import atomic_write_bytes
 from cian.errors import InputError
 from cian.tools import reproduce
 from cian.tools.engine import reproduction_report
-from cian.tools.engine.experiments import find_experiments
+from cian.tools.engine.experiments import find_experiments, load_experiment
 from cian.tools.engine.logs import RunLog
 from cian.tools.engine.reproduction import Place, plan
 from cian.tools.engine.reproduction_report import rows_of, write_report
@@ -56,6 +56,16 @@ def test_second_round_starts_from_the_rows_first_round(place):
     assert second.rounds[0].folder == first.rounds[0].folder
     assert [stage.kind for stage in in_order(second.scores.values())] == [
         "records", "cam", "seeds", "round1", "labels", "round2", "val", "score", "score"]
+
+
+def test_second_rounds_that_differ_in_their_labels_share_the_first_and_nothing_after_it(place):
+    usual, native, plain = (plan(load_experiment(row("rt").path, changes), place, 0) for changes in (
+        [], ["predict.retrain_fit=native"], ["predict.retrain_fit=native", "predict.retrain_crf=none"]))
+    assert usual.rounds[0].folder == native.rounds[0].folder == plain.rounds[0].folder
+    assert len({stage.folder for one in (usual, native, plain) for stage in (one.rounds[1], one.rounds[1].after[0])}) == 6
+    for one, folder in ((usual, "train_aug_pred_crf"), (native, "train_aug_pred_crf"), (plain, "train_aug_pred")):
+        assert one.rounds[1].config.data.label_root == str(one.rounds[1].after[0].folder / folder)
+        assert one.rounds[1].arguments[2:] == ("--start", str(one.rounds[0].folder))
 
 
 def test_another_seed_setting_or_list_never_shares_a_training_folder(place, tmp_path):

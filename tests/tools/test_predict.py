@@ -92,6 +92,13 @@ def test_what_the_command_line_says_wins_over_the_second_rounds_settings(tree, t
     assert manifest["settings"]["fit"] == "pad" and not (tmp_path / "train_aug_pred_crf").exists()
 
 
+def test_files_and_keys_decide_how_the_second_rounds_labels_are_made(tree, tmp_path):
+    (tmp_path / "labels.yaml").write_text("predict: {retrain_fit: native}\n")
+    assert main(arguments(tree, tmp_path, "--retrain-labels", "-c", str(tmp_path / "labels.yaml"), "predict.retrain_crf=none")) == 0
+    manifest = json.loads((tmp_path / "train_aug_pred" / "predictions.json").read_text())
+    assert manifest["settings"]["fit"] == "native" and not (tmp_path / "train_aug_pred_crf").exists()
+
+
 def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--shard", "0/2", "--crf", "none")) == 0
     assert names_in(tmp_path / "pred") == ["v0", "v2"]

@@ -59,6 +59,8 @@ def test_the_second_rounds_configuration_is_the_firsts_with_other_labels(tmp_pat
     assert second.data.label_root == os.path.join("runs/a", "train_aug_pred_crf") and second.network.pretrained == ""
     assert second.run.snapshot == "runs/a_retrain" and second.data.records == ""
     assert retrain.second_round(config, "runs/a", "others").data.label_root == "seeds"
+    plain = config.replace(predict={"retrain_crf": "none"})
+    assert retrain.second_round(plain, "runs/a", "seeds").data.label_root == os.path.join("runs/a", "train_aug_pred")
     (tmp_path / "a" / "records").mkdir(parents=True)
     (tmp_path / "a" / "records" / "train.json").write_text("{}", encoding="utf-8")
     assert retrain.second_round(config, str(tmp_path / "a"), "").data.records == str(tmp_path / "a" / "records")

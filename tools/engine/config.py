@@ -20,6 +20,10 @@ import yaml
 
 from cian.errors import InputError, PathLike
 
+from .fitting import FITS
+
+CRFS = ("none", "test", "retrain", "deeplab")
+
 
 def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional[float] = None,
            hashed: Union[bool, str] = True) -> Any:
@@ -97,8 +101,8 @@ class TrainConfig:
         0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity without effect until it has grown",
         hashed="changed")
     embed_start: float = option(
-        1.0, "factor of the query and key weights at the start of a first round, over Normal(0.01) (original and paper); where features are "
-        "small, the affinity starts uniform with 1", low=0, hashed="changed")
+        1.0, "factor of the query and key weights at the start of a first round; 1 is Normal(0.01) (original and paper), which leaves the "
+        "affinity uniform where features are small", low=0, hashed="changed")
     freeze: Tuple[str, ...] = option((), "name prefixes of parameters that do not train, beside the backbone's batch norms")
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an epoch) or random (Table 3)",
@@ -169,10 +173,13 @@ class PredictConfig:
     fit: str = option(
         "pad", "images are padded to a square of size_px (original's test), warped to it (original's retraining labels), padded to sides "
         "of 32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as they are",
-        ("pad", "warp", "tight", "native"))
+        FITS)
     size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad", low=9)
     filter_labels: bool = option(False, "restrict predictions to the image-level labels and background (the original does not)")
-    crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", ("none", "test", "retrain", "deeplab"))
+    crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", CRFS)
+    retrain_fit: str = option("warp", "fit of the images for the labels of the second round (original: warp)", FITS, hashed="changed")
+    retrain_crf: str = option("retrain", "CRF preset for the labels of the second round; none: the predictions without CRF", CRFS,
+                              hashed="changed")
     batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, hashed=False)
 
 

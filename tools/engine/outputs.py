@@ -22,6 +22,12 @@ from .fitting import Fit
 
 MANIFEST = "predictions.json"
 PROBABILITIES = ("npy", "npz")
+LABEL_FOLDERS = ("train_aug_pred", "train_aug_pred_crf")  # of the second round, without and with CRF
+
+
+def label_folder(crf: str) -> str:
+    """The folder that a second round trains on when its labels were made with this CRF preset or 'none'."""
+    return LABEL_FOLDERS[crf != "none"]
 
 
 @dataclass(frozen=True)

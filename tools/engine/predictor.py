@@ -141,7 +141,8 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
 
 def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
     """What decides a prediction beside the model and the CRF, for a manifest."""
-    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("crf", "batch_size")}
+    others = ("crf", "batch_size", "retrain_fit", "retrain_crf")
+    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in others}
 
 
 def affinity_bytes(size: Tuple[int, int], scale: float, images: int) -> int:

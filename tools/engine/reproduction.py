@@ -13,6 +13,7 @@ from cian.errors import InputError
 
 from .config import Config
 from .experiments import Experiment
+from .outputs import label_folder
 from .stages import Stage, stage_key
 
 TRAINING = ("preset", "network", "loss", "train", "run")  # sections that decide what a training round gives
@@ -131,9 +132,10 @@ def _second_round(config: Config, place: Place, seeds: Stage, first: Stage, imag
     labels = _stage(place, "labels", key, "predict",
                     ["--retrain-labels", "--quiet", "--checkpoint", str(first.folder), "--out", str(place.out / f"labels-{key}")],
                     (first,), first.config, images)
-    located = first.config.replace(data={"label_root": str(labels.folder / "train_aug_pred_crf")})
-    folder = Path(f"{first.folder}_retrain")
-    return Stage("round2", stage_key("round2", labels.key, config.hash(TRAINING)), folder, "retrain", ("--snapshot", str(first.folder)),
+    located = first.config.replace(data={"label_root": str(labels.folder / label_folder(config.predict.retrain_crf))})
+    key = stage_key("round2", labels.key, config.hash(TRAINING))
+    snapshot = place.out / f"round2-{key}"  # one of its own: rows with one first round may differ in their labels
+    return Stage("round2", key, Path(f"{snapshot}_retrain"), "retrain", ("--snapshot", str(snapshot), "--start", str(first.folder)),
                  (labels,), located, images * config.train.epochs)
 
 
