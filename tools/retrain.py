@@ -2,8 +2,8 @@
 
 Settings are those of the first round (its config.yaml) where flags do not change them; with -c or --preset they start from there instead.
 Labels are SNAPSHOT/train_aug_pred_crf (train_aug_pred with predict.retrain_crf=none); what is missing there is predicted first, as
-tools/predict.py --retrain-labels does (for other labels, give --label-root). Optimiser and schedule start anew, and the output batch norm keeps what it has learned. Ground-truth masks are
-not read.
+tools/predict.py --retrain-labels does (for other labels, give --label-root). Optimiser and schedule start anew, and the output batch
+norm keeps what it has learned. Ground-truth masks are not read.
 
   python tools/retrain.py --snapshot runs/cian          # trains into runs/cian_retrain
 """
