@@ -25,6 +25,21 @@ def test_users_own_omp_threads_are_kept():
     assert run_python("import cian, os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="7").stdout.strip() == "7"
 
 
+CORE_OF_MXNETS_OPENBLAS = """
+import cian, ctypes, os, mxnet
+library = ctypes.CDLL(os.path.join(os.path.dirname(mxnet.__file__), "libopenblas.so.0"))
+library.openblas_get_corename.restype = ctypes.c_char_p
+print(library.openblas_get_corename().decode())
+"""
+
+
+@pytest.mark.skipif(not environment.has_avx2(), reason="this processor has no AVX2, so nothing is set")
+def test_mxnets_openblas_uses_avx2_unless_the_user_chose():
+    for given, core in ((None, "Haswell"), ("Prescott", "Prescott")):
+        run = run_python(CORE_OF_MXNETS_OPENBLAS, OPENBLAS_CORETYPE=given)
+        assert run.stdout.strip() == core, run.stderr
+
+
 def test_mxnet_imports_under_this_numpy():
     run = run_python("import cian, mxnet as mx; print((mx.nd.ones((2, 3)) * 2).asnumpy().sum())")
     assert run.stdout.strip() == "12.0", run.stderr

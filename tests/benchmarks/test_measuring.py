@@ -60,10 +60,14 @@ def test_a_command_that_fails_is_reported(tmp_path):
         Measured([sys.executable, "-c", "raise ValueError('no')"], str(tmp_path / "log"))
 
 
-def test_the_number_of_threads_of_the_caller_reaches_no_side(monkeypatch):
+def test_what_importing_the_package_sets_reaches_no_side(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert "OMP_NUM_THREADS" not in measuring.environment(0)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setattr(measuring, "USERS_OPENBLAS_CORE", None)
+    assert not {"OMP_NUM_THREADS", "OPENBLAS_CORETYPE"} & measuring.environment(0).keys()
     assert measuring.environment(3)["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setattr(measuring, "USERS_OPENBLAS_CORE", "Zen")
+    assert measuring.environment(3)["OPENBLAS_CORETYPE"] == "Zen"
 
 
 def test_ratios_are_those_within_a_round():
