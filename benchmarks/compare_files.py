@@ -51,7 +51,7 @@ class Settings:
     scored: int = 1449
 
 
-QUICK = Settings(width_px=128, height_px=96, crop_px=97, batch_size=2, size_px=129, steps=4, chain_images=4, predicted=2, refined=32)
+QUICK = Settings(width_px=128, height_px=96, crop_px=97, batch_size=2, size_px=129, steps=4, chain_images=6, predicted=6, refined=32)
 
 
 class Files:
