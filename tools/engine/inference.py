@@ -118,14 +118,14 @@ def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], 
 
 def _through_network(predictors: Sequence[Predictor], samples: Iterable[Sample], batch_size: int,
                      problems: List[InputError]) -> Iterator[Tuple[List[Sample], Running]]:
-    """Batches with their running network, in order; as many are under way as there are predictors."""
+    """Batches with their running network, in order. One more is under way than there are predictors: none waits for an image to be read."""
     under_way: Deque[Tuple[List[Sample], Running]] = deque()
     for turn, (group, images) in enumerate(_batches(predictors[0], samples, batch_size, problems)):
         try:
             under_way.append((group, predictors[turn % len(predictors)].start(images)))
         except InputError as error:
             problems.extend(InputError(error.problem, file=sample.path, remedy=error.remedy) for sample in group)
-        if len(under_way) == len(predictors):
+        if len(under_way) > len(predictors):
             yield under_way.popleft()
     yield from under_way
 
