@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ def measure(checkpoint: str, tree: DatasetTree, pairs: Sequence[Any]) -> Dict[st
                 found[branch].append(gain)
         found["effective"].append(effective_share(affinity))
     gamma = float(np.abs(net.collect_params()["bn_out_gamma"].data().asnumpy()).mean())
-    return {"checkpoint": checkpoint, "pairs": len(pairs), "gamma": gamma,
+    return {"checkpoint": os.path.basename(os.path.normpath(checkpoint)), "pairs": len(pairs), "gamma": gamma,
             **{name: {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1))} for name, values in found.items()}}
 
 

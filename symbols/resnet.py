@@ -50,7 +50,7 @@ class ResidualUnit(HybridBlock):
         shortcut = x
         branch = x
         for i, (norm, conv) in enumerate(zip(self.norms, self.convolutions)):
-            branch = F.relu(norm(branch))
+            branch = F.Activation(norm(branch), act_type="relu")
             if i == 0 and self.shortcut is not None:
                 shortcut = self.shortcut(branch)
             branch = conv(branch)
@@ -106,6 +106,6 @@ class ResNet(HybridBlock):
         return tuple(unit.convolutions[-1].weight.name for unit in self.stages)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
-        x = F.relu(self.bn0(self.conv0(self.bn_data(x))))
+        x = F.Activation(self.bn0(self.conv0(self.bn_data(x))), act_type="relu")
         x = F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
-        return F.relu(self.bn1(self.stages(x)))  # (N, C, H, W)
+        return F.Activation(self.bn1(self.stages(x)), act_type="relu")  # (N, C, H, W)

@@ -57,6 +57,6 @@ class VGG16(HybridBlock):
         convolutions = iter(self.convolutions)
         for count, _, stride in BLOCKS:
             for _ in range(count):
-                x = F.relu(next(convolutions)(x))
+                x = F.Activation(next(convolutions)(x), act_type="relu")
             x = F.Pooling(x, kernel=(3, 3), stride=(stride, stride), pad=(1, 1), pool_type="max")
         return x if self.top is None else self.top(x)
