@@ -100,3 +100,5 @@ def test_scalars_are_read_back_the_later_of_a_repeated_step_and_no_torn_one(tmp_
     last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: int(path.name.rpartition(".")[2]))
     last.write_bytes(last.read_bytes()[:-3])
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75)]}
+    last.write_bytes(b"")  # of a run that was killed at its start
+    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.25)]}

@@ -24,10 +24,11 @@ def read_scalars(folder: PathLike) -> Dict[str, List[Tuple[int, float]]]:
     -------
     dict
         (step, value) in the order of steps, by name. Of a step that was run twice, because a run was broken off, the later value; an
-        event that a killed run left half written is left out.
+        event that a killed run left half written is left out, and so is a file that it did not get to write to.
     """
     found: Dict[str, Dict[int, float]] = {}
-    for path in sorted(Path(folder).glob("events.out.tfevents.*"), key=_age):
+    files = [path for path in Path(folder).glob("events.out.tfevents.*") if path.stat().st_size]
+    for path in sorted(files, key=_age):
         for event in _events(read_bytes(path)):
             for value in event.summary.value:
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
