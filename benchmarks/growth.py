@@ -65,7 +65,7 @@ def measure_counts(folder: str, predicted: Sequence[int], scored: Sequence[int])
     for count in predicted:
         out = os.path.join(folder, f"predicted_{count}")
         flags = files.prediction_flags(os.path.dirname(files.weights), files.part("val", count))
-        command = [sys.executable, "-m", "cian.tools.predict", *flags, "--image-size", "65", "--out", out, "--quiet"]
+        command = [sys.executable, "-m", "cian.tools.predict", *flags, "--image-size", "65", "--classes", "voc", "--out", out, "--quiet"]
         found = Measured(command, f"{out}.log")
         result["predicted"].append({"predicted": count, "seconds": found.seconds, "peak_mb": found.peak_mb})
         print("predicted", result["predicted"][-1], flush=True)
