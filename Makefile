@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 MSRC ?= ../shared/data/msrc
+SEEDS ?= 3,4,5
+SEED_TABLE_4 ?= 3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -18,11 +20,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Tables 2 to 4 on the small real data set (hours on a CPU); what was broken off goes on by the same command.
+# Tables 2 to 4 on the small real data set (hours on a CPU); what was broken off goes on by the same command. The protocol was settled
+# while seeds 0, 1 and 2 were seen, so the tables are made with others.
 MSRC_RUN := tools/reproduce.py --dataset msrc --data $(MSRC) --classes $(MSRC)/classes.txt --train-list train --out runs/msrc --jobs $(JOBS)
 reproduce-msrc: $(STAMP)
-	$(BIN)/python $(MSRC_RUN) --table 2 3 --seeds 0,1,2 --report runs/msrc/tables-2-3
-	$(BIN)/python $(MSRC_RUN) --table 4 --seeds 0 --report runs/msrc/table-4
+	$(BIN)/python $(MSRC_RUN) --table 2 3 --seeds $(SEEDS) --report runs/msrc/tables-2-3
+	$(BIN)/python $(MSRC_RUN) --table 4 --seeds $(SEED_TABLE_4) --report runs/msrc/table-4
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
