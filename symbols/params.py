@@ -34,7 +34,7 @@ class LoadReport(NamedTuple):
         return "; ".join([f"loaded {len(self.loaded)} parameters", *kept])
 
 
-def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx: Contexts = None) -> None:
+def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx: Contexts = None, missing: bool = False) -> None:
     """Give every parameter a value that depends on the seed and its name alone.
 
     New layers are Normal(0, 0.01) (paper, "Reproducibility"); other weights are He-normal, those that end a residual branch scaled down
@@ -45,10 +45,13 @@ def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx:
     net : a network of this package (it names its ``new_layers``)
     zero_gamma : start ``bn_out_gamma`` at 0 (paper, "CIAN Module"; the first round only)
     ctx : device or devices
+    missing : only the parameters that have no value yet
     """
     branch_ends = getattr(getattr(net, "backbone", net), "branch_ends", ())
     new_layers = tuple(net.new_layers)
     for name, param in net.collect_params().items():
+        if missing and param._data is not None:
+            continue
         value: Any = np.zeros(param.shape, np.float32)
         if name.endswith("_weight"):
             std = math.sqrt(2 / math.prod(param.shape[1:])) / (math.sqrt(len(branch_ends)) if name in branch_ends else 1)
@@ -104,8 +107,8 @@ def load_params(net: HybridBlock, path: PathLike, *, new: Iterable[str] = (), ct
 
     Parameters
     ----------
-    net : network; where ``new`` lets parameters be missing, initialise it first
-    new : prefixes of the names that may be missing, extra or of another shape; those keep the value they have
+    net : network; where ``new`` lets parameters be missing, initialise it before, or those alone afterwards
+    new : prefixes of the names that may be missing, extra or of another shape; those keep the value they have, or none
     ctx : device or devices of the parameters; default where they are, or the CPU
 
     Raises

@@ -25,6 +25,12 @@ def test_users_own_omp_threads_are_kept():
     assert run_python("import cian, os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="7").stdout.strip() == "7"
 
 
+def test_operators_share_one_buffer_unless_the_user_chose():
+    for given, copies in ((None, "1"), ("4", "4")):
+        run = run_python("import cian, os; print(os.environ['MXNET_CPU_TEMP_COPY'])", MXNET_CPU_TEMP_COPY=given)
+        assert run.stdout.strip() == copies, run.stderr
+
+
 CORE_OF_MXNETS_OPENBLAS = """
 import cian, ctypes, os, mxnet
 library = ctypes.CDLL(os.path.join(os.path.dirname(mxnet.__file__), "libopenblas.so.0"))

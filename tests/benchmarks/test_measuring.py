@@ -61,13 +61,13 @@ def test_a_command_that_fails_is_reported(tmp_path):
 
 
 def test_what_importing_the_package_sets_reaches_no_side(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    monkeypatch.setattr(measuring, "USERS_OPENBLAS_CORE", None)
-    assert not {"OMP_NUM_THREADS", "OPENBLAS_CORETYPE"} & measuring.environment(0).keys()
-    assert measuring.environment(3)["OMP_NUM_THREADS"] == "3"
-    monkeypatch.setattr(measuring, "USERS_OPENBLAS_CORE", "Zen")
-    assert measuring.environment(3)["OPENBLAS_CORETYPE"] == "Zen"
+    for name in measuring.VARIABLES:
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setattr(measuring, "USERS_VALUES", {})
+    assert not set(measuring.VARIABLES) & measuring.environment(0).keys()
+    monkeypatch.setattr(measuring, "USERS_VALUES", {"OPENBLAS_CORETYPE": "Zen", "OMP_NUM_THREADS": "5"})
+    found = measuring.environment(3)
+    assert (found["OMP_NUM_THREADS"], found["OPENBLAS_CORETYPE"]) == ("3", "Zen") and "MXNET_CPU_TEMP_COPY" not in found
 
 
 def test_ratios_are_those_within_a_round():

@@ -5,6 +5,8 @@
   cores that this process may use, unless the user has set it.
 * ``OPENBLAS_CORETYPE``: the OpenBLAS inside of MXNet 1.9.1 does not know processors that came after it and takes kernels of the time before
   AVX for them, at less than half of the speed. It is told to use those for AVX2, where the processor has it and the user said nothing.
+* ``MXNET_CPU_TEMP_COPY``: how many buffers MXNet's operators take turns with for what they need while they run, 4 by itself. Each grows to
+  the largest need, and a CPU runs one operator at a time, so one is enough, unless the user has set another number.
 * GPU wheels: ``mxnet-cu112`` links against CUDA 11 libraries that the ``nvidia-*-cu11`` wheels bring; they are loaded here
   by path, so that no ``LD_LIBRARY_PATH`` is needed.
 """
@@ -36,8 +38,9 @@ CUDA_LIBRARIES = {
 GPU_ARCHITECTURES = ("5.0", "6.0", "7.0", "8.0", "8.6")
 
 
-# As the user gave it; processes that are to run as without this package get it back.
-USERS_OPENBLAS_CORE = os.environ.get("OPENBLAS_CORETYPE")
+# The variables that prepare() sets, and their values as the user gave them; processes that are to run as without this package get those.
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "MXNET_CPU_TEMP_COPY", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE")
+USERS_VALUES = {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 def usable_cores() -> int:
@@ -149,6 +152,7 @@ def prepare() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
         if has_avx2():
             os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+        os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
         if importlib.util.find_spec("mxnet") is None:
             raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or 'cian[gpu]')")

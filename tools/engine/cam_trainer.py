@@ -231,9 +231,9 @@ def build_classifier(settings: CamConfig, num_foreground: int, device: mx.Contex
         The source does not hold the backbone's parameters.
     """
     net = CAMClassifier(settings.model, num_foreground, backbone_options)
-    initialize(net, settings.seed, ctx=device)
     if settings.pretrained:
         load_pretrained(net, settings.pretrained, ctx=device)
+    initialize(net, settings.seed, ctx=device, missing=True)
     configure_training(net, lr_mult_new=settings.lr_mult_new,
                        freeze=net.backbone.collect_params() if settings.freeze_backbone else ())
     net.hybridize()

@@ -62,7 +62,7 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
         if state is None:
             messages.append(_initial_values(net, config, os.fspath(start), contexts))
         else:
-            initialize(net, config.train.seed, ctx=contexts)  # replaced by the state's values
+            net.initialize(mx.init.Zero(), ctx=contexts)  # replaced by the state's values
         run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start))
         if state is not None:
             run.load_state_dict(state)
@@ -274,12 +274,12 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
 
 def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx.Context]) -> str:
     """Give the network its first values; returns what was done, in words."""
-    initialize(net, config.train.seed, ctx=contexts)
     if start:
         return f"second round from {start}: {load_params(net, start, ctx=contexts)}"
     message = "all weights are random: no network.pretrained was named"
     if config.network.pretrained:
         message = f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}"
+    initialize(net, config.train.seed, ctx=contexts, missing=True)
     for name, param in net.collect_params().items():
         if name == "bn_out_gamma":  # a first round decides its start by itself, whatever the file holds, as in the original
             param.set_data(mx.nd.full(param.shape, config.train.gamma_start))
