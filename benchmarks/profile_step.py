@@ -31,7 +31,7 @@ ATTRIBUTES = ("kernel", "stride", "dilate", "pad", "num_filter", "num_group")
 # Kinds of operators by a part of their name; the first that fits.
 KINDS = (
     ("_backward_Convolution", "convolutions, backward"), ("Convolution", "convolutions, forward"), ("batch_dot", "affinity products"),
-    ("BatchNorm", "batch norms"), ("sgd", "optimiser"), ("Pooling", "pooling and ReLU"), ("relu", "pooling and ReLU"),
+    ("BatchNorm", "batch norms"), ("sgd", "optimiser"), ("Pooling", "pooling and ReLU"), ("Activation", "pooling and ReLU"),
     ("elemwise_add", "sums of branches and gradients"), ("add_n", "sums of branches and gradients"),
 )
 WAITING = ("WaitForVar", "DeleteVariable", "DeleteOperator", "ResourceNativeRandomSetSeed")  # of the engine, not work

@@ -40,6 +40,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
     stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
     waiting = [stage for stage in stages if not stage.done]
+    for key in random_starts(tables):
+        print(f"note: {key} is empty, so that backbones start from random weights; the paper's have ImageNet's (--set {key}=FILE.params)")
     print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: {estimate(stages, waiting, args.jobs)}", flush=True)
     if args.dry_run:
         for stage in stages:
@@ -90,6 +92,12 @@ def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[
         raise InputError(f"none of {', '.join(args.rows)} is a row of table {table}", field="--rows",
                          remedy=f"there are: {', '.join(known)}")
     return [plan(row, place, seed) for row in rows if row.path.stem in wanted for seed in seeds]
+
+
+def random_starts(tables: Sequence[Tuple[str, List[Measurement]]]) -> List[str]:
+    """The settings that name no pretrained weights in some row."""
+    configs = [row.experiment.config for _, rows in tables for row in rows]
+    return [f"{section}.pretrained" for section in ("network", "cam") if not all(getattr(config, section).pretrained for config in configs)]
 
 
 def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int) -> None:

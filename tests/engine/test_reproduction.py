@@ -188,7 +188,14 @@ def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
                            "--out", str(place.out), "--seeds", "0,1", "--rows", "cp", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("cian.tools.train ") == 2 and shown.count("cian.tools.train_cam") == 1 and "not measured yet" in shown
-    assert not place.out.exists()
+    assert not place.out.exists() and "random weights" not in shown
+
+
+def test_rows_that_start_from_random_weights_say_so(place, capsys):
+    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train",
+                           "--out", str(place.out), "--dry-run", "--set", "network.pretrained="]) == 0
+    shown = capsys.readouterr().out
+    assert "network.pretrained is empty" in shown and "cam.pretrained" not in shown.split("records", 1)[0]
 
 
 @pytest.mark.parametrize("change, message", [(["--rows", "nope"], "there are: baseline, ce, cp, rt"), (["--seeds", "x"], "--seeds: 'x'"),

@@ -26,7 +26,7 @@ SETTINGS: Dict[str, Dict[str, Any]] = {
     "cam": {"model": "efficientnet_lite0", "pretrained": "package", "freeze_backbone": True},
     "seeds": {"saliency": "builtin", "background_threshold": 0.2},
     "train": {"epochs": 8, "batch_size": 4, "crop_px": 113, "lr": 4e-4, "gamma_start": 0.1, "keep": 1, "log_every": 5},
-    "predict": {"fit": "native"},
+    "predict": {"fit": "native", "retrain_fit": "native"},
 }
 IMAGES = {"train": 80, "val": 24}
 CLASSES = ("lion", "bull", "hare", "griffin")
@@ -57,7 +57,7 @@ def stages(out: Path, config: Config) -> List[Stage]:
         ("predict val", "predict", ["--snapshot", first]),
         ("evaluate", "evaluate", ["--prediction-root", os.path.join(first, "pred")]),
         ("evaluate with CRF", "evaluate", ["--prediction-root", os.path.join(first, "pred_crf")]),
-        ("label train for the second round", "predict", ["--snapshot", first, "--retrain-labels", "--fit", "native"]),
+        ("label train for the second round", "predict", ["--snapshot", first, "--retrain-labels"]),
         ("evaluate these labels", "evaluate", ["--prediction-root", labels, "--data-list", "train"]),
         ("evaluate them with CRF", "evaluate", ["--prediction-root", labels + "_crf", "--data-list", "train"]),
         ("train the second round", "retrain", ["--snapshot", first]),

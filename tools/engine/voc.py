@@ -17,7 +17,8 @@ DOWNLOADS = """PASCAL VOC 2012 is not complete in {root}. It takes:
      ImageSets/Segmentation/val.txt;
   2. SegmentationClassAug/ of the Semantic Boundaries Dataset (Hariharan et al. 2011) in VOC's palette, 12,031 masks: its names make the
      list train_aug, and its masks score the predictions;
-  3. for Table 5's test column VOC2012test.tar from the evaluation server, with ImageSets/Segmentation/test.txt."""
+  3. for Table 5's test column VOC2012test.tar from the evaluation server, with ImageSets/Segmentation/test.txt.
+Beside it, ImageNet weights of MXNet's model zoo (resnet-50-0000.params, resnet-101-0000.params, vgg16-0000.params) and saliency maps."""
 
 
 def check_voc(root: PathLike, *lists: str) -> None:
