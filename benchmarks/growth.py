@@ -86,13 +86,13 @@ def plot(series: Dict[str, List[Dict[str, float]]], path: str) -> None:
     figure = Figure(figsize=(3.4 * len(series), 3.2), layout="constrained")
     for axes, (name, points) in zip(figure.subplots(1, len(series), squeeze=False)[0], series.items()):
         values = [point[name] for point in points]
-        axes.plot(values, [point["seconds"] for point in points], marker="o", color="tab:blue")
-        axes.set(xlabel=LABELS[name], ylim=(0, None), xlim=(0, None))
-        axes.set_ylabel("seconds", color="tab:blue")
-        memory = axes.twinx()
-        memory.plot(values, [point["peak_mb"] / 1000 for point in points], marker="s", color="tab:orange")
-        memory.set_ylim(0, None)
-        memory.set_ylabel("peak memory, GB", color="tab:orange")
+        axes.set(xlabel=LABELS[name], xlim=(0, 1.08 * max(values)))
+        for side, label, marker, colour, measured in (
+                (axes, "seconds", "o", "tab:blue", [point["seconds"] for point in points]),
+                (axes.twinx(), "peak memory, GB", "s", "tab:orange", [point["peak_mb"] / 1000 for point in points])):
+            side.plot(values, measured, marker=marker, color=colour)
+            side.set_ylim(0, 1.08 * max(measured))
+            side.set_ylabel(label, color=colour)
     figure.savefig(path, dpi=110)
 
 

@@ -234,8 +234,9 @@ def plot(found: Dict[str, Any], path: str) -> None:
     right.set_yticks(range(len(layers)), [f"{shape_name(entry)} ({entry['layers']})" for entry in layers], fontsize=8)
     right.axvline(max(found["gemm_gflops"].values()), color="black", linewidth=0.8, label="matrix product")
     right.set_xlim(left=0)
-    right.set_xlabel("GFLOP a CPU second of the most expensive convolutions, alone")
-    right.legend(fontsize=8)
+    right.set_xlabel("GFLOP a CPU second, of each convolution alone")
+    for handle in right.legend(fontsize=8).legend_handles[:2]:
+        handle.set_sizes([30])
     figure.savefig(path, dpi=110)
 
 
