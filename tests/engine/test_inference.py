@@ -1,6 +1,8 @@
 """Many images at once: batches, worker processes, errors that name the image, and what is left after an interruption."""
 import os
 import signal
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import cv2
@@ -121,15 +123,30 @@ def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
         list(pool.drain())
 
 
-def test_the_tasks_in_memory_are_bounded():
+def test_the_tasks_in_memory_are_bounded(monkeypatch):
     task = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))
-    most = done = 0
+    held = [Future(), Future()]
     with FinishingPool(1) as pool:
-        for _ in range(12):
-            done += len(list(pool.submit(task)))
-            most = max(most, len(pool._waiting))
-        left = len(list(pool.drain()))
-    assert most <= 2 and done + left == 12 and left >= 1
+        futures = iter(held)
+        monkeypatch.setattr(pool._pool, "submit", lambda *_: next(futures))
+        assert list(pool.submit(task)) == []
+        threading.Timer(0.2, held[0].set_result, ["first"]).start()
+        assert list(pool.submit(task)) == ["first"]  # two wait, so it comes back when one is done
+        held[1].set_result("second")
+        assert list(pool.drain()) == ["second"]
+
+
+def test_results_that_are_ready_together_come_in_the_images_order(monkeypatch):
+    task = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))
+    held = [Future() for _ in range(8)]
+    with FinishingPool(5) as pool:
+        futures = iter(held)
+        monkeypatch.setattr(pool._pool, "submit", lambda *_: next(futures))
+        for _ in held:
+            assert list(pool.submit(task)) == []
+        for number, future in reversed(list(enumerate(held))):
+            future.set_result(number)
+        assert list(pool.drain()) == list(range(8))
 
 
 def test_restrictions_travel_with_the_sample(folder):

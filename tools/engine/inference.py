@@ -67,7 +67,7 @@ class FinishingPool:
             done, _ = wait(self._waiting, timeout=None if len(self._waiting) >= bound else 0, return_when=FIRST_COMPLETED)
             if not done:
                 return
-            for future in done:
+            for future in [future for future in self._waiting if future in done]:  # the images' order, whichever was sooner
                 yield self._result(future, self._waiting.pop(future))
 
     def _result(self, future: Future[Finished], name: str) -> Finished:
