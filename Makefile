@@ -20,8 +20,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Tables 2 to 4 on the small real data set (over an hour on two cores); what was broken off goes on by the same command. The protocol was settled
-# while seeds 0, 1 and 2 were seen, so the tables are made with others.
+# Tables 2 to 4 on the small real data set (over an hour on two cores); what was broken off goes on by the same command. The protocol
+# was settled while seeds 0, 1 and 2 were seen, so the tables are made with others.
 MSRC_RUN := tools/reproduce.py --dataset msrc --data $(MSRC) --classes $(MSRC)/classes.txt --train-list train --out runs/msrc --jobs $(JOBS)
 reproduce-msrc: $(STAMP)
 	$(BIN)/python $(MSRC_RUN) --table 2 3 --seeds $(SEEDS) --report runs/msrc/tables-2-3

@@ -123,27 +123,42 @@ def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
         list(pool.drain())
 
 
-def test_the_tasks_in_memory_are_bounded(monkeypatch):
-    task = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))
-    held = [Future(), Future()]
+TINY_TASK = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))
+
+
+def hold_results(pool, monkeypatch, count):
+    """Futures that the test completes, in place of those of the pool's processes."""
+    held = [Future() for _ in range(count)]
+    futures = iter(held)
+    monkeypatch.setattr(pool._pool, "submit", lambda *_: next(futures))
+    return held
+
+
+def test_the_tasks_in_memory_are_bounded():
+    most = done = 0
     with FinishingPool(1) as pool:
-        futures = iter(held)
-        monkeypatch.setattr(pool._pool, "submit", lambda *_: next(futures))
-        assert list(pool.submit(task)) == []
-        threading.Timer(0.2, held[0].set_result, ["first"]).start()
-        assert list(pool.submit(task)) == ["first"]  # two wait, so it comes back when one is done
-        held[1].set_result("second")
+        for _ in range(12):
+            done += len(list(pool.submit(TINY_TASK)))
+            most = max(most, len(pool._waiting))
+        left = len(list(pool.drain()))
+    assert most <= 2 and done + left == 12
+
+
+def test_a_task_waits_until_there_is_room_for_the_next(monkeypatch):
+    with FinishingPool(1) as pool:
+        first, second = hold_results(pool, monkeypatch, 2)
+        assert list(pool.submit(TINY_TASK)) == []
+        threading.Timer(0.2, first.set_result, ["first"]).start()
+        assert list(pool.submit(TINY_TASK)) == ["first"]  # two wait, so it comes back when one is done
+        second.set_result("second")
         assert list(pool.drain()) == ["second"]
 
 
 def test_results_that_are_ready_together_come_in_the_images_order(monkeypatch):
-    task = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))
-    held = [Future() for _ in range(8)]
     with FinishingPool(5) as pool:
-        futures = iter(held)
-        monkeypatch.setattr(pool._pool, "submit", lambda *_: next(futures))
+        held = hold_results(pool, monkeypatch, 8)
         for _ in held:
-            assert list(pool.submit(task)) == []
+            assert list(pool.submit(TINY_TASK)) == []
         for number, future in reversed(list(enumerate(held))):
             future.set_result(number)
         assert list(pool.drain()) == list(range(8))
