@@ -9,6 +9,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+import threadpoolctl
 
 from cian.data.classes import read_label_png
 from cian.errors import InputError
@@ -121,6 +122,18 @@ def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
         for process in pool._pool._processes.values():
             os.kill(process.pid, signal.SIGKILL)
         list(pool.drain())
+
+
+def test_the_processes_leave_the_cores_to_the_network():
+    with FinishingPool(1) as pool:
+        assert pool._pool.submit(os.nice, 0).result() == 19
+        assert {library["num_threads"] for library in pool._pool.submit(threadpoolctl.threadpool_info).result()} == {1}
+
+
+def test_the_processes_never_load_mxnet():
+    with FinishingPool(1) as pool:
+        list(pool.submit(TINY_TASK))
+        pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.outputs' in sys.modules and 'mxnet' not in sys.modules").result()
 
 
 TINY_TASK = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))

@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
+import threadpoolctl
 
 from cian.data.classes import palette, write_label_png
 from cian.data.files import atomic_write, atomic_write_bytes, read_text
@@ -68,6 +69,13 @@ class Finished:
     def best(self) -> np.ndarray:
         """The label map with CRF where there is one."""
         return self.labels if self.labels_crf is None else self.labels_crf
+
+
+def stand_back() -> None:
+    """Have this process, one of several that finish images, leave the cores to the network: it runs where they are idle, and its matrix
+    products in one thread. Threads would wait for cores a hundred times as long as the small products of :meth:`Fit.enlarge` take."""
+    os.nice(19)
+    threadpoolctl.threadpool_limits(1)
 
 
 def finish(task: Task) -> Finished:
