@@ -19,6 +19,7 @@ from cian.environment import USERS_VALUES, VARIABLES, usable_cores
 from cian.errors import InputError
 
 SAMPLING_SHARE = 0.02  # of the time of a core that reading memory may take
+STEERING = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MKLDNN_", "DNNL_", "MXNET_", "MALLOC_", "GLIBC_")  # variables that change speed
 PACKAGES = ("mxnet", "numpy", "opencv-python", "opencv-python-headless", "pydensecrf2")
 
 
@@ -179,7 +180,7 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> Dict[str, float]:
 
 
 def machine() -> Dict[str, Any]:
-    """Processor, cores and load of this machine, and versions of what runs on it."""
+    """Processor, cores and load of this machine, versions of what runs on it, and the user's variables that change how fast."""
     with open("/proc/cpuinfo", encoding="utf-8") as stream:
         lines = stream.read().splitlines()
     facts = {key: next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "") for key in ("model name", "flags")}
@@ -192,4 +193,5 @@ def machine() -> Dict[str, Any]:
             continue
     return {"processor": facts["model name"], "vectors": vectors, "cores": usable_cores(), "load": round(os.getloadavg()[0], 2),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9), "python": platform.python_version(),
-            "cian": version("cian"), **found}
+            "cian": version("cian"), **found,
+            "variables": {name: value for name, value in sorted(environment(0).items()) if name.startswith(STEERING)}}

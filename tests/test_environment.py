@@ -31,6 +31,28 @@ def test_operators_share_one_buffer_unless_the_user_chose():
         assert run.stdout.strip() == copies, run.stderr
 
 
+def test_mxnet_leaves_scipys_statistics_alone_until_they_are_used():
+    code = """
+import sys, cian, mxnet
+assert "scipy.stats._distn_infrastructure" not in sys.modules
+assert abs(mxnet.contrib.quantization.stats.entropy([0.5, 0.5]) - 0.693147) < 1e-6
+assert "scipy.stats._distn_infrastructure" in sys.modules
+import scipy.stats
+assert scipy.stats is sys.modules["scipy.stats"] and scipy.stats.__file__
+"""
+    run = run_python(code)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("line", [
+    "import scipy.stats; norm = scipy.stats.norm", "import scipy.stats as s; norm = s.norm", "from scipy.stats import norm",
+    "from scipy import stats; norm = stats.norm", "import scipy.stats.distributions as d; norm = d.norm", "from scipy.stats import *"])
+def test_scipys_statistics_can_be_imported_in_every_way(line):
+    for after in ("", "import mxnet; "):
+        run = run_python(f"import cian; {after}{line}; print(norm.cdf(0))")
+        assert run.stdout.strip() == "0.5", run.stderr
+
+
 CORE_OF_MXNETS_OPENBLAS = """
 import cian, ctypes, os, mxnet
 library = ctypes.CDLL(os.path.join(os.path.dirname(mxnet.__file__), "libopenblas.so.0"))

@@ -74,6 +74,8 @@ def test_ratios_are_those_within_a_round():
     assert ratios([2.0, 8.0, 3.0], [1.0, 2.0, 3.0]) == {"median": 2.0, "min": 1.0, "max": 4.0}
 
 
-def test_the_machine_is_described_with_its_versions():
+def test_the_machine_is_described_with_its_versions_and_the_users_variables(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_VERBOSE", "2")
     found = machine()
+    assert found["variables"]["OPENBLAS_VERBOSE"] == "2"
     assert found["cores"] >= 1 and found["mxnet"] and found["python"].startswith("3.")

@@ -7,6 +7,8 @@
   AVX for them, at less than half of the speed. It is told to use those for AVX2, where the processor has it and the user said nothing.
 * ``MXNET_CPU_TEMP_COPY``: how many buffers MXNet's operators take turns with for what they need while they run, 4 by itself. Each grows to
   the largest need, and a CPU runs one operator at a time, so one is enough, unless the user has set another number.
+* ``scipy.stats``: MXNet imports it for some of its test utilities and for quantization, which takes a third of its start and 50 MB. It is
+  loaded when something in it is first asked for.
 * GPU wheels: ``mxnet-cu112`` links against CUDA 11 libraries that the ``nvidia-*-cu11`` wheels bring; they are loaded here
   by path, so that no ``LD_LIBRARY_PATH`` is needed.
 """
@@ -14,11 +16,13 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from typing import List, Optional
+from types import ModuleType
+from typing import Any, List, Optional
 
 # The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that holds each.
 CUDA_LIBRARIES = {
@@ -142,6 +146,23 @@ def check_gpu(device_id: int) -> None:
                          f"machine code for {', '.join(GPU_ARCHITECTURES)} only and no PTX; use one of those GPUs or the CPU")
 
 
+class LaterModule(ModuleType):
+    """Stands for a module until something in it is asked for, and is then replaced by it. Unlike that of ``importlib.util.LazyLoader``, it
+    outlives ``import a.b as c``, which asks for the module's ``__spec__``."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def import_later(name: str) -> None:
+    """Have a submodule imported when something in it is first used, by whoever imports it; nothing where it is imported already. Its
+    package must import submodules when they are asked for, as SciPy does since 1.9."""
+    if name not in sys.modules:
+        sys.modules[name] = LaterModule(name)
+
+
 def prepare() -> None:
     """Do all of the above that this installation needs; harmless to call again."""
     import numpy
@@ -154,6 +175,7 @@ def prepare() -> None:
             os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
         os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
+        import_later("scipy.stats")
         if importlib.util.find_spec("mxnet") is None:
             raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or 'cian[gpu]')")
         if installed_mxnet() == "mxnet-cu112":
