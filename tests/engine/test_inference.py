@@ -1,7 +1,10 @@
 """Many images at once: batches, worker processes, errors that name the image, and what is left after an interruption."""
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -134,6 +137,39 @@ def test_the_processes_never_load_mxnet():
     with FinishingPool(1) as pool:
         list(pool.submit(TINY_TASK))
         pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.outputs' in sys.modules and 'mxnet' not in sys.modules").result()
+
+
+KILLED = """
+import os, signal, sys
+from concurrent.futures import wait
+
+if __name__ == "__main__":
+    from cian.tools.engine.inference import FinishingPool
+
+    with FinishingPool(2) as pool:
+        wait([pool._pool.submit(os.getpid), pool._pool.submit(os.getpid)])
+        print(*pool._pool._processes, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as stream:
+            return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_processes_end_with_a_run_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    with open(tmp_path / "log", "w") as log:
+        subprocess.run([sys.executable, str(tmp_path / "killed.py")], stdout=log, stderr=log, timeout=60)
+    processes = [int(number) for number in (tmp_path / "log").read_text().split()]
+    deadline = time.monotonic() + 20
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes and not any(map(alive, processes))
 
 
 TINY_TASK = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))

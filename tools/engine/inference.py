@@ -15,7 +15,7 @@ from cian.environment import usable_cores
 from cian.errors import InputError
 
 from .images import Sample, read_image
-from .outputs import Finished, Outputs, Task, finish, stand_back
+from .outputs import Finished, Outputs, Task, finish, prepare_worker
 
 if TYPE_CHECKING:
     from .predictor import Predictor, Running
@@ -46,7 +46,7 @@ class FinishingPool:
         self._bound = 2 * workers
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([finish.__module__])
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=stand_back)
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker)
         self._waiting: Dict[Future[Finished], str] = {}
 
     def __enter__(self) -> FinishingPool:

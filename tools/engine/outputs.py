@@ -6,7 +6,9 @@ and refuses to add to predictions of another model or another configuration.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
@@ -71,11 +73,22 @@ class Finished:
         return self.labels if self.labels_crf is None else self.labels_crf
 
 
-def stand_back() -> None:
-    """Have this process, one of several that finish images, leave the cores to the network: it runs where they are idle, and its matrix
-    products in one thread. Threads would wait for cores a hundred times as long as the small products of :meth:`Fit.enlarge` take."""
+def prepare_worker() -> None:
+    """Make this process one of several that finish images.
+
+    It leaves the cores to the network: it runs where they are idle, and its matrix products in one thread. Threads would wait for cores a
+    hundred times as long as the small products of :meth:`Fit.enlarge` take. It ends with the process that it works for, even a killed one.
+    """
     os.nice(19)
     threadpoolctl.threadpool_limits(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def finish(task: Task) -> Finished:
