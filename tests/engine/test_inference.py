@@ -12,7 +12,6 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-import threadpoolctl
 
 from cian.data.classes import read_label_png
 from cian.errors import InputError
@@ -127,10 +126,15 @@ def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
         list(pool.drain())
 
 
-def test_the_processes_leave_the_cores_to_the_network():
+def test_the_processes_leave_precedence_and_threads_to_the_network():
+    code = "import os, numpy, threadpoolctl; from cian.tools.engine.outputs import prepare_worker\n" \
+           "numbers = lambda: {library['num_threads'] for library in threadpoolctl.threadpool_info()}\n" \
+           "print(os.nice(0), max(numbers())); prepare_worker(); print(os.nice(0), max(numbers()))"
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True)
+    before, after = (tuple(map(int, line.split())) for line in run.stdout.splitlines())
+    assert before[1] == 2 and after == (min(before[0] + 10, 19), 1)
     with FinishingPool(1) as pool:
-        assert pool._pool.submit(os.nice, 0).result() == 19
-        assert {library["num_threads"] for library in pool._pool.submit(threadpoolctl.threadpool_info).result()} == {1}
+        assert pool._pool.submit(os.nice, 0).result() == min(os.nice(0) + 10, 19)
 
 
 def test_the_processes_never_load_mxnet():
@@ -163,8 +167,8 @@ def alive(process):
 
 def test_the_processes_end_with_a_run_that_is_killed(tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
-    with open(tmp_path / "log", "w") as log:
-        subprocess.run([sys.executable, str(tmp_path / "killed.py")], stdout=log, stderr=log, timeout=60)
+    with open(tmp_path / "log", "w") as log:  # not a pipe, which the processes would keep open
+        subprocess.run([sys.executable, str(tmp_path / "killed.py")], stdout=log, stderr=subprocess.DEVNULL, timeout=60)
     processes = [int(number) for number in (tmp_path / "log").read_text().split()]
     deadline = time.monotonic() + 20
     while any(map(alive, processes)) and time.monotonic() < deadline:

@@ -7,13 +7,14 @@
   AVX for them, at less than half of the speed. It is told to use those for AVX2, where the processor has it and the user said nothing.
 * ``MXNET_CPU_TEMP_COPY``: how many buffers MXNet's operators take turns with for what they need while they run, 4 by itself. Each grows to
   the largest need, and a CPU runs one operator at a time, so one is enough, unless the user has set another number.
-* ``scipy.stats``: MXNet imports it for some of its test utilities and for quantization, which takes a third of its start and 50 MB. It is
-  loaded when something in it is first asked for.
+* ``scipy.stats``: MXNet imports it for some of its test utilities and for quantization, which takes a third of its start and 50 MB. These
+  get it when they first use it; nobody else sees a difference.
 * GPU wheels: ``mxnet-cu112`` links against CUDA 11 libraries that the ``nvidia-*-cu11`` wheels bring; they are loaded here
   by path, so that no ``LD_LIBRARY_PATH`` is needed.
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import glob
 import importlib
@@ -21,8 +22,10 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, List, Optional
+from typing import Any, Iterator, List, Optional, Sequence
 
 # The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that holds each.
 CUDA_LIBRARIES = {
@@ -147,8 +150,7 @@ def check_gpu(device_id: int) -> None:
 
 
 class LaterModule(ModuleType):
-    """Stands for a module until something in it is asked for, and is then replaced by it. Unlike that of ``importlib.util.LazyLoader``, it
-    outlives ``import a.b as c``, which asks for the module's ``__spec__``."""
+    """Stands for a module that is imported when something in it is first asked for."""
 
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is self:
@@ -156,11 +158,32 @@ class LaterModule(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def import_later(name: str) -> None:
-    """Have a submodule imported when something in it is first used, by whoever imports it; nothing where it is imported already. Its
-    package must import submodules when they are asked for, as SciPy does since 1.9."""
-    if name not in sys.modules:
-        sys.modules[name] = LaterModule(name)
+@contextlib.contextmanager
+def imported_later(name: str) -> Iterator[None]:
+    """What imports a module inside of the block gets a :class:`LaterModule`, unless the module is there already."""
+    stand_in = LaterModule(name)
+    sys.modules.setdefault(name, stand_in)
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+
+class MXNetFinder(MetaPathFinder):
+    """Finds MXNet where it is, and has its import leave ``scipy.stats`` for later."""
+
+    def find_spec(self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
+        spec = PathFinder.find_spec(name, path, target) if name == "mxnet" else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                with imported_later("scipy.stats"):
+                    execute(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def prepare() -> None:
@@ -175,7 +198,8 @@ def prepare() -> None:
             os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
         os.environ.setdefault("MXNET_CPU_TEMP_COPY", "1")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
-        import_later("scipy.stats")
+        if not any(isinstance(finder, MXNetFinder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, MXNetFinder())
         if importlib.util.find_spec("mxnet") is None:
             raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or 'cian[gpu]')")
         if installed_mxnet() == "mxnet-cu112":

@@ -33,8 +33,8 @@ class InferenceReport:
 class FinishingPool:
     """Processes that run :func:`~cian.tools.engine.outputs.finish`, with a bound on the tasks that wait in memory.
 
-    The processes are forked from a server that has imported what they need, and share its memory; never from this process, for MXNet's
-    threads do not survive a fork. Each imports the program's main module, so entry points import MXNet inside of functions.
+    The processes are spawned, never forked: MXNet's threads do not survive a fork. Each imports the program's main module, so entry
+    points import MXNet inside of functions.
 
     Parameters
     ----------
@@ -44,9 +44,7 @@ class FinishingPool:
     def __init__(self, workers: int = 0) -> None:
         workers = workers or usable_cores()
         self._bound = 2 * workers
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([finish.__module__])
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker)
+        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
         self._waiting: Dict[Future[Finished], str] = {}
 
     def __enter__(self) -> FinishingPool:

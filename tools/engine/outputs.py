@@ -74,12 +74,12 @@ class Finished:
 
 
 def prepare_worker() -> None:
-    """Make this process one of several that finish images.
+    """Make this process one of several that finish images beside the network, which has precedence at the cores.
 
-    It leaves the cores to the network: it runs where they are idle, and its matrix products in one thread. Threads would wait for cores a
-    hundred times as long as the small products of :meth:`Fit.enlarge` take. It ends with the process that it works for, even a killed one.
+    Matrix products keep to one thread: several would wait for cores a hundred times as long as the small products of :meth:`Fit.enlarge`
+    take. The process ends with the one that it works for, even a killed one.
     """
-    os.nice(19)
+    os.nice(10)
     threadpoolctl.threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
