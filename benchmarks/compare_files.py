@@ -42,8 +42,8 @@ class Settings:
     batch_size: int = 4
     lr: float = 5e-5
     size_px: int = 513
-    steps: int = 16
-    chain_images: int = 16
+    steps: int = 8
+    chain_images: int = 8
     predicted: int = 2
     refined: int = 16
     load_batches: int = 8
