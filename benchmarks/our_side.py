@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict
 
 import numpy as np
 from serving import batch_taker, serve, timed, timed_batches
@@ -113,27 +113,17 @@ def prediction(job: Job) -> Callable[[], float]:
     return _predicting(job, predictors[0])
 
 
-class StoredLogits:
-    """Stands for a predictor: the same logits for every image, which need no MXNet."""
-
-    class_names = tuple(str(number) for number in range(CLASSES))
-
-    def __init__(self, path: str, size_px: int) -> None:
-        self._logits, self._size_px = np.load(path), size_px
-
-    def fit(self, image: np.ndarray) -> Any:
-        from cian.tools.engine.fitting import Fit
-
-        return Fit.of(image.shape[:2], "pad", self._size_px)
-
-    def start(self, images: Sequence[np.ndarray]) -> Namespace:
-        coarse = np.stack([self._logits] * len(images))
-        return Namespace(images=list(images), fits=[self.fit(image) for image in images], coarse=Namespace(asnumpy=lambda: coarse))
-
-
 def crf(job: Job) -> Callable[[], float]:
     """The same with stored logits in place of a network's."""
-    return _predicting(job, StoredLogits(job["logits"], job["size_px"]))
+    import mxnet as mx
+
+    from cian.tools.engine.config import PredictConfig
+    from cian.tools.engine.predictor import Predictor
+
+    coarse = np.load(job["logits"])[None]
+    both = mx.nd.array(np.concatenate([coarse, coarse[..., ::-1]]))
+    settings = PredictConfig(size_px=job["size_px"], scales=(1.0,), add_max=False)
+    return _predicting(job, Predictor(lambda _: [both], settings, class_names=[str(number) for number in range(CLASSES)]))
 
 
 def _predicting(job: Job, predictor: Any) -> Callable[[], float]:
