@@ -8,8 +8,9 @@ import pytest
 from cian.data.classes import palette, read_label_png
 from cian.errors import InputError
 from cian.tools.engine.crf import CRF_PRESETS, dense_crf
+from cian.tools.engine.finishing import Finished, Task, finish, softmax
 from cian.tools.engine.fitting import Fit
-from cian.tools.engine.outputs import MANIFEST, Finished, Outputs, Task, finish, overlay, read_manifest, softmax
+from cian.tools.engine.outputs import MANIFEST, Outputs, overlay, read_manifest
 
 CLASSES = ("background", "cat", "dog", "cow")
 IDENTITY = {"checkpoint": "abc", "settings": {"scales": [1.0]}}

@@ -1,6 +1,6 @@
 """Dense CRF (Krähenbühl and Koltun, 2011) on the network's logits, with the parameters that are known by name.
 
-Imports no MXNet: worker processes beside the network load this module alone.
+Imports no MXNet, for the processes beside the network.
 """
 from __future__ import annotations
 
@@ -43,16 +43,17 @@ def crf_preset(name: str) -> CRFPreset:
 
 
 def dense_crf(logits: np.ndarray, image: np.ndarray, preset: CRFPreset) -> np.ndarray:
-    """Class probabilities after mean-field inference, with the negated logits as unary energies (as the original does).
+    """Class probabilities after mean-field inference in a :class:`DenseCRF`: (C, H, W) float32; ``argmax(axis=0)`` is the label map."""
+    return DenseCRF(logits, image, preset).infer()
+
+
+class DenseCRF:
+    """A field over an image, with the negated logits as unary energies (as the original does). It copies what it is made of.
 
     Parameters
     ----------
     logits : (C, H, W) float32, finite.
     image : (H, W, 3) uint8, RGB.
-
-    Returns
-    -------
-    (C, H, W) float32; ``argmax(axis=0)`` is the label map.
 
     Raises
     ------
@@ -61,16 +62,25 @@ def dense_crf(logits: np.ndarray, image: np.ndarray, preset: CRFPreset) -> np.nd
     InputError
         For logits that are not finite.
     """
-    classes, height, width = logits.shape
-    if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(f"the image is {image.dtype} {image.shape}, but the logits need uint8 {(height, width, 3)}")
-    if not np.isfinite(logits).all():
-        raise InputError("the network's logits are not finite", remedy="check the checkpoint: its training may have diverged")
-    if classes == 1:
-        return np.ones_like(logits, dtype=np.float32)
-    field = densecrf.DenseCRF2D(width, height, classes)
-    field.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(classes, -1), dtype=np.float32))
-    field.addPairwiseGaussian(sxy=preset.gaussian_px, compat=preset.gaussian_weight)
-    field.addPairwiseBilateral(sxy=preset.bilateral_px, srgb=preset.bilateral_rgb, rgbim=np.ascontiguousarray(image),
-                               compat=preset.bilateral_weight)
-    return np.asarray(field.inference(preset.iterations), dtype=np.float32).reshape(classes, height, width)
+
+    def __init__(self, logits: np.ndarray, image: np.ndarray, preset: CRFPreset) -> None:
+        classes, height, width = self._shape = logits.shape
+        self._iterations = preset.iterations
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ValueError(f"the image is {image.dtype} {image.shape}, but the logits need uint8 {(height, width, 3)}")
+        if not np.isfinite(logits).all():
+            raise InputError("the network's logits are not finite", remedy="check the checkpoint: its training may have diverged")
+        self._field = None
+        if classes == 1:
+            return
+        self._field = densecrf.DenseCRF2D(width, height, classes)
+        self._field.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(classes, -1), dtype=np.float32))
+        self._field.addPairwiseGaussian(sxy=preset.gaussian_px, compat=preset.gaussian_weight)
+        self._field.addPairwiseBilateral(sxy=preset.bilateral_px, srgb=preset.bilateral_rgb, rgbim=np.ascontiguousarray(image),
+                                         compat=preset.bilateral_weight)
+
+    def infer(self) -> np.ndarray:
+        """(C, H, W) float32 class probabilities."""
+        if self._field is None:
+            return np.ones(self._shape, np.float32)
+        return np.asarray(self._field.inference(self._iterations), dtype=np.float32).reshape(self._shape)

@@ -2,14 +2,13 @@
 
 All resizing is bilinear with corners aligned, as MXNet's BilinearResize2D does it. Being linear and separable it is a pair of
 matrices here: averaging maps before enlarging them, cropping, and resizing twice all become products of small matrices.
-Imports no MXNet, so that worker processes can enlarge logits beside the network.
+Imports neither MXNet nor, before it warps an image, OpenCV: processes that enlarge logits beside the network need none of them.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Tuple
 
-import cv2
 import numpy as np
 
 from cian.errors import InputError
@@ -56,9 +55,12 @@ class Fit:
             return image
         height, width = self.network_size
         if self.how == "warp":
+            import cv2
+
             return cv2.resize(image, (width, height))
-        below, right = height - self.image_size[0], width - self.image_size[1]
-        return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT)
+        padded = np.zeros((height, width, 3), image.dtype)
+        padded[:self.image_size[0], :self.image_size[1]] = image
+        return padded
 
     def enlarge(self, coarse: np.ndarray) -> np.ndarray:
         """(C, h, w) logits of what the network saw, at any stride, to (C, H, W) float32 of the image."""

@@ -1,27 +1,20 @@
-"""What is computed from an image's logits beside the network, and the folder that it goes to.
-
-:func:`finish` runs in worker processes and imports no MXNet; :class:`Outputs` writes its results, knows which images are done,
-and refuses to add to predictions of another model or another configuration.
-"""
+"""The folder of predictions: it knows which images are done, and refuses those of another model or another configuration."""
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
-import threadpoolctl
 
 from cian.data.classes import palette, write_label_png
 from cian.data.files import atomic_write, atomic_write_bytes, read_text
 from cian.errors import InputError, PathLike
 
-from .crf import CRFPreset, dense_crf
-from .fitting import Fit
+from .crf import CRFPreset
+from .finishing import Finished
 
 MANIFEST = "predictions.json"
 PROBABILITIES = ("npy", "npz")
@@ -31,93 +24,6 @@ LABEL_FOLDERS = ("train_aug_pred", "train_aug_pred_crf")  # of the second round,
 def label_folder(crf: str) -> str:
     """The folder that a second round trains on when its labels were made with this CRF preset or 'none'."""
     return LABEL_FOLDERS[crf != "none"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One image on its way from the network to its files.
-
-    Attributes
-    ----------
-    name : the image's name, without folder and suffix.
-    image : (H, W, 3) uint8 RGB.
-    coarse : (C, h, w) float32 logits as the network leaves them.
-    fit : how the image was brought to the network.
-    allowed : classes that a pixel may take, with background; None is all.
-    crf : parameters of the CRF; None is without.
-    probabilities : return the class probabilities too.
-    """
-
-    name: str
-    image: np.ndarray
-    coarse: np.ndarray
-    fit: Fit
-    allowed: Optional[Tuple[int, ...]] = None
-    crf: Optional[CRFPreset] = None
-    probabilities: bool = False
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Label maps (H, W) uint8 without and with CRF, and class probabilities (C, H, W) float32 of the last step."""
-
-    name: str
-    image: np.ndarray
-    labels: np.ndarray
-    labels_crf: Optional[np.ndarray] = None
-    probabilities: Optional[np.ndarray] = None
-
-    @property
-    def best(self) -> np.ndarray:
-        """The label map with CRF where there is one."""
-        return self.labels if self.labels_crf is None else self.labels_crf
-
-
-def prepare_worker() -> None:
-    """Make this process one of several that finish images beside the network, which has precedence at the cores.
-
-    Matrix products keep to one thread: several would wait for cores a hundred times as long as the small products of :meth:`Fit.enlarge`
-    take. The process ends with the one that it works for, even a killed one.
-    """
-    os.nice(10)
-    threadpoolctl.threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def finish(task: Task) -> Finished:
-    """Enlarge the logits, choose labels, and refine them by the CRF; classes that are not allowed take no part in either.
-
-    Raises
-    ------
-    InputError
-        For logits that are not finite, naming the image.
-    """
-    allowed = np.arange(len(task.coarse)) if task.allowed is None else np.asarray(task.allowed)
-    logits = task.fit.enlarge(task.coarse[allowed])
-    if not np.isfinite(logits).all():
-        raise InputError("the network's logits are not finite", field=task.name, remedy="its training may have diverged")
-    result = Finished(task.name, task.image, allowed[logits.argmax(axis=0)].astype(np.uint8))
-    refined = None if task.crf is None else dense_crf(logits, task.image, task.crf)
-    if refined is not None:
-        result = replace(result, labels_crf=allowed[refined.argmax(axis=0)].astype(np.uint8))
-    if task.probabilities:
-        probabilities = np.zeros((len(task.coarse), *logits.shape[1:]), np.float32)
-        probabilities[allowed] = softmax(logits) if refined is None else refined
-        result = replace(result, probabilities=probabilities)
-    return result
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the first axis."""
-    powers = np.exp(logits - logits.max(axis=0))
-    return powers / powers.sum(axis=0)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.55) -> np.ndarray:
