@@ -25,6 +25,13 @@ def test_users_own_omp_threads_are_kept():
     assert run_python("import cian, os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="7").stdout.strip() == "7"
 
 
+def test_programs_that_are_started_can_have_the_users_own_variables():
+    code = "import cian, os; from cian.environment import users_environment as users\n" \
+           "names = ('OMP_NUM_THREADS', 'MXNET_CPU_TEMP_COPY')\n" \
+           "print([os.environ[name] for name in names], [users().get(name) for name in names], users()['PATH'] == os.environ['PATH'])"
+    assert run_python(code, OMP_NUM_THREADS=None, MXNET_CPU_TEMP_COPY="4").stdout.strip().endswith("'4'] [None, '4'] True")
+
+
 def test_operators_share_one_buffer_unless_the_user_chose():
     for given, copies in ((None, "1"), ("4", "4")):
         run = run_python("import cian, os; print(os.environ['MXNET_CPU_TEMP_COPY'])", MXNET_CPU_TEMP_COPY=given)

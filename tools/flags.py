@@ -66,6 +66,7 @@ FLAGS: Dict[str, Tuple[Tuple[Tuple[str, ...], str], ...]] = {
         (("--no-mirror",), "predict.mirror"),
         (("--crf",), "predict.crf"),
         (("--data-list",), "data.val_list"),
+        (("--processes",), "run.processes"),
     ),
     "run": (
         (("--snapshot",), "run.snapshot"),

@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
-from cian.data.classes import load_classes
-from cian.data.tree import DatasetTree
+# Processes that refine beside this one import this file too: what they have no use for, MXNet above all, is imported in functions.
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config
 from cian.tools.engine.crf import crf_preset
 from cian.tools.engine.devices import parse_devices
-from cian.tools.engine.images import Sample, find_images, shard, tree_samples
-from cian.tools.engine.inference import predict_samples
-from cian.tools.engine.outputs import LABEL_FOLDERS, Outputs
+from cian.tools.engine.processes import NetworkProcesses, choose_processes
+
+if TYPE_CHECKING:
+    from cian.tools.engine.images import Sample
 
 EPILOG = """What is done is skipped, so an interrupted run goes on by the same command; a folder that holds predictions of another
 checkpoint or configuration is refused. An image that cannot be read is reported and left out, and the exit code is then 1."""
@@ -28,6 +28,10 @@ RETRAIN = {"predict.fit": "retrain_fit", "predict.crf": "retrain_crf"}  # with -
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 when images were left out."""
+    from cian.data.classes import load_classes
+    from cian.tools.engine.images import shard
+    from cian.tools.engine.inference import predict_samples
+    from cian.tools.engine.outputs import LABEL_FOLDERS, Outputs
     args = parse(argv)
     config = config_from(args)
     snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
@@ -42,18 +46,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.pid is not None and args.pid >= 0:  # the original's way to use several GPUs: a process for each
         devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
     samples = shard(find_samples(args, config), part)
-    contexts = parse_devices(devices)
-    # Imported here because it loads MXNet: processes that refine beside this one import this file too, and go without it.
-    from cian.tools.engine.predictor import load_predictors, prediction_settings
     classes = getattr(args, "data.classes")
-    predictors, model = load_predictors(checkpoint, config.predict, contexts, model=getattr(args, "network.model") or "",
-                                        classes=load_classes(classes) if classes else None)
-    outputs = Outputs(args.out or snapshot, {**model, "settings": prediction_settings(predictors[0].settings)}, predictors[0].class_names,
-                      folders=LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf"),
-                      crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
-                      overlays=args.overlay, probabilities=args.probabilities)
-    report = predict_samples(predictors, samples, outputs, batch_size=config.predict.batch_size, workers=config.run.workers,
-                             progress=not args.quiet)
+    opened = {"path": checkpoint, "settings": config.predict, "model": getattr(args, "network.model") or "",
+              "classes": load_classes(classes) if classes else None}
+    root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
+    left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
+    batches = -(-left // config.predict.batch_size)
+    with NetworkProcesses(choose_processes(config.run.processes or int(args.pid is not None), devices, batches), opened) as beside:
+        contexts = parse_devices(devices)
+        from cian.tools.engine.predictor import load_predictors, prediction_settings
+        predictors, model = load_predictors(devices=contexts, **opened)
+        outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)}, predictors[0].class_names,
+                          folders=folders, crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
+                          overlays=args.overlay, probabilities=args.probabilities)
+        report = predict_samples([*predictors, *beside.predictors(predictors[0], model)], samples, outputs,
+                                 batch_size=config.predict.batch_size, workers=config.run.workers, progress=not args.quiet)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, {len(report.problems)} could not be read; "
@@ -92,6 +99,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:
     """The images that were asked for."""
+    from cian.data.tree import DatasetTree
+    from cian.tools.engine.images import find_images, tree_samples
     data = config.data
     if args.images:
         if args.retrain_labels or config.predict.filter_labels:

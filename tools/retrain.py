@@ -14,6 +14,7 @@ import subprocess
 import sys
 from typing import List, Optional, Sequence
 
+from cian.environment import users_environment
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config, save_config
@@ -69,7 +70,7 @@ def _predict_missing(config: Config, first: str, start: str) -> None:
     settings = os.path.join(config.run.snapshot, "labels.yaml")
     save_config(config.replace(run={"snapshot": first}), settings)
     command: List[str] = [sys.executable, "-m", "cian.tools.predict", "-c", settings, "--retrain-labels", "--checkpoint", start]
-    if subprocess.run(command).returncode:
+    if subprocess.run(command, env=users_environment()).returncode:
         raise InputError("the labels of the second round could not be predicted, see above", file=config.data.label_root,
                          remedy="mend the cause, or give labels with --label-root")
 

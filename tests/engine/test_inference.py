@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -16,10 +15,11 @@ import pytest
 from cian.data.classes import read_label_png
 from cian.errors import InputError
 from cian.tools.engine.crf import CRF_PRESETS
+from cian.tools.engine.finishing import Task, finish
 from cian.tools.engine.fitting import Fit
 from cian.tools.engine.images import Sample, find_images, read_image
 from cian.tools.engine.inference import FinishingPool, predict_samples
-from cian.tools.engine.outputs import Outputs, Task, finish
+from cian.tools.engine.outputs import Outputs
 
 CLASSES = ("background", "cat", "dog")
 
@@ -98,6 +98,22 @@ def test_a_bad_image_is_reported_and_the_others_are_predicted(folder):
     assert "1.png: is no image" in problems and "2.png: is too small; enlarge it" in problems
 
 
+def test_an_image_that_another_process_refuses_is_reported_too(folder):
+    class Refusing(ColourPredictor):
+        def start(self, images):
+            running = super().start(images)
+            if len(self.batches) == 2:
+                running.coarse = Refused()
+            return running
+
+    class Refused:
+        def asnumpy(self):
+            raise InputError("is too small", remedy="enlarge it")
+
+    report = predict_samples([Refusing()], find_images([str(folder)]), outputs_of(folder), workers=1)
+    assert sorted(report.predicted) == ["0", "2", "3", "4"] and "1.png: is too small; enlarge it" in str(report.problems[0])
+
+
 def test_logits_that_are_not_finite_stop_the_run_and_name_the_image(folder):
     class Diverged(ColourPredictor):
         def start(self, images):
@@ -127,7 +143,7 @@ def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
 
 
 def test_the_processes_leave_precedence_and_threads_to_the_network():
-    code = "import os, numpy, threadpoolctl; from cian.tools.engine.outputs import prepare_worker\n" \
+    code = "import os, numpy, threadpoolctl; from cian.tools.engine.finishing import prepare_worker\n" \
            "numbers = lambda: {library['num_threads'] for library in threadpoolctl.threadpool_info()}\n" \
            "threadpoolctl.threadpool_limits(2)\n" \
            "print(os.nice(0), max(numbers())); prepare_worker(); print(os.nice(0), max(numbers()))"
@@ -141,7 +157,7 @@ def test_the_processes_leave_precedence_and_threads_to_the_network():
 def test_the_processes_never_load_mxnet():
     with FinishingPool(1) as pool:
         list(pool.submit(TINY_TASK))
-        pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.outputs' in sys.modules and 'mxnet' not in sys.modules").result()
+        pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.finishing' in sys.modules and 'mxnet' not in sys.modules").result()
 
 
 KILLED = """
@@ -158,23 +174,8 @@ if __name__ == "__main__":
 """
 
 
-def alive(process):
-    try:
-        with open(f"/proc/{process}/stat") as stream:
-            return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_the_processes_end_with_a_run_that_is_killed(tmp_path):
-    (tmp_path / "killed.py").write_text(KILLED)
-    with open(tmp_path / "log", "w") as log:  # not a pipe, which the processes would keep open
-        subprocess.run([sys.executable, str(tmp_path / "killed.py")], stdout=log, stderr=subprocess.DEVNULL, timeout=60)
-    processes = [int(number) for number in (tmp_path / "log").read_text().split()]
-    deadline = time.monotonic() + 20
-    while any(map(alive, processes)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes and not any(map(alive, processes))
+def test_the_processes_end_with_a_run_that_is_killed(outliving):
+    assert outliving(KILLED) == []
 
 
 TINY_TASK = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))

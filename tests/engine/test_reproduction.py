@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tarfile
 import threading
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import cv2
 import pytest
 
+from cian import environment
 from cian.data.files import atomic_write_bytes
 from cian.errors import InputError
 from cian.tools import reproduce
-from cian.tools.engine import reproduction_report
+from cian.tools.engine import reproduction_report, stages
 from cian.tools.engine.experiments import find_experiments, load_experiment
 from cian.tools.engine.logs import RunLog
 from cian.tools.engine.reproduction import Place, plan
@@ -95,6 +98,16 @@ def test_failed_stage_names_its_log_and_last_line_and_is_not_done(tmp_path):
     with pytest.raises(InputError, match=r"stage.log: the stage score ended with code \d: error"):
         run_stage(stage)
     assert stage.done is None
+
+
+@pytest.mark.parametrize("users, threads, expected", [({}, 0, None), ({"OMP_NUM_THREADS": "3"}, 0, "3"), ({}, 1, "1")])
+def test_a_stage_has_the_users_threads_unless_it_is_given_some(users, threads, expected, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as importing cian sets it
+    monkeypatch.setattr(environment, "USERS_VALUES", users)
+    monkeypatch.setattr(stages.subprocess, "run", lambda *_, env, **__: seen.append(env) or subprocess.CompletedProcess([], 0))
+    run_stage(Stage("score", "k", tmp_path / "score-k", "evaluate", ()), threads)
+    assert seen[0].get("OMP_NUM_THREADS") == expected and seen[0]["PATH"] == os.environ["PATH"]
 
 
 def test_jobs_run_side_by_side_and_after_what_they_need(place, monkeypatch):

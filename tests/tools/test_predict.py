@@ -106,6 +106,25 @@ def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
     assert names_in(tmp_path / "pred") == ["v0", "v1", "v2"]
 
 
+def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Predictor, "start", lambda self, images, start=Predictor.start: seen.append(len(images)) or start(self, images))
+    for count in ("1", "2"):
+        assert main(arguments(tree, tmp_path / count, "--processes", count, "--probabilities", "npy", "--overlay")) == 0
+    assert len(seen) == 3 + 2  # the second image went to the other process
+    files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*"))
+    assert len(files) == 4 * len(NAMES["val"]) + 4  # and their manifests
+    assert files == sorted(path.relative_to(tmp_path / "2") for path in (tmp_path / "2").rglob("*.*"))
+    for name in files:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+def test_what_is_wrong_with_a_model_is_told_once_whatever_the_processes(tree, tmp_path):
+    command = [sys.executable, "-m", "cian.tools.predict", *arguments(tree, tmp_path, "--processes", "2", "--checkpoint", "missing.params")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and "missing.params" in run.stderr and not list(tmp_path.iterdir())
+
+
 def test_the_originals_process_number_is_a_shard_on_its_own_device(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--crf", "none", "--devices", "cpu:0,cpu:1", "--pid", "1", "--infer", "--no-ms", "--no-mirror",
                           "--annotation-root", str(tree / "Annotations"), "--model", "resnet18_largefov", "--num-epoch", "5")) == 0
@@ -181,6 +200,6 @@ def test_a_model_and_a_folder_have_to_be_named(tree):
         main(["--data", str(tree), "--checkpoint", str(tree / "snapshot")])
 
 
-def test_worker_processes_load_no_mxnet():
-    code = "import sys, cian.tools.predict, cian.tools.engine.outputs; sys.exit('mxnet' in sys.modules)"
+def test_worker_processes_load_neither_mxnet_nor_opencv():
+    code = "import sys, cian.tools.predict, cian.tools.engine.finishing; sys.exit(bool({'mxnet', 'cv2'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

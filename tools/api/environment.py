@@ -25,7 +25,7 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 # The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that holds each.
 CUDA_LIBRARIES = {
@@ -45,9 +45,14 @@ CUDA_LIBRARIES = {
 GPU_ARCHITECTURES = ("5.0", "6.0", "7.0", "8.0", "8.6")
 
 
-# The variables that prepare() sets, and their values as the user gave them; processes that are to run as without this package get those.
+# The variables that prepare() sets, and their values as the user gave them.
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "MXNET_CPU_TEMP_COPY", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE")
 USERS_VALUES = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def users_environment() -> Dict[str, str]:
+    """The environment without what :func:`prepare` has set: for processes that are to choose by themselves."""
+    return {**{name: value for name, value in os.environ.items() if name not in VARIABLES}, **USERS_VALUES}
 
 
 def usable_cores() -> int:

@@ -185,13 +185,19 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by, and mixed precision."""
+    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by, and mixed precision. How the
+    classifier is computed changes the rounding: it is not in the hash, but a run goes on only with the way that it began with."""
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
     devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
     workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, hashed=False)
+    processes: int = option(0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for many images "
+                               "where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
     precision: str = option("float32", "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, never measured",
                             ("float32", "mixed"), hashed="changed")
+    classifier: str = option("taps", "how CPUs compute the classifier in training: taps, as 1x1 convolutions that are shifted and added, "
+                             "which is faster and equal up to rounding; direct, as the original, to the last bit", ("taps", "direct"),
+                             hashed=False)
     pinned: bool = option(False, "copy training batches to GPUs out of page-locked memory, beside the step before; never measured",
                           hashed=False)
 

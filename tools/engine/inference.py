@@ -14,8 +14,9 @@ from tqdm import tqdm
 from cian.environment import usable_cores
 from cian.errors import InputError
 
+from .finishing import Finished, Task, finish, prepare_worker
 from .images import Sample, read_image
-from .outputs import Finished, Outputs, Task, finish, prepare_worker
+from .outputs import Outputs
 
 if TYPE_CHECKING:
     from .predictor import Predictor, Running
@@ -31,7 +32,7 @@ class InferenceReport:
 
 
 class FinishingPool:
-    """Processes that run :func:`~cian.tools.engine.outputs.finish`, with a bound on the tasks that wait in memory.
+    """Processes that run :func:`~cian.tools.engine.finishing.finish`, with a bound on the tasks that wait in memory.
 
     The processes are spawned, never forked: MXNet's threads do not survive a fork. Each imports the program's main module, so entry
     points import MXNet inside of functions.
@@ -108,7 +109,11 @@ def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], 
                 bar.update()
 
         for group, running in _through_network(predictors, left, batch_size, report.problems):
-            coarse = running.coarse.asnumpy()
+            try:
+                coarse = running.coarse.asnumpy()
+            except InputError as error:  # of another process
+                report.problems.extend(_problems(error, group))
+                continue
             for at, sample in enumerate(group):
                 store(pool.submit(Task(sample.name, running.images[at], coarse[at], running.fits[at], sample.allowed, outputs.crf,
                                        bool(outputs.probabilities))))
@@ -118,16 +123,22 @@ def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], 
 
 def _through_network(predictors: Sequence[Predictor], samples: Iterable[Sample], batch_size: int,
                      problems: List[InputError]) -> Iterator[Tuple[List[Sample], Running]]:
-    """Batches with their running network, in order. One more is under way than there are predictors: none waits for an image to be read."""
+    """Batches with their running network, in order. Twice as many are under way as there are predictors, of which none waits for an image
+    to be read, nor for another one."""
     under_way: Deque[Tuple[List[Sample], Running]] = deque()
     for turn, (group, images) in enumerate(_batches(predictors[0], samples, batch_size, problems)):
         try:
             under_way.append((group, predictors[turn % len(predictors)].start(images)))
         except InputError as error:
-            problems.extend(InputError(error.problem, file=sample.path, remedy=error.remedy) for sample in group)
-        if len(under_way) > len(predictors):
+            problems.extend(_problems(error, group))
+        if len(under_way) == 2 * len(predictors):
             yield under_way.popleft()
     yield from under_way
+
+
+def _problems(error: InputError, samples: Sequence[Sample]) -> List[InputError]:
+    """An error of a pass for each of its images."""
+    return [InputError(error.problem, file=sample.path, remedy=error.remedy) for sample in samples]
 
 
 def _batches(predictor: Predictor, samples: Iterable[Sample], batch_size: int,

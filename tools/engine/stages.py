@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from cian.data.files import atomic_write_bytes, read_text
+from cian.environment import users_environment
 from cian.errors import InputError
 
 from .config import Config, save_config
@@ -104,7 +105,7 @@ def seconds_per_image(stages: Iterable[Stage]) -> Dict[str, float]:
 def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     """Run a stage in a process of its own, its output in ``<folder>/stage.log``, and record that it is done.
 
-    ``threads`` is its OMP_NUM_THREADS; 0 leaves the environment's.
+    ``threads`` is its OMP_NUM_THREADS; 0 leaves the user's.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     if stage.config:
         save_config(stage.config, stage.folder / SETTINGS)
     log = stage.folder / "stage.log"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
+    environment = {**users_environment(), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     started = time.monotonic()
     with open(log, "a", encoding="utf-8") as stream:
         stream.write(f"$ {' '.join(stage.command)}\n")
