@@ -59,6 +59,7 @@ class CrossImageAffinity(HybridBlock):
             raise InputError(f"a group needs at least 1 image, not {group_size}", field="group_size")
         embed_channels = embed_channels or channels // 2
         self.group_size, self.merge_self = group_size, merge_self
+        self.transposed = False
         self._merge = MERGES[merge_type]
         if shared is None:
             self.query = convolution(embed_channels, channels, 1, "conv_embed_q_")
@@ -71,7 +72,11 @@ class CrossImageAffinity(HybridBlock):
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
         query, key, value, like = self._embed(F, feat)
-        message_self = self._message(F, self._affinity(F, query, key), value, like)
+        if self.transposed:
+            affinity = F.softmax(F.batch_dot(query, key, transpose_a=True), axis=2)  # (N, Q, K)
+            message_self = F.reshape_like(F.batch_dot(value, affinity, transpose_b=True), like)
+        else:
+            message_self = self._message(F, self._affinity(F, query, key), value, like)
         residual_self = self.norm(self.out(message_self))
         if self.group_size == 1:
             return [residual_self]
@@ -110,10 +115,13 @@ class CrossImageAffinity(HybridBlock):
 
     def _embed(self, F: Any, feat: Any) -> Tuple[Any, Any, Any, Any]:
         """Query (N, E, Q); key and value, pooled to ((H-1)//2+1, (W-1)//2+1), (N, E, K); and the query as a map, (N, E, H, W)."""
-        pooling = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "pool_type": "max"}
-        maps = self.query(feat), F.Pooling(self.key(feat), **pooling), F.Pooling(self.value(feat), **pooling)
+        maps = self.query(feat), self._pooled(F, self.key(feat)), self._pooled(F, self.value(feat))
         query, key, value = (F.reshape(x, shape=(0, 0, -1)) for x in maps)
         return query, key, value, maps[0]
+
+    @staticmethod
+    def _pooled(F: Any, embedded: Any) -> Any:
+        return F.Pooling(embedded, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
 
     @staticmethod
     def _affinity(F: Any, query: Any, key: Any) -> Any:
@@ -129,3 +137,13 @@ class CrossImageAffinity(HybridBlock):
     def _rolled(F: Any, parts: List[Any], shift: int) -> Any:
         """The partners ``shift`` places on: row i of the result is row i + shift * N / G, modulo N."""
         return F.concat(*parts[shift:], *parts[:shift], dim=0)
+
+
+def transpose_affinity(net: HybridBlock, transposed: bool = True) -> None:
+    """Compute each affinity below ``net`` transposed, or not: equal up to rounding, and faster on CPUs, where MXNet's softmax is slow
+    unless it goes along the last axis. Before its first forward pass; for prediction, since training rounds as the original does."""
+    def set_transposed(layer: HybridBlock) -> None:
+        if isinstance(layer, CrossImageAffinity):
+            layer.transposed = transposed
+
+    net.apply(set_transposed)

@@ -8,9 +8,9 @@ from mxnet.gluon import HybridBlock
 
 from cian.errors import InputError
 
-from .affinity import CrossImageAffinity
+from .affinity import CrossImageAffinity, transpose_affinity
 from .backbones import BACKBONES, TINY, build_backbone
-from .layers import convolution
+from .layers import TapConvolution, tap_classifier
 
 AFFINITIES = ("none", "self", "cross")
 SUFFIX = "_largefov"
@@ -64,8 +64,8 @@ class CIAN(HybridBlock):
         if shared is None:
             self.backbone = build_backbone(model[:-len(SUFFIX)], **self.settings["backbone_options"])
             head = self.backbone.head
-            self.head = convolution(num_classes, self.backbone.out_channels, head["kernel"], head["name"] + "_", dilation=head["dilation"],
-                                    use_bias=head["use_bias"])
+            self.head = TapConvolution(num_classes, self.backbone.out_channels, head["kernel"], head["name"] + "_",
+                                       dilation=head["dilation"], use_bias=head["use_bias"])
         else:
             self.backbone, self.head = shared.backbone, shared.head
         self.affinity: Optional[CrossImageAffinity] = None
@@ -131,6 +131,13 @@ class Branches(HybridBlock):
         if self.affinity is None:
             return [self.head(feat)]
         return [self.head(feat + residual) for residual in self.affinity(feat)]
+
+
+def as_written(net: HybridBlock) -> None:
+    """Compute the classifier and the affinity below ``net`` as the paper and the original write them, also where a trainer or a predictor
+    has changed that for its own graph; for graphs that others are to read."""
+    tap_classifier(net, False)
+    transpose_affinity(net, False)
 
 
 def build_model(name: str = "resnet101_largefov", *, tiny: bool = False, **settings: Any) -> CIAN:

@@ -8,6 +8,7 @@ import pytest
 import serving
 from measuring import Measured, Server, machine, ratios
 
+from cian import environment
 from cian.errors import InputError
 
 PROGRAM = """
@@ -61,11 +62,11 @@ def test_a_command_that_fails_is_reported(tmp_path):
 
 
 def test_what_importing_the_package_sets_reaches_no_side(monkeypatch):
-    for name in measuring.VARIABLES:
+    for name in environment.VARIABLES:
         monkeypatch.setenv(name, "7")
-    monkeypatch.setattr(measuring, "USERS_VALUES", {})
-    assert not set(measuring.VARIABLES) & measuring.environment(0).keys()
-    monkeypatch.setattr(measuring, "USERS_VALUES", {"OPENBLAS_CORETYPE": "Zen", "OMP_NUM_THREADS": "5"})
+    monkeypatch.setattr(environment, "USERS_VALUES", {})
+    assert not set(environment.VARIABLES) & measuring.environment(0).keys()
+    monkeypatch.setattr(environment, "USERS_VALUES", {"OPENBLAS_CORETYPE": "Zen", "OMP_NUM_THREADS": "5"})
     found = measuring.environment(3)
     assert (found["OMP_NUM_THREADS"], found["OPENBLAS_CORETYPE"]) == ("3", "Zen") and "MXNET_CPU_TEMP_COPY" not in found
 

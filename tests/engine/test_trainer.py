@@ -17,17 +17,17 @@ CLASSES, SIDE, MAP = 5, 33, 5
 SETTINGS = Config().train
 
 
-def make_trainer(model="resnet18_largefov", seed=3, zero_gamma=False, settings=SETTINGS, **options):
+def make_trainer(model="resnet18_largefov", seed=3, zero_gamma=False, settings=SETTINGS, direct=False, **options):
     net = build_model(model, tiny=True, num_classes=CLASSES)
     initialize(net, seed, zero_gamma=zero_gamma)
     configure_training(net, **options)
-    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], settings)
+    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], settings, direct=direct)
 
 
-def make_batch(images=4, seed=0):
+def make_batch(images=4, seed=0, side=SIDE, cells=MAP):
     rng = np.random.RandomState(seed)
-    pixels = mx.nd.array(rng.randint(0, 256, (images, 3, SIDE, SIDE)), dtype=np.float32)
-    seeds = mx.nd.array(rng.choice([0, 1, 2, 4, 255], (images, MAP, MAP)), dtype=np.float32)
+    pixels = mx.nd.array(rng.randint(0, 256, (images, 3, side, side)), dtype=np.float32)
+    seeds = mx.nd.array(rng.choice([0, 1, 2, 4, 255], (images, cells, cells)), dtype=np.float32)
     return [mx.io.DataBatch(data=[pixels], label=[seeds, mx.nd.ones((images, CLASSES))], index=np.arange(images))]
 
 
@@ -45,6 +45,18 @@ def expected_factors(name):
     if "moving" in name or (name.endswith(("_gamma", "_beta")) and not name.startswith("bn_out_")):
         return None
     return (10.0 if new else 1.0), (0.0 if name.endswith("_beta") else 1.0)
+
+
+def test_the_classifier_by_its_taps_learns_what_a_direct_one_learns():
+    batch, gradients, losses = make_batch(side=129, cells=17), {}, {}  # the dilation, 12, is within the map
+    for direct in (False, True):
+        trainer = make_trainer(direct=direct)
+        losses[direct] = trainer.step(batch, 0.01, 0)
+        gradients[direct] = {name: gradient.asnumpy() for name, gradient in trainer.optimiser.gradients().items()}
+        assert trainer.net.head.by_taps != direct
+    assert losses[False] == pytest.approx(losses[True], rel=1e-6) and np.abs(gradients[True]["fc1_weight"][:, :, 0, 2]).max() > 0
+    for name, expected in gradients[True].items():
+        assert np.linalg.norm(gradients[False][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
 
 
 def test_three_steps_are_sgd_with_momentum_decay_and_speed_by_parameter():
@@ -107,7 +119,7 @@ def test_what_is_not_finite_stops_the_step_and_changes_no_parameter(where, messa
     trainer, batch = make_trainer(), make_batch()
     trainer.step(batch, 0.001, 0)
     if where == "loss":
-        trainer.net.collect_params()["fc1_weight"].data()[0, 0, 0, 0] = np.nan
+        trainer.net.collect_params()["fc1_weight"].data()[0, 0, 1, 1] = np.nan
     elif where == "pixel":
         batch[0].data[0][1, 2, 3, 4] = np.nan  # MXNet's ReLU makes 0 of it, so the loss is finite
     else:

@@ -5,6 +5,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.symbols import CrossImageAffinity
+from cian.symbols.affinity import transpose_affinity
 
 CHANNELS, EMBED, HEIGHT, WIDTH = 7, 5, 3, 11
 NORM = ("gamma", "beta", "moving_mean", "moving_var")
@@ -55,6 +56,15 @@ def test_residuals_agree_with_numpy_in_three_ways(group_size, merge_type, merge_
     assert len(found) == len(wanted) == (1 if group_size == 1 else 2)
     for a, b in zip(found, wanted):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_transposed_self_affinity_agrees_with_numpy_in_three_ways(reference, randomise, outputs_three_ways):
+    block = CrossImageAffinity(CHANNELS, EMBED, group_size=1)
+    values, feat = randomise(block), features(2)
+    transpose_affinity(block)
+    assert block.transposed
+    found, = outputs_three_ways(block, feat)
+    np.testing.assert_allclose(found, expected(values, feat, 1, "max", True, reference)[0], atol=2e-5)
 
 
 def test_a_row_of_three_pixels_by_hand():

@@ -3,7 +3,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from cian.symbols.layers import BatchNorm, DepthwiseConvolution, block_depthwise, convolution
+from cian.symbols.layers import BatchNorm, DepthwiseConvolution, TapConvolution, block_depthwise, convolution, tap_classifier
 
 X = np.random.RandomState(0).randn(3, 2, 5, 7).astype(np.float32)
 
@@ -94,3 +94,31 @@ def test_blocks_are_for_dilated_convolutions_of_whole_blocks(channels, dilation)
     layer = DepthwiseConvolution(channels, 3, "conv_", dilation=dilation)
     block_depthwise(layer)
     assert not layer.blocked
+
+
+@pytest.mark.parametrize("kernel, dilation, use_bias", [(1, 1, True), (3, 1, False), (3, 12, True), (5, 2, False)])
+@pytest.mark.parametrize("taps", [False, True])
+def test_a_convolution_by_its_taps_agrees_with_numpy(kernel, dilation, use_bias, taps, reference, randomise, outputs_three_ways):
+    block = TapConvolution(3, 4, kernel, "fc1_", dilation=dilation, use_bias=use_bias)
+    tap_classifier(block, taps)
+    values = randomise(block)
+    assert block.by_taps == taps and values["fc1_weight"].shape == (3, 4, kernel, kernel)
+    for side in (9, 14):
+        x = np.random.RandomState(side).randn(2, 4, side, side + 2).astype(np.float32)
+        out, = outputs_three_ways(block, x)
+        np.testing.assert_allclose(out, reference.convolve(x, values["fc1_weight"], values.get("fc1_bias"), 1, dilation), atol=1e-5)
+
+
+def test_taps_leave_gradients_as_they_are(randomise, gradients):
+    x = np.random.RandomState(1).randn(2, 6, 9, 12).astype(np.float32)
+    found = []
+    for taps in (False, True):
+        net = mx.gluon.nn.HybridSequential(prefix="")
+        net.add(convolution(8, 6, 1, "first_"), TapConvolution(3, 8, 3, "fc1_", dilation=4, use_bias=True))
+        tap_classifier(net, taps)
+        net.hybridize()
+        randomise(net)
+        found.append(gradients(net, x))
+    assert set(found[0]) == {"first_weight", "fc1_weight", "fc1_bias"}
+    for name, plain in found[0].items():
+        assert np.linalg.norm(found[1][name] - plain) <= 1e-6 * np.linalg.norm(plain), name

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -13,24 +13,33 @@ import numpy as np
 from cian.data.classes import ClassTable
 from cian.data.files import read_bytes
 from cian.errors import InputError, PathLike
+from cian.symbols.affinity import transpose_affinity
+from cian.symbols.layers import tap_classifier
 from cian.symbols.multiscale import MultiScale
 
 from .config import PredictConfig
 from .crf import crf_preset
+from .finishing import Finished, Task, finish
 from .fitting import Fit
 from .model_files import Network, open_model
-from .outputs import Finished, Task, finish
 
 STRIDE = 8
 
 
+class Coarse(Protocol):
+    """Logits to come: an array of MXNet, or one that another process computes."""
+
+    def asnumpy(self) -> np.ndarray:
+        """Wait for the values."""
+
+
 @dataclass(frozen=True)
 class Running:
-    """Images that the network is at work on; the values of ``coarse`` arrive when they are asked for."""
+    """Images that the network is at work on; the values of ``coarse``, (N, C, h, w), arrive when they are asked for."""
 
     images: List[np.ndarray]
     fits: List[Fit]
-    coarse: mx.nd.NDArray
+    coarse: Coarse
 
 
 class Predictor:
@@ -54,9 +63,13 @@ class Predictor:
         self.settings = settings or PredictConfig()
         self.device = device or mx.cpu()
         self.class_names = tuple(class_names)
+        self.sharers = 1  # processes that predict on this machine at a time
         self._network = net
         if isinstance(net, mx.gluon.HybridBlock):
             self._network = network = MultiScale(net, scales=self.settings.scales, add_max=self.settings.add_max)
+            if self.device.device_type == "cpu":
+                tap_classifier(net)
+                transpose_affinity(net)
             network.hybridize()
         elif self.settings.scales != (1.0,):
             raise ValueError("a function takes one scale; the network must be a HybridBlock for several")
@@ -65,6 +78,14 @@ class Predictor:
         """How this (H, W, 3) image goes to the network."""
         height, width = image.shape[:2]
         return Fit.of((height, width), self.settings.fit, self.settings.size_px)
+
+    def check(self, images: Sequence[np.ndarray]) -> List[Fit]:
+        """How images that are to share a pass go to the network; errors as :meth:`start`."""
+        fits = [self.fit(image) for image in images]
+        if len({fit.network_size for fit in fits}) != 1:
+            raise ValueError("images of one pass must have one size at the network")
+        self._check_memory(fits[0].network_size, len(images))
+        return fits
 
     def start(self, images: Sequence[np.ndarray]) -> Running:
         """Put images whose network sizes agree into the network, and return without waiting for it.
@@ -78,10 +99,7 @@ class Predictor:
         InputError
             For an image so large that this machine's memory cannot hold its affinity.
         """
-        fits = [self.fit(image) for image in images]
-        if len({fit.network_size for fit in fits}) != 1:
-            raise ValueError("images of one pass must have one size at the network")
-        self._check_memory(fits[0].network_size, len(images))
+        fits = self.check(images)
         batch = np.stack([fit.apply(image) for fit, image in zip(fits, images)]).transpose(0, 3, 1, 2).astype(np.float32)
         if self.settings.mirror:
             batch = np.concatenate([batch, batch[..., ::-1]])
@@ -115,10 +133,12 @@ class Predictor:
         if self.device.device_type != "cpu":
             return
         needed = affinity_bytes(size, max(self.settings.scales), images * (2 if self.settings.mirror else 1))
-        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // self.sharers
         if needed > have:
+            each = f" for each of {self.sharers} processes" if self.sharers > 1 else ""
             raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.0f} GiB for its affinity, and this machine "
-                             f"has {have / 2 ** 30:.0f}", remedy="make it smaller, or use predict.fit=warp")
+                             f"has {have / 2 ** 30:.0f}{each}",
+                             remedy=("use run.processes=1, " if each else "") + "make it smaller, or use predict.fit=warp")
 
 
 def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *, model: str = "",

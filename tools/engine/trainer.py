@@ -10,7 +10,7 @@ from mxnet import autograd, gluon
 from mxnet.contrib import amp
 
 from cian.symbols.cian import CIAN, Branches
-from cian.symbols.layers import block_depthwise
+from cian.symbols.layers import block_depthwise, tap_classifier
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import AUXILIARY
 
@@ -62,9 +62,12 @@ class Trainer:
     contexts : devices; each takes its equal block of a batch, and the losses normalise within it.
     settings : momentum, weight_decay and seed are used.
     mixed : scale the loss as mixed precision needs it, see :mod:`~cian.tools.engine.precision`.
+    direct : compute the classifier on CPUs too as one convolution, which gives the original's values to the last bit, in place of by its
+        taps (see :class:`~cian.symbols.layers.TapConvolution`).
     """
 
-    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig, mixed: bool = False) -> None:
+    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig, mixed: bool = False,
+                 direct: bool = False) -> None:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
@@ -74,6 +77,7 @@ class Trainer:
         graph: Dict[str, Any] = {"static_alloc": True}
         if all(context.device_type == "cpu" for context in self.contexts):
             block_depthwise(net)
+            tap_classifier(net, taps=not direct)
         else:
             graph.update(static_shape=True, backward_bulk_size=100000)
         self.net.hybridize(**graph)

@@ -119,7 +119,7 @@ class TrainingRun:
         configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta, freeze=config.train.freeze)
         self._loss_parts = _loss_parts(config)
         self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts, config.train,
-                                mixed=config.run.precision == "mixed")
+                                mixed=config.run.precision == "mixed", direct=config.run.classifier == "direct")
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
 
@@ -140,7 +140,7 @@ class TrainingRun:
 
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the run goes on."""
-        return {"identity": _identity(self.config, self.start), "epoch": self.epoch, "batch": self.batch, "step": self.step,
+        return {"identity": _rounded(self.config, self.start), "epoch": self.epoch, "batch": self.batch, "step": self.step,
                 "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(), "meter": self._meter.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -254,6 +254,11 @@ def _identity(config: Config, start: str) -> Dict[str, Any]:
     return {**config.hashed_keys(SECTIONS), "start": os.path.basename(start)}
 
 
+def _rounded(config: Config, start: str) -> Dict[str, Any]:
+    """The same, and what decides how a run rounds, so that one that goes on ends as if it had never stopped."""
+    return {**_identity(config, start), "run.classifier": config.run.classifier}
+
+
 def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool) -> Optional[Dict[str, Any]]:
     if fresh:
         snapshot.clear()
@@ -264,7 +269,7 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
             raise InputError(f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from", file=snapshot.folder,
                              remedy=remedy)
         return None
-    was, now = state["identity"], _identity(config, start)
+    was, now = {"run.classifier": "direct", **state["identity"]}, _rounded(config, start)
     changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in {**was, **now}
                if was.get(key) != json.loads(json.dumps(now.get(key)))]
     if changed:

@@ -109,7 +109,8 @@ class Rounds:
     def _train(self, argv: Sequence[str], snapshot: str, number: int, start: str, before: Arrays) -> Tuple[Arrays, Arrays]:
         """Our round by our command line: updates and statistics."""
         flags = ["--retrain", "--start", start] if number == 2 else ["--pretrained", start]
-        self.ours("train", [*argv, "--snapshot", snapshot, *flags, "--classes", self.files["classes"], "--seed", str(self.seed)])
+        self.ours("train", [*argv, "--snapshot", snapshot, *flags, "--classes", self.files["classes"], "--seed", str(self.seed),
+                            "run.classifier=direct"])
         return self._result(snapshot, number, before)
 
     def _result(self, snapshot: str, number: int, before: Arrays) -> Tuple[Arrays, Arrays]:
