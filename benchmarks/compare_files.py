@@ -44,7 +44,7 @@ class Settings:
     size_px: int = 513
     steps: int = 8
     chain_images: int = 8
-    predicted: int = 2
+    predicted: int = 8
     refined: int = 16
     load_batches: int = 8
     load_batch_size: int = 16

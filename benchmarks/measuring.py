@@ -15,7 +15,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from cian.environment import USERS_VALUES, VARIABLES, usable_cores
+from cian.environment import usable_cores, users_environment
 from cian.errors import InputError
 
 SAMPLING_SHARE = 0.02  # of the time of a core that reading memory may take
@@ -90,8 +90,8 @@ def cpu_seconds(pid: int) -> float:
 
 def environment(threads: int) -> Dict[str, str]:
     """The user's environment with so many OpenMP threads; 0 leaves the number to the program. What importing cian has set is left out."""
-    result = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    result.update({name: value for name, value in USERS_VALUES.items() if name != "OMP_NUM_THREADS"}, PYTHONDONTWRITEBYTECODE="1")
+    result = {**users_environment(), "PYTHONDONTWRITEBYTECODE": "1"}
+    result.pop("OMP_NUM_THREADS", None)
     return {**result, "OMP_NUM_THREADS": str(threads)} if threads else result
 
 

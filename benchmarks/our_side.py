@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 from serving import batch_taker, serve, timed, timed_batches
@@ -101,16 +101,21 @@ def random_step(job: Job) -> Callable[[], float]:
 
 
 def prediction(job: Job) -> Callable[[], float]:
-    """Prediction as tools/predict.py makes it, from image files to label maps with CRF; the network is loaded beforehand."""
+    """Prediction as tools/predict.py makes it, from image files to label maps with CRF; the networks are loaded beforehand."""
+    from cian.data.classes import load_classes
+    from cian.data.lists import read_list
+    from cian.tools.engine.config import PredictConfig
+    from cian.tools.engine.processes import NetworkProcesses, choose_processes
+
+    opened = {"path": job["weights"], "settings": PredictConfig(size_px=job["size_px"]), "model": job["model"],
+              "classes": load_classes("voc")}
+    beside = NetworkProcesses(choose_processes(0, ["cpu:0"], len(read_list(job["list"]))), opened)
     import mxnet as mx
 
-    from cian.data.classes import load_classes
-    from cian.tools.engine.config import PredictConfig
     from cian.tools.engine.predictor import load_predictors
 
-    predictors, _ = load_predictors(job["weights"], PredictConfig(size_px=job["size_px"]), [mx.cpu()], model=job["model"],
-                                    classes=load_classes("voc"))
-    return _predicting(job, predictors[0])
+    predictors, model = load_predictors(devices=[mx.cpu()], **opened)
+    return _predicting(job, [*predictors, *beside.predictors(predictors[0], model)])
 
 
 def crf(job: Job) -> Callable[[], float]:
@@ -123,10 +128,10 @@ def crf(job: Job) -> Callable[[], float]:
     coarse = np.load(job["logits"])[None]
     both = mx.nd.array(np.concatenate([coarse, coarse[..., ::-1]]))
     settings = PredictConfig(size_px=job["size_px"], scales=(1.0,), add_max=False)
-    return _predicting(job, Predictor(lambda _: [both], settings, class_names=[str(number) for number in range(CLASSES)]))
+    return _predicting(job, [Predictor(lambda _: [both], settings, class_names=[str(number) for number in range(CLASSES)])])
 
 
-def _predicting(job: Job, predictor: Any) -> Callable[[], float]:
+def _predicting(job: Job, predictors: List[Any]) -> Callable[[], float]:
     from cian.data.lists import read_list
     from cian.tools.engine.crf import crf_preset
     from cian.tools.engine.images import Sample
@@ -138,7 +143,7 @@ def _predicting(job: Job, predictor: Any) -> Callable[[], float]:
 
     def work() -> None:
         out = os.path.join(job["out"], str(next(rounds)))  # a new folder: what is done is not predicted again
-        predict_samples([predictor], samples, Outputs(out, {}, predictor.class_names, crf=crf_preset("test")))
+        predict_samples(predictors, samples, Outputs(out, {}, predictors[0].class_names, crf=crf_preset("test")))
 
     return timed(work)
 
