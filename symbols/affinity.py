@@ -115,13 +115,10 @@ class CrossImageAffinity(HybridBlock):
 
     def _embed(self, F: Any, feat: Any) -> Tuple[Any, Any, Any, Any]:
         """Query (N, E, Q); key and value, pooled to ((H-1)//2+1, (W-1)//2+1), (N, E, K); and the query as a map, (N, E, H, W)."""
-        maps = self.query(feat), self._pooled(F, self.key(feat)), self._pooled(F, self.value(feat))
+        pooling = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "pool_type": "max"}
+        maps = self.query(feat), F.Pooling(self.key(feat), **pooling), F.Pooling(self.value(feat), **pooling)
         query, key, value = (F.reshape(x, shape=(0, 0, -1)) for x in maps)
         return query, key, value, maps[0]
-
-    @staticmethod
-    def _pooled(F: Any, embedded: Any) -> Any:
-        return F.Pooling(embedded, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
 
     @staticmethod
     def _affinity(F: Any, query: Any, key: Any) -> Any:
