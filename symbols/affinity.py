@@ -46,6 +46,9 @@ class CrossImageAffinity(HybridBlock):
     shared : CrossImageAffinity, optional
         A module whose layers are used in place of new ones.
 
+    With ``reordered`` set (:func:`~cian.symbols.layers.reorder_sums`) it computes each affinity transposed: MXNet's softmax is slow on CPUs
+    unless it goes along the last axis.
+
     Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1, else [self residual, cross residual], each
     (N, C, H, W).
     """
@@ -59,7 +62,7 @@ class CrossImageAffinity(HybridBlock):
             raise InputError(f"a group needs at least 1 image, not {group_size}", field="group_size")
         embed_channels = embed_channels or channels // 2
         self.group_size, self.merge_self = group_size, merge_self
-        self.transposed = False
+        self.reordered = False
         self._merge = MERGES[merge_type]
         if shared is None:
             self.query = convolution(embed_channels, channels, 1, "conv_embed_q_")
@@ -72,11 +75,7 @@ class CrossImageAffinity(HybridBlock):
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
         query, key, value, like = self._embed(F, feat)
-        if self.transposed:
-            affinity = F.softmax(F.batch_dot(query, key, transpose_a=True), axis=2)  # (N, Q, K)
-            message_self = F.reshape_like(F.batch_dot(value, affinity, transpose_b=True), like)
-        else:
-            message_self = self._message(F, self._affinity(F, query, key), value, like)
+        message_self = self._message(F, query, key, value, like)
         residual_self = self.norm(self.out(message_self))
         if self.group_size == 1:
             return [residual_self]
@@ -84,8 +83,7 @@ class CrossImageAffinity(HybridBlock):
         keys, values = (list(F.split(x, num_outputs=self.group_size, axis=0)) for x in (key, value))
         messages = []
         for shift in range(1, self.group_size):
-            affinity = self._affinity(F, query, self._rolled(F, keys, shift))
-            messages.append(self._message(F, affinity, self._rolled(F, values, shift), like))
+            messages.append(self._message(F, query, self._rolled(F, keys, shift), self._rolled(F, values, shift), like))
         if self.merge_self:
             messages.append(message_self)
         return [residual_self, self.norm(self.out(self._merge(F, messages)))]
@@ -107,8 +105,8 @@ class CrossImageAffinity(HybridBlock):
         _, key_reference, value_reference, _ = self._embed(mx.nd, feat_reference)
         affinity_self = self._affinity(mx.nd, query, key)
         affinity_cross = self._affinity(mx.nd, query, key_reference)
-        message_self = self._message(mx.nd, affinity_self, value, like)
-        messages = [self._message(mx.nd, affinity_cross, value_reference, like)] + ([message_self] if self.merge_self else [])
+        message_self = self._gathered(mx.nd, affinity_self, value, like)
+        messages = [self._gathered(mx.nd, affinity_cross, value_reference, like)] + ([message_self] if self.merge_self else [])
         return {"affinity_self": affinity_self[0], "affinity_cross": affinity_cross[0],
                 "residual_self": self.norm(self.out(message_self)),
                 "residual_cross": self.norm(self.out(self._merge(mx.nd, messages)))}
@@ -120,27 +118,24 @@ class CrossImageAffinity(HybridBlock):
         query, key, value = (F.reshape(x, shape=(0, 0, -1)) for x in maps)
         return query, key, value, maps[0]
 
+    def _message(self, F: Any, query: Any, key: Any, value: Any, like: Any) -> Any:
+        """Eq. 1 to 3, in the shape of ``like``: (N, E, H, W)."""
+        if self.reordered:
+            affinity = F.softmax(F.batch_dot(query, key, transpose_a=True), axis=2)  # (N, Q, K)
+            return F.reshape_like(F.batch_dot(value, affinity, transpose_b=True), like)
+        return self._gathered(F, self._affinity(F, query, key), value, like)
+
     @staticmethod
     def _affinity(F: Any, query: Any, key: Any) -> Any:
         """Eq. 1 and the normalisation of Eq. 2: (N, K, Q)."""
         return F.softmax(F.batch_dot(key, query, transpose_a=True), axis=1)
 
     @staticmethod
-    def _message(F: Any, affinity: Any, value: Any, like: Any) -> Any:
-        """Eq. 2 and 3, in the shape of ``like``: (N, E, H, W)."""
+    def _gathered(F: Any, affinity: Any, value: Any, like: Any) -> Any:
+        """Eq. 2 and 3 from an affinity (N, K, Q), in the shape of ``like``: (N, E, H, W)."""
         return F.reshape_like(F.batch_dot(value, affinity), like)
 
     @staticmethod
     def _rolled(F: Any, parts: List[Any], shift: int) -> Any:
         """The partners ``shift`` places on: row i of the result is row i + shift * N / G, modulo N."""
         return F.concat(*parts[shift:], *parts[:shift], dim=0)
-
-
-def transpose_affinity(net: HybridBlock, transposed: bool = True) -> None:
-    """Compute each affinity below ``net`` transposed, or not: equal up to rounding, and faster on CPUs, where MXNet's softmax is slow
-    unless it goes along the last axis. Before its first forward pass; for prediction, since training rounds as the original does."""
-    def set_transposed(layer: HybridBlock) -> None:
-        if isinstance(layer, CrossImageAffinity):
-            layer.transposed = transposed
-
-    net.apply(set_transposed)

@@ -8,9 +8,9 @@ from mxnet.gluon import HybridBlock
 
 from cian.errors import InputError
 
-from .affinity import CrossImageAffinity, transpose_affinity
+from .affinity import CrossImageAffinity
 from .backbones import BACKBONES, TINY, build_backbone
-from .layers import TapConvolution, tap_classifier
+from .layers import TapConvolution
 
 AFFINITIES = ("none", "self", "cross")
 SUFFIX = "_largefov"
@@ -131,13 +131,6 @@ class Branches(HybridBlock):
         if self.affinity is None:
             return [self.head(feat)]
         return [self.head(feat + residual) for residual in self.affinity(feat)]
-
-
-def as_written(net: HybridBlock) -> None:
-    """Compute the classifier and the affinity below ``net`` as the paper and the original write them, also where a trainer or a predictor
-    has changed that for its own graph; for graphs that others are to read."""
-    tap_classifier(net, False)
-    transpose_affinity(net, False)
 
 
 def build_model(name: str = "resnet101_largefov", *, tiny: bool = False, **settings: Any) -> CIAN:

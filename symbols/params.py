@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon import HybridBlock, Parameter
+from mxnet.gluon import HybridBlock, ParameterDict
 
 from cian.errors import InputError, PathLike
 
@@ -49,7 +49,8 @@ def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx:
     """
     branch_ends = getattr(getattr(net, "backbone", net), "branch_ends", ())
     new_layers = tuple(net.new_layers)
-    for name, param in net.collect_params().items():
+    parameters = net.collect_params()
+    for name, param in parameters.items():
         if missing and param._data is not None:
             continue
         value: Any = np.zeros(param.shape, np.float32)
@@ -61,7 +62,7 @@ def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx:
             value = PIXEL_MEAN if name.endswith("_mean") else PIXEL_VARIANCE
         elif name.endswith(("_gamma", "_moving_var")) and not (zero_gamma and name == "bn_out_gamma"):
             value += 1
-        _set(param, np.asarray(value, np.float32), ctx)
+        _set(parameters, name, np.asarray(value, np.float32), ctx)
 
 
 def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_beta: bool = False, freeze: Iterable[str] = ()) -> None:
@@ -92,12 +93,24 @@ def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_bet
 def save_params(net: HybridBlock, path: PathLike, metadata: Optional[Mapping[str, Any]] = None) -> None:
     """Write ``<model>-<epoch>.params`` for this package, MXNet's Module and the original code; moving statistics that differ between
     devices are averaged. With ``metadata``, its JSON is written beside it (see :mod:`cian.symbols.metadata`)."""
-    parts: Dict[str, Dict[str, np.ndarray]] = {"arg": {}, "aux": {}}
+    save_values(named_values(net), path, metadata)
+
+
+def named_values(net: HybridBlock) -> Dict[str, np.ndarray]:
+    """Every parameter by name, averaged over devices; waits for all work."""
     mx.nd.waitall()  # moving statistics are written late, by the backward pass
-    for name, param in net.collect_params().items():
-        copies = [copy.asnumpy() for copy in param.list_data()]
-        parts["aux" if name.endswith(AUXILIARY) else "arg"][name] = np.mean(copies, axis=0) if len(copies) > 1 else copies[0]
-    write_params(path, parts["arg"], parts["aux"])
+    return {name: averaged([copy.asnumpy() for copy in param.list_data()]) for name, param in net.collect_params().items()}
+
+
+def averaged(copies: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of a parameter's values on several devices; the value itself on one."""
+    return np.mean(copies, axis=0) if len(copies) > 1 else copies[0]
+
+
+def save_values(values: Mapping[str, np.ndarray], path: PathLike, metadata: Optional[Mapping[str, Any]] = None) -> None:
+    """As :func:`save_params`, of arrays by name."""
+    write_params(path, {name: value for name, value in values.items() if not name.endswith(AUXILIARY)},
+                 {name: value for name, value in values.items() if name.endswith(AUXILIARY)})
     if metadata is not None:
         write_metadata(path, metadata)
 
@@ -138,13 +151,11 @@ def assign(net: HybridBlock, values: Mapping[str, np.ndarray], *, source: PathLi
                          remedy="use a file of the same model, classes and affinity")
     loaded = tuple(name for name in parameters if name in values and name not in mismatched)
     for name in loaded:
-        _set(parameters[name], np.asarray(values[name], np.float32), ctx)
+        _set(parameters, name, np.asarray(values[name], np.float32), ctx)
     return LoadReport(loaded, tuple(missing), tuple(extra), tuple(mismatched))
 
 
-def _set(param: Parameter, value: np.ndarray, ctx: Contexts) -> None:
-    if ctx is not None and param._data is not None:
-        param.reset_ctx(ctx)
-    elif param._data is None:
-        param.initialize(init=mx.init.Zero(), ctx=ctx or mx.cpu())
-    param.set_data(mx.nd.array(value, dtype=np.float32))
+def _set(parameters: ParameterDict, name: str, value: np.ndarray, ctx: Contexts) -> None:
+    if ctx is not None and parameters[name]._data is not None:
+        parameters[name].reset_ctx(ctx)
+    parameters.load_dict({name: mx.nd.array(value, dtype=np.float32)}, ctx, allow_missing=True)

@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import wait
 
 import mxnet as mx
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.symbols.cian import build_model
-from cian.symbols.params import initialize, save_params
+from cian.symbols.params import initialize, named_values, save_params
 from cian.tools.engine.checkpoint import Snapshot, build_network, find_checkpoints, load_network, resolve_checkpoint
 from cian.tools.engine.config import load_config
 
@@ -26,7 +28,7 @@ def make_net(model=MODEL, affinity="cross", seed=5):
 def save(folder, epoch, model=MODEL, net=None):
     net = net or make_net(model)
     with Snapshot(folder, model) as snapshot:
-        return snapshot.save_epoch(epoch, net, {"network": net.settings, "classes": list(CLASSES)})
+        return snapshot.save_epoch(epoch, named_values(net), {"network": net.settings, "classes": list(CLASSES)})
 
 
 def image(side=33):
@@ -137,7 +139,7 @@ def test_old_checkpoints_go_only_after_a_new_state_is_safe(tmp_path):
     net = make_net()
     with Snapshot(tmp_path, MODEL, keep=2) as snapshot:
         for epoch in range(4):
-            snapshot.save_epoch(epoch, net, {"network": net.settings, "classes": list(CLASSES)})
+            snapshot.save_epoch(epoch, named_values(net), {"network": net.settings, "classes": list(CLASSES)})
         assert len(find_checkpoints(tmp_path)) == 4
         snapshot.save_state({"epoch": 4})
         assert [c.epoch for c in find_checkpoints(tmp_path)] == [2, 3]
@@ -145,6 +147,56 @@ def test_old_checkpoints_go_only_after_a_new_state_is_safe(tmp_path):
         snapshot.clear()
         assert os.listdir(tmp_path) == [".lock"]
         assert snapshot.load_state() is None
+
+
+def test_a_state_takes_its_place_only_after_the_network_that_was_saved_with_it(tmp_path, monkeypatch):
+    net, replaced = make_net(), []
+    metadata, values = {"network": net.settings, "classes": list(CLASSES)}, named_values(net)
+
+    def replace(source, target, original=os.replace):
+        time.sleep(0.2 if target.endswith(".params") else 0)  # the state is ready long before
+        replaced.append(os.path.basename(target))
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with Snapshot(tmp_path, MODEL) as snapshot:
+        path = snapshot.save_epoch(0, values, metadata, {"epoch": 1})
+        assert replaced == [f"{MODEL}-0000.params", f"{MODEL}-0000.params.json", f"{MODEL}.state"]
+        assert snapshot.load_state()["epoch"] == 1 and load_network(path)[1]["classes"] == list(CLASSES)
+        with pytest.raises(InputError, match=r"-0001\.params\.json: classes: must be different names"):
+            snapshot.save_epoch(1, values, {**metadata, "classes": ["one", "one"]}, {"epoch": 2})
+        assert snapshot.load_state()["epoch"] == 1
+
+
+def test_a_state_that_is_not_waited_for_is_written_and_its_failure_told_at_the_next_call(tmp_path):
+    with Snapshot(tmp_path, "m") as snapshot:
+        snapshot.save_state({"step": 0, "values": np.arange(3)}, wait=False)
+    with Snapshot(tmp_path, "m") as snapshot:
+        assert snapshot.load_state()["step"] == 0
+        snapshot.save_state({"step": {1}}, wait=False)
+        with pytest.raises(TypeError, match="step: a set cannot be saved"):
+            snapshot.save_state({"step": 2})
+        snapshot.save_state({"step": {1}}, wait=False)
+        wait([snapshot._begun])
+        with pytest.raises(TypeError, match="step: a set cannot be saved"):
+            snapshot.poll()
+        snapshot.poll()
+        assert snapshot.load_state()["step"] == 0
+        snapshot.save_state({"step": 3})
+        assert snapshot.load_state()["step"] == 3
+    with pytest.raises(TypeError, match="step: a set cannot be saved"), Snapshot(tmp_path, "m") as snapshot:  # on leaving it
+        snapshot.save_state({"step": {4}}, wait=False)
+    with pytest.raises(TypeError, match="step: a set cannot be saved"), Snapshot(tmp_path, "m") as snapshot:
+        snapshot.save_state({"step": {5}}, wait=False)
+        raise OSError("another file that did not fit on the disk either")
+
+
+def test_a_network_for_prediction_has_no_memory_for_gradients(tmp_path):
+    path = save(tmp_path, 0)
+    for for_prediction in (True, False):
+        net, _ = load_network(path, for_prediction=for_prediction)
+        trains = {name: param.grad_req != "null" for name, param in net.collect_params().items() if name.endswith("_weight")}
+        assert set(trains.values()) == {not for_prediction}
 
 
 def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):

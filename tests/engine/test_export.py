@@ -6,11 +6,13 @@ import sys
 
 import mxnet as mx
 import numpy as np
+import onnx
 import pytest
 from mxnet.gluon import SymbolBlock
 
 from cian.errors import InputError
 from cian.symbols import CIANLoss, build_model, configure_training, initialize, read_metadata, read_params, save_params
+from cian.symbols.layers import reorder_sums
 from cian.tools.engine import export
 from cian.tools.engine.agreement import Agreement, ExportError, compare, fitted
 from cian.tools.engine.config import LossConfig
@@ -75,6 +77,22 @@ def test_a_symbol_loads_in_module_under_the_names_of_the_checkpoint(net, tmp_pat
     assert module.output_names == ["logits_output"]
     arguments, states = read_params(tmp_path / "checkpoint.params")
     assert set(arg_params) == set(arguments) and set(aux_params) == set(states)
+
+
+def test_a_network_that_a_trainer_has_reordered_is_exported_as_it_is_written(net, tmp_path):
+    def operators(reordered):
+        found = []
+        for export_one, name, more in ((export_symbol, "a-symbol.json", Procedure()), (export_onnx, "a.onnx", Procedure()),
+                                       (export_training, "a-train-symbol.json", LossConfig())):
+            exported = net if export_one is export_training else net.for_prediction()
+            reorder_sums(exported, reordered)
+            export_one(exported, tmp_path / "a", metadata(net), more, [pixels()])
+            path = tmp_path / name
+            nodes = onnx.load(path).graph.node if name.endswith(".onnx") else json.loads(path.read_text())["nodes"]
+            found.append([getattr(node, "op_type", None) or node["op"] for node in nodes])
+        return found
+
+    assert operators(True) == operators(False)
 
 
 @pytest.mark.parametrize("labels", ["seed", "image"])

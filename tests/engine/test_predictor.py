@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cian.errors import InputError
-from cian.symbols.cian import as_written, build_model
+from cian.symbols.cian import build_model
+from cian.symbols.layers import reorder_sums
 from cian.tools.engine import predictor as predictor_module
 from cian.tools.engine.config import PredictConfig
 from cian.tools.engine.crf import CRF_PRESETS, dense_crf
@@ -28,7 +29,7 @@ def resized(maps, height, width):
 
 def by_the_original(net, image, fit, scales=(1.0, 0.75, 1.25), add_max=True, mirror=True):
     """Each map enlarged to the padded image, averaged, then averaged with the mirrored image's, then brought to the image."""
-    as_written(net)
+    reorder_sums(net, False)
     height, width = fit.network_size
     x = mx.nd.array(fit.apply(image).transpose(2, 0, 1)[None].astype(np.float32))
 
@@ -56,7 +57,7 @@ def test_logits_are_those_of_the_originals_procedure(net, fit, size):
     image = np.random.RandomState(1).randint(0, 256, (*size, 3), np.uint8)
     expected = by_the_original(net, image, Fit.of(size, fit, 65))
     got = Predictor(net, PredictConfig(fit=fit, size_px=65)).logits(image)
-    assert net.head.by_taps and net.affinity.transposed
+    assert net.head.reordered and net.affinity.reordered
     assert got.shape == (CLASSES, *size)
     assert np.abs(got - expected).max() < 2e-5 * np.sqrt((expected ** 2).mean())
 

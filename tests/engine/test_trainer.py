@@ -17,11 +17,11 @@ CLASSES, SIDE, MAP = 5, 33, 5
 SETTINGS = Config().train
 
 
-def make_trainer(model="resnet18_largefov", seed=3, zero_gamma=False, settings=SETTINGS, direct=False, **options):
+def make_trainer(model="resnet18_largefov", seed=3, zero_gamma=False, settings=SETTINGS, reordered=True, **options):
     net = build_model(model, tiny=True, num_classes=CLASSES)
     initialize(net, seed, zero_gamma=zero_gamma)
     configure_training(net, **options)
-    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], settings, direct=direct)
+    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], settings, reordered=reordered)
 
 
 def make_batch(images=4, seed=0, side=SIDE, cells=MAP):
@@ -47,16 +47,16 @@ def expected_factors(name):
     return (10.0 if new else 1.0), (0.0 if name.endswith("_beta") else 1.0)
 
 
-def test_the_classifier_by_its_taps_learns_what_a_direct_one_learns():
-    batch, gradients, losses = make_batch(side=129, cells=17), {}, {}  # the dilation, 12, is within the map
-    for direct in (False, True):
-        trainer = make_trainer(direct=direct)
-        losses[direct] = trainer.step(batch, 0.01, 0)
-        gradients[direct] = {name: gradient.asnumpy() for name, gradient in trainer.optimiser.gradients().items()}
-        assert trainer.net.head.by_taps != direct
-    assert losses[False] == pytest.approx(losses[True], rel=1e-6) and np.abs(gradients[True]["fc1_weight"][:, :, 0, 2]).max() > 0
-    for name, expected in gradients[True].items():
-        assert np.linalg.norm(gradients[False][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
+def test_the_order_of_sums_leaves_what_is_learnt_as_it_is():
+    batch, gradients, losses = make_batch(side=129, cells=17), {}, {}  # the classifier's dilation, 12, is within the map
+    for reordered in (True, False):
+        trainer = make_trainer(reordered=reordered)
+        losses[reordered] = trainer.step(batch, 0.01, 0)
+        gradients[reordered] = {name: gradient.asnumpy() for name, gradient in trainer.optimiser.gradients().items()}
+        assert trainer.net.head.reordered == trainer.net.affinity.reordered == reordered
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6) and np.abs(gradients[False]["fc1_weight"][:, :, 0, 2]).max() > 0
+    for name, expected in gradients[False].items():
+        assert np.linalg.norm(gradients[True][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
 
 
 def test_three_steps_are_sgd_with_momentum_decay_and_speed_by_parameter():
@@ -186,6 +186,8 @@ from cian.tools.engine.devices import parse_devices
 contexts = parse_devices(("cpu:0", "cpu:1"))
 import sys; sys.path.insert(0, sys.argv[1])
 import numpy as np, mxnet as mx
+from cian.symbols.params import named_values
+from cian.tools.engine.trainer import network_values
 from test_trainer import *
 
 def two(number):
@@ -219,6 +221,7 @@ one, other = both.state_dict(), again.state_dict()
 assert same(one["parameters"], other["parameters"]) and same(one["momentum"], other["momentum"])
 assert all(same(a, b) for a, b in zip(one["moving"], other["moving"]))
 assert not same(one["moving"][0], one["moving"][1])  # each device has its own
+assert same(network_values(one), named_values(both.net))
 for name, param in both.net.collect_params().items():
     if "moving" not in name:
         first, second = (copy.asnumpy() for copy in param.list_data())

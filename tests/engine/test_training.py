@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import wait
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from cian.symbols.params_file import read_params
 from cian.tools.engine import training
 from cian.tools.engine.checkpoint import find_checkpoints
 from cian.tools.engine.config import load_config
-from cian.tools.engine.state import read_state
+from cian.tools.engine.state import read_state, write_state
 from cian.tools.engine.trainer import NotFinite, Trainer
 
 # Trains in a process of its own, which kills itself at a chosen moment: before ('replace') or after ('replaced') the n-th file is put in
@@ -215,6 +217,8 @@ def test_a_snapshot_of_another_configuration_is_refused_by_name_until_told_to_st
     before = open(last, "rb").read()  # noqa: SIM115
     with pytest.raises(InputError, match=r"run: belongs to a run of another configuration: train\.lr was 0\.0005 and is 0\.001; .*--fresh"):
         fit(make_config("train.epochs=1", "train.lr=0.001"))
+    with pytest.raises(InputError, match=r"another configuration: run\.sums was 'fast' and is 'original'; "):
+        fit(make_config("train.epochs=1", "run.sums=original"))
     assert open(last, "rb").read() == before  # noqa: SIM115
     assert fit(make_config("train.epochs=1", "train.lr=0.001"), fresh=True) == last
     assert open(last, "rb").read() != before  # noqa: SIM115
@@ -248,6 +252,57 @@ def test_a_damaged_state_is_named_and_nothing_is_trained_on_it(make_config, tmp_
     path.write_bytes(bytes(content))
     with pytest.raises(InputError, match=r"resnet18_largefov\.state: is damaged"):
         fit(make_config("train.epochs=1"))
+
+
+def test_a_first_state_that_cannot_be_written_ends_the_run_and_leaves_nothing(make_config, tmp_path, monkeypatch):
+    def full(stream, original=np.savez, **arrays):
+        if ".state" not in getattr(stream, "name", ""):
+            return original(stream, **arrays)
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    learn, learnt = training.TrainingRun._learn, []
+
+    def learn_once_it_has_failed(self, parts, rate):
+        wait([self.snapshot._begun])
+        learnt.append(self.step)
+        learn(self, parts, rate)
+
+    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(training.TrainingRun, "_learn", learn_once_it_has_failed)
+    with pytest.raises(InputError, match=r"resnet18_largefov\.state: cannot be written \(No space left on device\)"):
+        fit(make_config("train.epochs=1"))
+    assert learnt == [0]  # told after a step, not after the epoch
+    assert not [name for name in os.listdir(tmp_path / "run") if "resnet18" in name and not name.endswith(".log")]
+
+
+@pytest.mark.parametrize("sums", ["fast", "original"])
+def test_the_order_of_sums_is_that_of_the_configuration(make_config, monkeypatch, sums):
+    step, orders = Trainer.step, set()
+
+    def recording(self, *arguments):
+        orders.update({self.net.head.reordered, self.net.affinity.reordered})
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", recording)
+    fit(make_config("train.epochs=1", f"run.sums={sums}"))
+    assert orders == {sums == "fast"}
+
+
+@pytest.mark.parametrize("earlier, sums", [
+    ({}, "original"), ({"run.classifier": "direct"}, "original"), ({"run.classifier": "taps"}, None)])
+def test_a_run_begun_before_the_option_goes_on_where_it_rounds_alike(make_config, tmp_path, earlier, sums):
+    fit(make_config("train.epochs=1", "run.sums=original"))
+    path = tmp_path / "run" / "resnet18_largefov.state"
+    state = read_state(path)
+    state["identity"] = {**{key: value for key, value in state["identity"].items() if key != "run.sums"}, **earlier}
+    write_state(path, state)
+    for choice in ("fast", "original"):
+        if choice == sums:
+            assert fit(make_config("train.epochs=1", f"run.sums={choice}"))
+            continue
+        with pytest.raises(InputError, match="belongs to a run of another configuration: run"):
+            fit(make_config("train.epochs=1", f"run.sums={choice}"))
 
 
 def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_good_checkpoint(make_config, tmp_path, monkeypatch):

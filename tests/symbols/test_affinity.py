@@ -5,7 +5,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.symbols import CrossImageAffinity
-from cian.symbols.affinity import transpose_affinity
+from cian.symbols.layers import reorder_sums
 
 CHANNELS, EMBED, HEIGHT, WIDTH = 7, 5, 3, 11
 NORM = ("gamma", "beta", "moving_mean", "moving_var")
@@ -47,8 +47,11 @@ SETTINGS = [(1, "max", True), (2, "max", True), (2, "avg", True), (2, "max", Fal
 
 
 @pytest.mark.parametrize("group_size, merge_type, merge_self", SETTINGS)
-def test_residuals_agree_with_numpy_in_three_ways(group_size, merge_type, merge_self, reference, randomise, outputs_three_ways):
+@pytest.mark.parametrize("reordered", [False, True])
+def test_residuals_agree_with_numpy_in_three_ways(group_size, merge_type, merge_self, reordered, reference, randomise, outputs_three_ways):
     block = CrossImageAffinity(CHANNELS, EMBED, group_size, merge_type, merge_self)
+    reorder_sums(block, reordered)
+    assert block.reordered == reordered
     values = randomise(block)
     feat = features(2 * group_size)
     found = outputs_three_ways(block, feat)
@@ -56,15 +59,6 @@ def test_residuals_agree_with_numpy_in_three_ways(group_size, merge_type, merge_
     assert len(found) == len(wanted) == (1 if group_size == 1 else 2)
     for a, b in zip(found, wanted):
         np.testing.assert_allclose(a, b, atol=2e-5)
-
-
-def test_transposed_self_affinity_agrees_with_numpy_in_three_ways(reference, randomise, outputs_three_ways):
-    block = CrossImageAffinity(CHANNELS, EMBED, group_size=1)
-    values, feat = randomise(block), features(2)
-    transpose_affinity(block)
-    assert block.transposed
-    found, = outputs_three_ways(block, feat)
-    np.testing.assert_allclose(found, expected(values, feat, 1, "max", True, reference)[0], atol=2e-5)
 
 
 def test_a_row_of_three_pixels_by_hand():
@@ -114,8 +108,10 @@ def test_comparing_two_images_gives_the_residuals_of_the_pair(randomise):
 
 
 @pytest.mark.parametrize("group_size, merge_type, merge_self", [(1, "max", True), (2, "max", True), (3, "avg", True), (2, "max", False)])
-def test_gradients_agree_with_differences_of_the_numpy_reference(group_size, merge_type, merge_self, reference, randomise):
+@pytest.mark.parametrize("reordered", [False, True])
+def test_gradients_agree_with_differences_of_the_numpy_reference(group_size, merge_type, merge_self, reordered, reference, randomise):
     block = CrossImageAffinity(CHANNELS, EMBED, group_size, merge_type, merge_self)
+    reorder_sums(block, reordered)
     values = {name: value.astype(np.float64) for name, value in randomise(block).items()}
     feat = features(group_size, seed=1)
     rng = np.random.RandomState(2)

@@ -3,7 +3,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from cian.symbols.layers import BatchNorm, DepthwiseConvolution, TapConvolution, block_depthwise, convolution, tap_classifier
+from cian.symbols.layers import BatchNorm, DepthwiseConvolution, TapConvolution, block_depthwise, convolution, reorder_sums
 
 X = np.random.RandomState(0).randn(3, 2, 5, 7).astype(np.float32)
 
@@ -100,9 +100,9 @@ def test_blocks_are_for_dilated_convolutions_of_whole_blocks(channels, dilation)
 @pytest.mark.parametrize("taps", [False, True])
 def test_a_convolution_by_its_taps_agrees_with_numpy(kernel, dilation, use_bias, taps, reference, randomise, outputs_three_ways):
     block = TapConvolution(3, 4, kernel, "fc1_", dilation=dilation, use_bias=use_bias)
-    tap_classifier(block, taps)
+    reorder_sums(block, taps)
     values = randomise(block)
-    assert block.by_taps == taps and values["fc1_weight"].shape == (3, 4, kernel, kernel)
+    assert block.reordered == taps and values["fc1_weight"].shape == (3, 4, kernel, kernel)
     for side in (9, 14):
         x = np.random.RandomState(side).randn(2, 4, side, side + 2).astype(np.float32)
         out, = outputs_three_ways(block, x)
@@ -115,7 +115,7 @@ def test_taps_leave_gradients_as_they_are(randomise, gradients):
     for taps in (False, True):
         net = mx.gluon.nn.HybridSequential(prefix="")
         net.add(convolution(8, 6, 1, "first_"), TapConvolution(3, 8, 3, "fc1_", dilation=4, use_bias=True))
-        tap_classifier(net, taps)
+        reorder_sums(net, taps)
         net.hybridize()
         randomise(net)
         found.append(gradients(net, x))

@@ -18,7 +18,7 @@ from cian.environment import usable_cores
 from cian.errors import InputError
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import metadata_path, read_metadata
-from cian.symbols.params import configure_training, initialize
+from cian.symbols.params import configure_training, initialize, named_values
 from cian.symbols.pretrained import load_pretrained
 
 from .cam import average_precisions, mean_of_present
@@ -147,7 +147,7 @@ class CamRun:
                      f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of {total} steps done, on {self.device}")
             while self.epoch < self.cam.epochs:
                 self._run_epoch(log, total)
-        self.snapshot.save_epoch(self.cam.epochs - 1, self.net, {
+        self.snapshot.save_epoch(self.cam.epochs - 1, named_values(self.net), {
             "kind": "cam", "network": self.net.settings, "classes": list(self.images.classes.foreground), "training": self.identity(),
             "config_hash": self.config.hash(("cam",)), "epoch": self.epoch - 1, "step": self.step})
         return path

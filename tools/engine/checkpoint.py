@@ -14,15 +14,17 @@ import contextlib
 import os
 import re
 import shutil
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
+import numpy as np
 
 from cian.data.files import locked
 from cian.errors import InputError, PathLike
 from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
-from cian.symbols.params import Contexts, load_params, save_params
+from cian.symbols.params import Contexts, load_params, save_values
 
 from .config import NetworkConfig
 from .state import read_state, write_state
@@ -78,7 +80,7 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
     Parameters
     ----------
     path : ``.params`` file, or snapshot folder (its last epoch).
-    for_prediction : the network that returns [logits] by self-affinity; else the one that was trained.
+    for_prediction : the network that returns [logits] by self-affinity, without memory for gradients; else the one that was trained.
     ctx : device or devices of the parameters, default the CPU.
     model : of several in the folder.
     network, classes : for a file without metadata, as the original code writes it: how to build its network, and its class names.
@@ -106,6 +108,8 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
     else:
         net = build_network(network, len(classes))
         metadata = {"network": net.settings, "classes": list(classes)}
+    if for_prediction:
+        net.collect_params().setattr("grad_req", "null")
     load_params(net, path, ctx=ctx or mx.cpu())
     return (net.for_prediction() if for_prediction else net), metadata
 
@@ -135,6 +139,7 @@ class Snapshot:
         self.folder, self.model, self.keep = os.fspath(folder), model, keep
         self.state_path = os.path.join(self.folder, f"{model}.state")
         self._stack = contextlib.ExitStack()
+        self._begun: Optional[Future[None]] = None
 
     def __enter__(self) -> Snapshot:
         try:
@@ -146,24 +151,53 @@ class Snapshot:
             if name.startswith(f".{self.model}"):
                 path = os.path.join(self.folder, name)
                 shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        self._writer = self._stack.enter_context(ThreadPoolExecutor(1))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Any, *_: object) -> None:
         self._stack.close()
+        if kind is None or issubclass(kind, OSError):  # of a full disk the error that names the file is told
+            self._finish()
 
     def path(self, name: str) -> str:
         """Path of a file in the folder."""
         return os.path.join(self.folder, name)
 
-    def save_epoch(self, epoch: int, net: CIAN, metadata: Mapping[str, Any]) -> str:
-        """Write the network after ``epoch``, with the means over devices of moving statistics; returns its path."""
+    def save_epoch(self, epoch: int, values: Mapping[str, np.ndarray], metadata: Mapping[str, Any],
+                   state: Optional[Dict[str, Any]] = None) -> str:
+        """Write the network after ``epoch``, and at the same time do as :meth:`save_state` with ``state``, which is put in place after the
+        network; returns the network's path."""
         path = self.path(f"{self.model}-{epoch:04d}.params")
-        save_params(net, path, metadata)
+        self._begin(save_values, values, path, metadata)
+        if state is not None:
+            self._replace_state(state, self._finish)
+        self._finish()
         return path
 
-    def save_state(self, state: Dict[str, Any]) -> None:
-        """Replace the run's state, and only then remove checkpoints beyond the last ``keep``."""
-        write_state(self.state_path, {"version": STATE_VERSION, **state})
+    def save_state(self, state: Dict[str, Any], *, wait: bool = True) -> None:
+        """Replace the run's state, and only then remove checkpoints beyond the last ``keep``. Without ``wait`` it returns at once: what
+        ``state`` holds must not change any more, and the error of a failure is raised by :meth:`poll`, the next call, or on leaving."""
+        self._begin(self._replace_state, state)
+        if wait:
+            self._finish()
+
+    def poll(self) -> None:
+        """Raise the error of what was not waited for and has failed meanwhile."""
+        if self._begun is not None and self._begun.done():
+            self._finish()
+
+    def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do ``work`` beside the caller, once what was begun before is done."""
+        self._finish()
+        self._begun = self._writer.submit(work, *arguments)
+
+    def _finish(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()
+
+    def _replace_state(self, state: Dict[str, Any], before: Optional[Callable[[], Any]] = None) -> None:
+        write_state(self.state_path, {"version": STATE_VERSION, **state}, before)
         for old in find_checkpoints(self.folder, self.model)[:-self.keep]:
             _remove(old.path)
 

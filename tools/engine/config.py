@@ -185,8 +185,8 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by, and mixed precision. How the
-    classifier is computed changes the rounding: it is not in the hash, but a run goes on only with the way that it began with."""
+    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by, and mixed precision. The order
+    of sums changes the rounding: it is not in the hash, but a run goes on only with the order that it began with."""
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
     devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
@@ -195,9 +195,8 @@ class RunConfig:
                                "where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
     precision: str = option("float32", "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, never measured",
                             ("float32", "mixed"), hashed="changed")
-    classifier: str = option("taps", "how CPUs compute the classifier in training: taps, as 1x1 convolutions that are shifted and added, "
-                             "which is faster and equal up to rounding; direct, as the original, to the last bit", ("taps", "direct"),
-                             hashed=False)
+    sums: str = option("fast", "order of the sums in the classifier and the affinity in training on CPUs: fast, equal to the original's "
+                       "up to rounding; original, to the last bit", ("fast", "original"), hashed=False)
     pinned: bool = option(False, "copy training batches to GPUs out of page-locked memory, beside the step before; never measured",
                           hashed=False)
 

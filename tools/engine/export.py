@@ -20,7 +20,8 @@ from mxnet.gluon import HybridBlock, SymbolBlock
 
 from cian.data.files import atomic_write_bytes, write_error
 from cian.errors import InputError, PathLike
-from cian.symbols.cian import CIAN, as_written
+from cian.symbols.cian import CIAN
+from cian.symbols.layers import reorder_sums
 from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, versions, write_metadata
 from cian.symbols.params import AUXILIARY, configure_training, save_params
@@ -124,7 +125,7 @@ def export_symbol(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], proc
     """
     if procedure.size_px:
         raise InputError("a symbol takes images of any size", field="--size", remedy="leave it out for this format")
-    as_written(net)
+    reorder_sums(net, False)
     live = procedure.network(net)
     graph = SymbolGraph.of(live(mx.sym.var("data")))
     with _staged(prefix) as stage:
@@ -153,7 +154,7 @@ def export_training(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], lo
     parameters = net.collect_params()
     criterion = CIANLoss(net.settings["num_classes"], net.settings["affinity"], loss.completion, loss.completion_labels,
                          loss.completion_target, loss.normalise)
-    as_written(net)
+    reorder_sums(net, False)
     branches = net(mx.sym.var("data"))
     total, _ = criterion(branches, mx.sym.var("seed_label"), mx.sym.var("image_labels"))
     names = ("logits_self", "logits_cross") if len(branches) > 1 else ("logits",)
@@ -184,7 +185,7 @@ def export_onnx(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], proced
     With ``procedure.size_px`` the file takes one image of that size; without it any number of images of any size.
     """
     import_onnx(f"{os.fspath(prefix)}.onnx")
-    as_written(net)
+    reorder_sums(net, False)
     live = procedure.network(net)
     writer = GraphWriter()
     params = {name: param.data(mx.cpu()).asnumpy() for name, param in live.collect_params().items()}

@@ -87,20 +87,20 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     carried = read_metadata(name, verify=False) if os.path.exists(metadata_path(name)) else None
     if with_symbol and (carried is None or _export(carried).get("kind") == "symbol"):
         return _open_symbol(name, ctx, classes)
-    net, metadata = load_checkpoint(name, ctx=ctx, model=model, classes=classes)
-    return ModelFile(name, "checkpoint", net.for_prediction(), ClassTable(metadata["classes"]), metadata)
+    net, metadata = load_checkpoint(name, for_prediction=True, ctx=ctx, model=model, classes=classes)
+    return ModelFile(name, "checkpoint", net, ClassTable(metadata["classes"]), metadata)
 
 
-def load_checkpoint(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "",
+def load_checkpoint(path: PathLike, *, for_prediction: bool = False, ctx: Optional[mx.Context] = None, model: str = "",
                     classes: Optional[ClassTable] = None) -> Tuple[CIAN, Dict[str, Any]]:
-    """The network of a checkpoint as it was trained, and its metadata. Parameters and errors as :func:`open_model`.
+    """The network of a checkpoint as it was trained, or for prediction, and its metadata. Parameters and errors as :func:`open_model`.
 
     Of a file without metadata, its parameters tell whether it has the affinity module, and how wide it is.
     """
     name = resolve_checkpoint(path, model if os.path.isdir(path) else "")
     if os.path.exists(metadata_path(name)):
         _check_sizes(read_metadata(name, verify=False)["network"], metadata_path(name))
-        net, metadata = load_network(name, for_prediction=False, ctx=ctx)
+        net, metadata = load_network(name, for_prediction=for_prediction, ctx=ctx)
     else:
         missing = [flag for flag, given in (("--model", model), ("--classes", classes)) if not given]
         if missing:
@@ -108,7 +108,8 @@ def load_checkpoint(path: PathLike, *, ctx: Optional[mx.Context] = None, model: 
                              remedy=f"give {' and '.join(missing)} (in Python: model=, classes=)")
         query = read_params(name)[0].get("conv_embed_q_weight")
         network = NetworkConfig(model, "none") if query is None else NetworkConfig(model, embed_channels=len(query))
-        net, metadata = load_network(name, for_prediction=False, ctx=ctx, network=network, classes=classes.names if classes else ())
+        net, metadata = load_network(name, for_prediction=for_prediction, ctx=ctx, network=network,
+                                     classes=classes.names if classes else ())
     _classes(metadata, classes, name, net.settings["num_classes"])
     return net, metadata
 

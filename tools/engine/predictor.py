@@ -13,8 +13,7 @@ import numpy as np
 from cian.data.classes import ClassTable
 from cian.data.files import read_bytes
 from cian.errors import InputError, PathLike
-from cian.symbols.affinity import transpose_affinity
-from cian.symbols.layers import tap_classifier
+from cian.symbols.layers import reorder_sums
 from cian.symbols.multiscale import MultiScale
 
 from .config import PredictConfig
@@ -68,8 +67,7 @@ class Predictor:
         if isinstance(net, mx.gluon.HybridBlock):
             self._network = network = MultiScale(net, scales=self.settings.scales, add_max=self.settings.add_max)
             if self.device.device_type == "cpu":
-                tap_classifier(net)
-                transpose_affinity(net)
+                reorder_sums(net)
             network.hybridize()
         elif self.settings.scales != (1.0,):
             raise ValueError("a function takes one scale; the network must be a HybridBlock for several")
@@ -155,7 +153,8 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
     for device in devices:
         opened = open_model(path, ctx=device, model=model, classes=classes)
         predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
-    digest = hashlib.sha256(read_bytes(opened.path)).hexdigest()
+    recorded = opened.metadata.get("sha256") if opened.kind != "onnx" else None  # opening has held it against the file
+    digest = recorded or hashlib.sha256(read_bytes(opened.path)).hexdigest()
     return predictors, {"model": os.path.basename(opened.path), "checkpoint": digest, "network": opened.metadata.get("network", {})}
 
 

@@ -6,7 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
@@ -17,8 +17,13 @@ _TREE = "tree.json"
 _ARRAY = "$array"
 
 
-def write_state(path: PathLike, tree: Dict[str, Any]) -> None:
+def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[[], Any]] = None) -> None:
     """Replace ``path`` by ``tree``: at any moment the file is the old one or the new one, whole, also after a power failure.
+
+    Parameters
+    ----------
+    tree : of dicts with string keys, lists, plain values and NumPy arrays.
+    before : called when all is on the disk and only the replacing is left; its exceptions leave the old file.
 
     Raises
     ------
@@ -30,8 +35,12 @@ def write_state(path: PathLike, tree: Dict[str, Any]) -> None:
     arrays: Dict[str, np.ndarray] = {}
     plain = _strip(tree, "", arrays)
     arrays[_TREE] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
-    with atomic_write(path, sync=True) as stream:
+    with atomic_write(path) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
+        stream.flush()
+        os.fsync(stream.fileno())
+        if before is not None:
+            before()
 
 
 def read_state(path: PathLike) -> Dict[str, Any]:

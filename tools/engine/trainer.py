@@ -10,9 +10,9 @@ from mxnet import autograd, gluon
 from mxnet.contrib import amp
 
 from cian.symbols.cian import CIAN, Branches
-from cian.symbols.layers import block_depthwise, tap_classifier
+from cian.symbols.layers import block_depthwise, reorder_sums
 from cian.symbols.losses import CIANLoss
-from cian.symbols.params import AUXILIARY
+from cian.symbols.params import AUXILIARY, averaged
 
 from .config import TrainConfig
 
@@ -62,12 +62,12 @@ class Trainer:
     contexts : devices; each takes its equal block of a batch, and the losses normalise within it.
     settings : momentum, weight_decay and seed are used.
     mixed : scale the loss as mixed precision needs it, see :mod:`~cian.tools.engine.precision`.
-    direct : compute the classifier on CPUs too as one convolution, which gives the original's values to the last bit, in place of by its
-        taps (see :class:`~cian.symbols.layers.TapConvolution`).
+    reordered : on CPUs, compute in the order that is fastest there (see :func:`~cian.symbols.layers.reorder_sums`); without it values are
+        the original's to the last bit.
     """
 
     def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig, mixed: bool = False,
-                 direct: bool = False) -> None:
+                 reordered: bool = True) -> None:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
@@ -77,7 +77,7 @@ class Trainer:
         graph: Dict[str, Any] = {"static_alloc": True}
         if all(context.device_type == "cpu" for context in self.contexts):
             block_depthwise(net)
-            tap_classifier(net, taps=not direct)
+            reorder_sums(net, reordered)
         else:
             graph.update(static_shape=True, backward_bulk_size=100000)
         self.net.hybridize(**graph)
@@ -169,6 +169,12 @@ class Trainer:
             for name, value in statistics.items():
                 parameters[name].data(context)[:] = mx.nd.array(value, ctx=context, dtype=np.float32)
         self.optimiser.set_momentum(state["momentum"])
+
+
+def network_values(state: Mapping[str, Any]) -> Dict[str, np.ndarray]:
+    """What a parameter file holds, out of :meth:`Trainer.state_dict`: moving statistics are averaged over devices."""
+    moving = state["moving"]
+    return {**state["parameters"], **{name: averaged([statistics[name] for statistics in moving]) for name in moving[0]}}
 
 
 def all_finite(arrays: Iterable[mx.nd.NDArray]) -> bool:

@@ -26,7 +26,7 @@ from .devices import parse_devices
 from .logs import Clock, Meter, RunLog, duration
 from .precision import begin_mixed, refuse_cpus
 from .sources import open_training_records
-from .trainer import NotFinite, Trainer, learning_rate
+from .trainer import NotFinite, Trainer, learning_rate, network_values
 
 SECTIONS = ("network", "loss", "train", "run")  # of the configuration, what a training run depends on
 
@@ -119,7 +119,7 @@ class TrainingRun:
         configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta, freeze=config.train.freeze)
         self._loss_parts = _loss_parts(config)
         self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts, config.train,
-                                mixed=config.run.precision == "mixed", direct=config.run.classifier == "direct")
+                                mixed=config.run.precision == "mixed", reordered=config.run.sums == "fast")
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
 
@@ -128,7 +128,7 @@ class TrainingRun:
         train, snapshot = self.config.train, self.snapshot
         self._write_settings()
         if not self.step:
-            self._save_state()
+            self._save_state(wait=False)
         with RunLog(snapshot.folder, snapshot.model, self._total_steps(), self.step) as self._log:
             for message in messages:
                 self._log.line(message)
@@ -161,6 +161,7 @@ class TrainingRun:
         for parts in self._feed:
             rate = learning_rate(train, self.epoch, self.batch, batches)
             self._learn(parts, rate)
+            self.snapshot.poll()
             if self.step % train.log_every == 0 or self.batch == batches:
                 self._report(rate, batches)
             self._log.advance(self.step, self._total_steps())
@@ -204,16 +205,16 @@ class TrainingRun:
     def _end_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
         self._refuse_broken_parameters()
-        path = self.snapshot.save_epoch(self.epoch - 1, self.net, {
+        state = self.state_dict()
+        path = self.snapshot.save_epoch(self.epoch - 1, network_values(state["trainer"]), {
             "network": self.net.settings, "classes": list(self.images.classes.names), "model": self.config.network.model,
             "num_classes": self.images.classes.num_classes, "config": _identity(self.config, self.start),
-            "config_hash": self.config.hash(SECTIONS), "epoch": self.epoch - 1, "step": self.step, "seed": self.config.train.seed})
-        self._save_state()
+            "config_hash": self.config.hash(SECTIONS), "epoch": self.epoch - 1, "step": self.step, "seed": self.config.train.seed}, state)
         self._log.line(f"epoch {self.epoch}/{self.config.train.epochs} done: {path}")
 
-    def _save_state(self) -> None:
+    def _save_state(self, wait: bool = True) -> None:
         self._refuse_broken_parameters()
-        self.snapshot.save_state(self.state_dict())
+        self.snapshot.save_state(self.state_dict(), wait=wait)
 
     def _refuse_broken_parameters(self) -> None:
         if not self._trainer.parameters_finite():
@@ -256,7 +257,7 @@ def _identity(config: Config, start: str) -> Dict[str, Any]:
 
 def _rounded(config: Config, start: str) -> Dict[str, Any]:
     """The same, and what decides how a run rounds, so that one that goes on ends as if it had never stopped."""
-    return {**_identity(config, start), "run.classifier": config.run.classifier}
+    return {**_identity(config, start), "run.sums": config.run.sums}
 
 
 def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool) -> Optional[Dict[str, Any]]:
@@ -269,7 +270,8 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
             raise InputError(f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from", file=snapshot.folder,
                              remedy=remedy)
         return None
-    was, now = {"run.classifier": "direct", **state["identity"]}, _rounded(config, start)
+    recorded = {key: value for key, value in state["identity"].items() if (key, value) != ("run.classifier", "direct")}  # its name before
+    was, now = {"run.sums": "original", **recorded}, _rounded(config, start)
     changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in {**was, **now}
                if was.get(key) != json.loads(json.dumps(now.get(key)))]
     if changed:

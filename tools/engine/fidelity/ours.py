@@ -82,7 +82,7 @@ def steps_of_ours(case: TrainCase, weights: str, inputs: Arrays) -> Tuple[Arrays
     if not case.second_round:
         network.collect_params()["bn_out_gamma"].set_data(mx.nd.zeros(network.collect_params()["bn_out_gamma"].shape))
     configure_training(network, lr_mult_new=CONFIG.lr_mult_new, decay_beta=CONFIG.decay_beta)
-    trainer = Trainer(network, CIANLoss(case.num_classes), contexts, CONFIG, direct=True)
+    trainer = Trainer(network, CIANLoss(case.num_classes), contexts, CONFIG, reordered=False)
     result: Arrays = {}
     before = trainer.state_dict()["parameters"]
     for step in range(max(STEPS)):

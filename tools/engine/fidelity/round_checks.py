@@ -110,7 +110,7 @@ class Rounds:
         """Our round by our command line: updates and statistics."""
         flags = ["--retrain", "--start", start] if number == 2 else ["--pretrained", start]
         self.ours("train", [*argv, "--snapshot", snapshot, *flags, "--classes", self.files["classes"], "--seed", str(self.seed),
-                            "run.classifier=direct"])
+                            "run.sums=original"])
         return self._result(snapshot, number, before)
 
     def _result(self, snapshot: str, number: int, before: Arrays) -> Tuple[Arrays, Arrays]:
