@@ -5,7 +5,7 @@ import contextlib
 import fcntl
 import itertools
 import os
-from typing import IO, Any, Iterator, List, Optional, Sequence
+from typing import IO, Any, Callable, Iterator, List, Optional, Sequence
 
 from cian.errors import InputError, PathLike
 
@@ -39,7 +39,7 @@ def write_error(error: OSError, path: PathLike) -> InputError:
 
 
 @contextlib.contextmanager
-def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False, before: Optional[Callable[[], Any]] = None) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` and rename it to ``path`` once the block has ended without an exception.
 
     Parameters
@@ -47,6 +47,7 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False) -> Ite
     path : the final name; missing parent folders are made.
     mode : 'wb' or 'w' (UTF-8).
     sync : also wait until the content is on the disk, so that it survives a power failure.
+    before : called when all is written and only the renaming is left; its exceptions leave ``path`` as it was.
 
     Raises
     ------
@@ -69,6 +70,8 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False) -> Ite
                 if sync:
                     stream.flush()
                     os.fsync(stream.fileno())
+            if before is not None:
+                before()
             os.replace(temporary, final)
         finally:
             with contextlib.suppress(FileNotFoundError):

@@ -22,8 +22,7 @@ def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[
 
     Parameters
     ----------
-    tree : of dicts with string keys, lists, plain values and NumPy arrays.
-    before : called when all is on the disk and only the replacing is left; its exceptions leave the old file.
+    before : as that of :func:`~cian.data.files.atomic_write`.
 
     Raises
     ------
@@ -35,12 +34,8 @@ def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[
     arrays: Dict[str, np.ndarray] = {}
     plain = _strip(tree, "", arrays)
     arrays[_TREE] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
-    with atomic_write(path) as stream:
+    with atomic_write(path, sync=True, before=before) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-        stream.flush()
-        os.fsync(stream.fileno())
-        if before is not None:
-            before()
 
 
 def read_state(path: PathLike) -> Dict[str, Any]:
