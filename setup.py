@@ -24,6 +24,8 @@ EXTRAS = {
             "types-tqdm"],
 }
 
+ROOMS = ("models", "seeds", "training", "prediction", "export", "reproduction", "fidelity")
+
 setup(
     name="cian",
     version="0.1.0",
@@ -32,9 +34,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.9,<3.13",
-    package_dir={"cian": "tools/api", "cian.symbols": "symbols", "cian.data": "data", "cian.tools": "tools",
-                 "cian.tools.engine": "tools/engine", "cian.tools.engine.fidelity": "tools/engine/fidelity"},
-    packages=["cian", "cian.symbols", "cian.data", "cian.tools", "cian.tools.engine", "cian.tools.engine.fidelity"],
+    package_dir={"cian": "tools/cian", "cian.symbols": "symbols", "cian.data": "data", "cian.tools": "tools"},
+    packages=["cian", "cian.symbols", "cian.data", "cian.tools", "cian.tools.engine",
+              *(f"cian.tools.engine.{room}" for room in ROOMS)],
     package_data={"cian": ["py.typed"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

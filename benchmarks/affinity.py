@@ -20,13 +20,13 @@ import numpy as np
 from measuring import machine
 
 from cian.data.classes import IGNORE, read_label_png
-from cian.data.files import atomic_write_bytes
 from cian.data.tree import DatasetTree
 from cian.environment import prepare
 from cian.errors import run_tool
+from cian.files import atomic_write_bytes
 from cian.tools.engine.images import read_image
+from cian.tools.engine.prediction.pictures import pairs_by_class
 from cian.tools.engine.report import text_table
-from cian.tools.engine.visual import pairs_by_class
 
 QUERY_STRIDE, REFERENCE_STRIDE = 8, 16
 
@@ -59,7 +59,7 @@ def measure(checkpoint: str, tree: DatasetTree, pairs: Sequence[Any]) -> Dict[st
     """All figures of a checkpoint."""
     import mxnet as mx
 
-    from cian.tools.engine.checkpoint import load_network
+    from cian.tools.engine.models.snapshot import load_network
 
     net, _ = load_network(checkpoint, for_prediction=False)
     found: Dict[str, List[float]] = {"effective": [], "self": [], "cross": []}

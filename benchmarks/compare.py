@@ -32,10 +32,10 @@ from compare_report import DEFAULT, EQUAL, OURS, plot, report
 from measuring import Measured, Server, beside, machine, ratios, spread
 
 from cian.data.classes import read_label_png
-from cian.data.files import atomic_write, read_text
 from cian.data.lists import read_list
 from cian.environment import usable_cores
 from cian.errors import InputError, run_tool
+from cian.files import atomic_write, read_text
 from cian.tools.engine.fidelity.process import Original
 
 STAGES = ("loading", "step", "prediction", "crf", "evaluation", "chain")

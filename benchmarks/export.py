@@ -27,9 +27,9 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from cian.data.files import atomic_write_bytes
 from cian.environment import usable_cores
 from cian.errors import run_tool
+from cian.files import atomic_write_bytes
 from cian.tools.engine.report import text_table
 
 MODELS = tuple(f"{backbone}_largefov" for backbone in ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "efficientnet_lite0"))
@@ -102,9 +102,9 @@ def count(args: argparse.Namespace, _: str) -> Dict[str, Any]:
 
 def export_one(args: argparse.Namespace, kind: str) -> Dict[str, Any]:
     """Seconds and peak memory of loading the checkpoint, writing one kind, loading it again and comparing on one picture."""
-    from cian.tools.engine.agreement import generated_images
-    from cian.tools.engine.export import Procedure, export_network
-    from cian.tools.engine.model_files import load_checkpoint
+    from cian.tools.engine.export.agreement import generated_images
+    from cian.tools.engine.export.write import Procedure, export_network
+    from cian.tools.engine.models.model_files import load_checkpoint
     one_size = kind.endswith("one size")
     started = time.perf_counter()
     net, metadata = load_checkpoint(checkpoint(args))
@@ -134,7 +134,7 @@ def take_turns(args: argparse.Namespace, _: str) -> Dict[str, Any]:
 
 def pictures(args: argparse.Namespace, _: str) -> Dict[str, Any]:
     """How the symbol and the ONNX file of any size compare with the live network on the pictures; fails where they differ."""
-    from cian.tools.engine.agreement import compare, fitted
+    from cian.tools.engine.export.agreement import compare, fitted
     from cian.tools.engine.images import read_image
     images = [fitted(read_image(path), 0) for path in args.images]
     live = runner(args, "live")
@@ -151,8 +151,8 @@ def runner(args: argparse.Namespace, way: str) -> Callable[[np.ndarray], np.ndar
     """A function from pixels to logits at the image's size."""
     import mxnet as mx
 
-    from cian.tools.engine.export import Procedure
-    from cian.tools.engine.model_files import load_checkpoint, open_model
+    from cian.tools.engine.export.write import Procedure
+    from cian.tools.engine.models.model_files import load_checkpoint, open_model
     if way == "live":
         network = Procedure().network(load_checkpoint(checkpoint(args))[0].for_prediction())
         network.hybridize()
@@ -192,7 +192,7 @@ def checkpoint(args: argparse.Namespace) -> str:
 
 def image(args: argparse.Namespace) -> np.ndarray:
     """(1, 3, size, size) float32 raw RGB."""
-    from cian.tools.engine.agreement import generated_images
+    from cian.tools.engine.export.agreement import generated_images
     return generated_images(args.size, 1)[0]
 
 

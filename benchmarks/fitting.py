@@ -21,10 +21,10 @@ import numpy as np
 from measuring import machine
 
 from cian.data.classes import load_classes, read_label_png
-from cian.data.files import atomic_write_bytes
 from cian.data.tree import DatasetTree
 from cian.environment import usable_cores
 from cian.errors import run_tool
+from cian.files import atomic_write_bytes
 from cian.tools.engine.config import PredictConfig
 from cian.tools.engine.images import read_image
 from cian.tools.engine.metrics import Evaluation, confusion_matrix
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     """All ways over the images."""
     import mxnet as mx
 
-    from cian.tools.engine.predictor import load_predictors
+    from cian.tools.engine.prediction.predictor import load_predictors
     tree, classes = DatasetTree(args.data, classes=args.classes), load_classes(args.classes)
     names = tree.names(args.list)
     names = names[::-(-len(names) // args.limit)] if args.limit else names

@@ -24,9 +24,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from cian.data.files import atomic_write_bytes
 from cian.environment import usable_cores
 from cian.errors import run_tool
+from cian.files import atomic_write_bytes
 
 # What is frozen, and whether the forward pass of a frozen backbone is recorded all the same.
 WAYS: Dict[str, Tuple[Tuple[str, ...], bool]] = {
@@ -82,7 +82,7 @@ def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str
 
     from cian.symbols import CIANLoss, build_model, configure_training, initialize
     from cian.tools.engine.config import Config
-    from cian.tools.engine.trainer import Trainer
+    from cian.tools.engine.training.step import Trainer
     rng, side = np.random.RandomState(0), (args.crop - 1) // 8 + 1
     part = mx.io.DataBatch(data=[mx.nd.array(rng.randint(0, 256, (args.batch, 3, args.crop, args.crop)), dtype=np.float32)],
                            label=[mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))), mx.nd.ones((args.batch, CLASSES))],
@@ -118,7 +118,7 @@ class Recomputed:
     def __getitem__(self, place: Tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         import mxnet as mx
 
-        from cian.tools.engine.features import network_input
+        from cian.tools.engine.seeds.features import network_input
         rows = []
         for row, view in zip(*place):
             pixels = network_input(np.ascontiguousarray(self._images.image(int(row))[..., ::-1]), mx.cpu())
@@ -143,7 +143,7 @@ def classifier(args: argparse.Namespace) -> Dict[str, Any]:
     from cian.data.records import RecordSet
     from cian.symbols import initialize
     from cian.symbols.backbones import build_backbone
-    from cian.tools.engine.features import FeatureIter, pooled_features
+    from cian.tools.engine.seeds.features import FeatureIter, pooled_features
     with RecordSet.open(args.records, args.list) as records, tempfile.TemporaryDirectory() as folder:
         count = min(args.images, len(records))
         labels, backbone = records.labels[:count, 1:], build_backbone(args.backbone)

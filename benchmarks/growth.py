@@ -16,8 +16,8 @@ from typing import Any, Dict, List, Optional, Sequence
 from compare_files import Files, Settings
 from measuring import Measured, Server, machine, spread
 
-from cian.data.files import atomic_write
 from cian.errors import run_tool
+from cian.files import atomic_write
 
 BASE = {"crop": 161, "batch_size": 4, "group_size": 2}
 # What varies, its values, and what is fixed beside it. A batch holds whole groups.

@@ -75,7 +75,7 @@ def step(job: Job) -> Callable[[], float]:
     from cian.symbols import build_model, configure_training, initialize, load_params
     from cian.symbols.losses import CIANLoss
     from cian.tools.engine.config import TrainConfig
-    from cian.tools.engine.trainer import Trainer
+    from cian.tools.engine.training.step import Trainer
 
     network = build_model(job["model"], num_classes=CLASSES)
     initialize(network, 0)
@@ -105,14 +105,14 @@ def prediction(job: Job) -> Callable[[], float]:
     from cian.data.classes import load_classes
     from cian.data.lists import read_list
     from cian.tools.engine.config import PredictConfig
-    from cian.tools.engine.processes import NetworkProcesses, choose_processes
+    from cian.tools.engine.prediction.processes import NetworkProcesses, choose_processes
 
     opened = {"path": job["weights"], "settings": PredictConfig(size_px=job["size_px"]), "model": job["model"],
               "classes": load_classes("voc")}
     beside = NetworkProcesses(choose_processes(0, ["cpu:0"], len(read_list(job["list"]))), opened)
     import mxnet as mx
 
-    from cian.tools.engine.predictor import load_predictors
+    from cian.tools.engine.prediction.predictor import load_predictors
 
     predictors, model = load_predictors(devices=[mx.cpu()], **opened)
     return _predicting(job, [*predictors, *beside.predictors(predictors[0], model)])
@@ -123,7 +123,7 @@ def crf(job: Job) -> Callable[[], float]:
     import mxnet as mx
 
     from cian.tools.engine.config import PredictConfig
-    from cian.tools.engine.predictor import Predictor
+    from cian.tools.engine.prediction.predictor import Predictor
 
     coarse = np.load(job["logits"])[None]
     both = mx.nd.array(np.concatenate([coarse, coarse[..., ::-1]]))
@@ -133,10 +133,10 @@ def crf(job: Job) -> Callable[[], float]:
 
 def _predicting(job: Job, predictors: List[Any]) -> Callable[[], float]:
     from cian.data.lists import read_list
-    from cian.tools.engine.crf import crf_preset
     from cian.tools.engine.images import Sample
-    from cian.tools.engine.inference import predict_samples
-    from cian.tools.engine.outputs import Outputs
+    from cian.tools.engine.prediction.crf import crf_preset
+    from cian.tools.engine.prediction.inference import predict_samples
+    from cian.tools.engine.prediction.outputs import Outputs
 
     samples = [Sample(name, os.path.join(job["image_root"], f"{name}.jpg")) for name in read_list(job["list"])]
     rounds = iter(range(10 ** 6))

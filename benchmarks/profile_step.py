@@ -20,9 +20,9 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from measuring import machine, spread
 
-from cian.data.files import atomic_write
 from cian.environment import prepare
 from cian.errors import run_tool
+from cian.files import atomic_write
 from cian.tools.engine.report import text_table
 
 CLASSES = 21
@@ -51,7 +51,7 @@ def make_step(args: argparse.Namespace) -> Tuple[Any, Callable[[], None]]:
     from cian.symbols.losses import CIANLoss
     from cian.tools.engine.config import TrainConfig
     from cian.tools.engine.fidelity.inputs import condition, random_images
-    from cian.tools.engine.trainer import Trainer
+    from cian.tools.engine.training.step import Trainer
 
     net = build_model(args.model, num_classes=CLASSES, group_size=args.group_size)
     images = random_images(args.batch_size, args.crop, seed=0)
@@ -112,7 +112,7 @@ def by_kind(operators: Dict[str, Tuple[float, float]]) -> Dict[str, Dict[str, fl
 
 def convolutions(model: str, group_size: int, shape: Tuple[int, ...]) -> List[Dict[str, Any]]:
     """The different convolutions of a network at an input (N, 3, H, W): attributes, sizes, multiply-adds, how often they are applied."""
-    from cian.tools.engine.complexity import count_layers, network_symbol
+    from cian.tools.engine.reproduction.table_one import count_layers, network_symbol
 
     symbol, _ = network_symbol(model, "cross", CLASSES, group_size)
     internals = symbol.get_internals()

@@ -20,12 +20,12 @@ import numpy as np
 from measuring import machine
 
 from cian.data.classes import IGNORE, read_label_png
-from cian.data.files import atomic_write_bytes
 from cian.data.tree import DatasetTree
 from cian.errors import run_tool
+from cian.files import atomic_write_bytes
 from cian.tools.engine.config import PredictConfig
-from cian.tools.engine.crf import crf_preset, dense_crf
 from cian.tools.engine.images import read_image
+from cian.tools.engine.prediction.crf import crf_preset, dense_crf
 from cian.tools.engine.report import text_table
 
 FITS, CRFS = ("warp", "native"), ("none", "test", "retrain")
@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     """All figures."""
     import mxnet as mx
 
-    from cian.tools.engine.predictor import load_predictors
+    from cian.tools.engine.prediction.predictor import load_predictors
 
     tree = DatasetTree(args.data, classes=args.classes)
     names = tree.names(args.list)

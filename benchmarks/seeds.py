@@ -20,9 +20,9 @@ import numpy as np
 from loader import generated_tree
 from measuring import machine, ratios, spread
 
-from cian.data.files import atomic_write
 from cian.environment import usable_cores
 from cian.errors import run_tool
+from cian.files import atomic_write
 
 
 class Timed:
@@ -44,9 +44,9 @@ def measure(model: str, count: int, size_px: Sequence[int], rounds: int, folder:
     from cian.data.preparation import prepare
     from cian.data.tree import DatasetTree
     from cian.symbols import CAMClassifier, initialize
-    from cian.tools.engine import seeds
-    from cian.tools.engine.cam import CamMaps
     from cian.tools.engine.config import SeedConfig
+    from cian.tools.engine.seeds import make as seeds
+    from cian.tools.engine.seeds.maps import CamMaps
 
     generated_tree(os.path.join(folder, "data"), count, (size_px[1], size_px[0]))
     tree = DatasetTree(os.path.join(folder, "data"))

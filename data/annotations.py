@@ -9,8 +9,8 @@ from typing import Dict, List, Sequence, Set, Tuple
 import numpy as np
 
 from cian.data.classes import ClassTable
-from cian.data.files import Problems, read_bytes, read_text
 from cian.errors import InputError, PathLike
+from cian.files import Problems, read_bytes, read_text
 
 Labels = Tuple[int, ...]
 

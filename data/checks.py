@@ -16,10 +16,10 @@ import simplejpeg
 from tqdm import tqdm
 
 from cian.data.classes import decode_label_png
-from cian.data.files import read_bytes
 from cian.data.gray_png import encode_gray_png
 from cian.environment import usable_cores
 from cian.errors import InputError
+from cian.files import read_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -11,9 +11,9 @@ from typing import Iterable, Optional, Tuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from cian.data.files import atomic_write, read_bytes, read_text
 from cian.data.index_png import decode_index_png
 from cian.errors import InputError, PathLike
+from cian.files import atomic_write, read_bytes, read_text
 
 IGNORE = 255
 # Far above any photograph; Pillow warns of larger pictures, and a filter for that warning would not be safe between threads.

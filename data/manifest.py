@@ -21,8 +21,8 @@ from typing import IO, Any, Dict, Iterator, List, Sequence, overload
 
 import numpy as np
 
-from cian.data.files import read_bytes
 from cian.errors import InputError, PathLike
+from cian.files import read_bytes
 
 FORMAT, VERSION = "cian record set", 1
 IMAGES, LABELS = "images", "labels"

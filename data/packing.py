@@ -8,11 +8,11 @@ import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels, encoded_labels
 from cian.data.classes import ClassTable
-from cian.data.files import Problems, read_bytes
 from cian.data.manifest import HEADER, IMAGES, LABELS
 from cian.data.records import RecordSet
 from cian.data.writer import record_writer
 from cian.errors import InputError, PathLike
+from cian.files import Problems, read_bytes
 
 
 def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray, classes: ClassTable, *,

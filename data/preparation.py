@@ -10,13 +10,13 @@ import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels
 from cian.data.classes import ClassTable
-from cian.data.files import Problems
 from cian.data.lists import check_resolved_list
 from cian.data.packing import pack_images, pack_labels
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
 from cian.errors import InputError, PathLike
+from cian.files import Problems
 
 
 @dataclass

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from cian.data.classes import BACKGROUND, write_label_png
-from cian.data.files import atomic_write, atomic_write_bytes
 from cian.data.lists import LIST_FOLDER, MASK_FOLDER, write_list
 from cian.data.toy_drawing import CREATURES, OVERSAMPLE, Canvas, Pose, draw_creature, limb, noise, oval, polygon
 from cian.errors import InputError, PathLike
+from cian.files import atomic_write, atomic_write_bytes
 
 GROUNDS = {"grass": (92, 132, 58), "sand": (206, 182, 132), "heath": (128, 116, 84), "snow": (222, 226, 234), "moss": (70, 96, 66)}
 SKIES = {"clear": (140, 184, 226), "dusk": (222, 168, 150), "cloud": (190, 194, 202), "forest": (52, 84, 60), "wall": (158, 112, 92)}

@@ -15,10 +15,10 @@ from typing import IO, Any, Dict, Iterable, Iterator, List, Optional
 import numpy as np
 
 from cian.data.classes import ClassTable
-from cian.data.files import atomic_write, locked, write_error
 from cian.data.framing import frame
 from cian.data.manifest import COLUMNS, FORMAT, VERSION, manifest_checksum, manifest_path
 from cian.errors import InputError, PathLike
+from cian.files import atomic_write, locked, write_error
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("symbols", "data", "tools") for path in (ROOT / folder).rglob("*.py"))
 # Folder -> packages of the project that its files may import.
 ALLOWED = {
-    "symbols": ("cian.errors", "cian.environment", "cian.symbols"),
-    "data": ("cian.errors", "cian.environment", "cian.data"),
-    "tools/engine": ("cian.errors", "cian.environment", "cian.symbols", "cian.data", "cian.tools.engine"),
+    "symbols": ("cian.errors", "cian.environment", "cian.files", "cian.symbols"),
+    "data": ("cian.errors", "cian.environment", "cian.files", "cian.data"),
+    "tools/engine": ("cian.errors", "cian.environment", "cian.files", "cian.symbols", "cian.data", "cian.tools.engine"),
 }
 
 

@@ -11,12 +11,12 @@ import json
 import os
 from typing import Optional, Sequence
 
-from cian.data.files import atomic_write, atomic_write_bytes
 from cian.data.lists import resolve_list
 from cian.data.tree import DatasetTree
 from cian.errors import InputError, run_tool
+from cian.files import atomic_write, atomic_write_bytes
 from cian.tools.arguments import config_from, make_parser
-from cian.tools.engine.pairing_account import class_table, describe, draw, figures, take_account
+from cian.tools.engine.training.pairing_account import class_table, describe, draw, figures, take_account
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser().parse_args(argv)
     from cian.symbols.params import load_params
-    from cian.tools.engine import optimiser_states
+    from cian.tools.engine.models import optimiser_states
 
     network = build(args)
     report = load_params(network, args.params, new=("",))  # '' is a prefix of every name: a report in place of an error
@@ -75,7 +75,7 @@ def momentum_of_run(params: str) -> Dict[str, Any]:
         There is no state beside it, or it is of another epoch: a run keeps the last one only.
     """
     from cian.symbols.metadata import read_metadata
-    from cian.tools.engine.checkpoint import Snapshot
+    from cian.tools.engine.models.snapshot import Snapshot
 
     metadata = read_metadata(params)
     snapshot = Snapshot(os.path.dirname(params), str(metadata.get("model")))

@@ -17,8 +17,8 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Optional, Sequence
 
-from cian.data.files import atomic_write
 from cian.errors import InputError, run_tool
+from cian.files import atomic_write
 
 PACKAGES = ("mxnet", "numpy", "opencv-python", "pydensecrf2")
 

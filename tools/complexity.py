@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser().parse_args(argv)
     from cian.symbols.cian import MODELS
-    from cian.tools.engine import complexity
+    from cian.tools.engine.reproduction import table_one as complexity
 
     for size in args.size:
         if size < 9:
@@ -81,7 +81,7 @@ def write_json(content: Dict[str, Any], path: str) -> None:
     if path == "-":
         sys.stdout.write(text)
         return
-    from cian.data.files import atomic_write
+    from cian.files import atomic_write
 
     with atomic_write(path, "w") as stream:
         stream.write(text)

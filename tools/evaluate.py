@@ -7,12 +7,12 @@ import sys
 from typing import Any, Dict, Optional, Sequence
 
 from cian.data.classes import load_classes
-from cian.data.files import Problems, atomic_write_bytes
 from cian.data.lists import MASK_FOLDER, list_path, resolve_list
 from cian.errors import InputError, run_tool
+from cian.files import Problems, atomic_write_bytes
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.metrics import Evaluation, evaluate, score_rows
-from cian.tools.engine.outputs import read_manifest
+from cian.tools.engine.prediction.outputs import read_manifest
 from cian.tools.engine.report import text_table
 
 EPILOG = """A class that neither truth nor prediction has counts as 0 in the mean, as in the original code; where there is one, the mean

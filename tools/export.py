@@ -31,8 +31,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f"{args.size} pixels is not a size", field="--size", remedy="use 9 to 4096, or leave it out")
 
     from cian.tools.engine import export  # imported here because it loads MXNet, whose threads depend on the devices
-    from cian.tools.engine.agreement import ExportError
-    from cian.tools.engine.model_files import load_checkpoint
+    from cian.tools.engine.export.agreement import ExportError
+    from cian.tools.engine.models.model_files import load_checkpoint
     procedure = export.Procedure(resolution=args.resolution, output=args.output, size_px=args.size)
     if args.test_time:
         procedure = replace(procedure, scales=config.predict.scales, add_max=config.predict.add_max, mirror=config.predict.mirror)

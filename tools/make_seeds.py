@@ -43,7 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     config = config_from(args)
     if not (args.classifier or config.run.snapshot):
         raise InputError("no classifier was named", field="--classifier", remedy="name what tools/train_cam.py wrote")
-    from cian.tools.engine.sources import open_images  # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.training.sources import open_images  # imports MXNet, whose threads config_from has set
 
     with open_images(config, config.data.train_list) as images:
         report = _make(config, args, images)
@@ -54,11 +54,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[str, Any]:
     from cian.environment import usable_cores
-    from cian.tools.engine.cam import CamMaps, load_classifier
-    from cian.tools.engine.checkpoint import resolve_checkpoint
     from cian.tools.engine.devices import parse_devices
-    from cian.tools.engine.seed_quality import CamScore
-    from cian.tools.engine.seeds import make_seeds
+    from cian.tools.engine.models.snapshot import resolve_checkpoint
+    from cian.tools.engine.seeds.make import make_seeds
+    from cian.tools.engine.seeds.maps import CamMaps, load_classifier
+    from cian.tools.engine.seeds.quality import CamScore
 
     device = parse_devices(config.run.devices)[0]
     net, digest = load_classifier(resolve_checkpoint(args.classifier or config.run.snapshot), images.classes, device)
@@ -70,10 +70,10 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
 
 
 def _measure(config: Config, args: argparse.Namespace, images: RecordSet, report: Dict[str, Any]) -> None:
-    from cian.data.files import atomic_write
     from cian.environment import usable_cores
-    from cian.tools.engine.seed_quality import measure_seeds, quality_table
-    from cian.tools.engine.seeds import read_seed_manifest
+    from cian.files import atomic_write
+    from cian.tools.engine.seeds.make import read_seed_manifest
+    from cian.tools.engine.seeds.quality import measure_seeds, quality_table
 
     report.update(measure_seeds(args.out, args.measure, images.names, images.classes, config.run.workers or usable_cores()),
                   seeds=read_seed_manifest(args.out)["hash"])

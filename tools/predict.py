@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, List, Optional, Sequence
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config
-from cian.tools.engine.crf import crf_preset
 from cian.tools.engine.devices import parse_devices
-from cian.tools.engine.processes import NetworkProcesses, choose_processes
+from cian.tools.engine.prediction.crf import crf_preset
+from cian.tools.engine.prediction.processes import NetworkProcesses, choose_processes
 
 if TYPE_CHECKING:
     from cian.tools.engine.images import Sample
@@ -30,8 +30,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 when images were left out."""
     from cian.data.classes import load_classes
     from cian.tools.engine.images import shard
-    from cian.tools.engine.inference import predict_samples
-    from cian.tools.engine.outputs import LABEL_FOLDERS, Outputs
+    from cian.tools.engine.prediction.inference import predict_samples
+    from cian.tools.engine.prediction.outputs import LABEL_FOLDERS, Outputs
     args = parse(argv)
     config = config_from(args)
     snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
@@ -54,7 +54,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     batches = -(-left // config.predict.batch_size)
     with NetworkProcesses(choose_processes(config.run.processes or int(args.pid is not None), devices, batches), opened) as beside:
         contexts = parse_devices(devices)
-        from cian.tools.engine.predictor import load_predictors, prediction_settings
+        from cian.tools.engine.prediction.predictor import load_predictors, prediction_settings
         predictors, model = load_predictors(devices=contexts, **opened)
         outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)}, predictors[0].class_names,
                           folders=folders, crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),

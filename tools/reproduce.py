@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from cian.environment import usable_cores
 from cian.errors import InputError, run_tool
-from cian.tools.engine.experiments import find_experiments
-from cian.tools.engine.reproduction import Measurement, Place, plan
-from cian.tools.engine.stages import Stage, estimate, in_order, run_stage
-from cian.tools.engine.voc import check_voc, write_submission
+from cian.tools.engine.reproduction.experiments import find_experiments
+from cian.tools.engine.reproduction.plan import Measurement, Place, plan
+from cian.tools.engine.reproduction.stages import Stage, estimate, in_order, run_stage
+from cian.tools.engine.reproduction.voc import check_voc, write_submission
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 TITLES = {2: "Table 2: ablation", 3: "Table 3: common-class against random-class pairs", 4: "Table 4: ratios of strong supervision",
@@ -121,7 +121,7 @@ def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int) -> Non
 def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:
     """The report of what is measured by now."""
     from cian.symbols.metadata import versions
-    from cian.tools.engine.reproduction_report import write_report as write
+    from cian.tools.engine.reproduction.report import write_report as write
 
     target = args.report or str(place.out / "report")
     command = f"python tools/reproduce.py --table {' '.join(map(str, args.table))} --dataset {args.dataset} --seeds {args.seeds}"

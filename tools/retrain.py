@@ -18,7 +18,7 @@ from cian.environment import users_environment
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config, save_config
-from cian.tools.engine.outputs import label_folder
+from cian.tools.engine.prediction.outputs import label_folder
 
 EPILOG = "The folder SNAPSHOT_retrain gets what tools/train.py writes; a run that stops goes on by the same command."
 
@@ -37,7 +37,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     first_seeds = load_config([recorded]).data.label_root if os.path.isfile(recorded) else ""
     if os.path.isfile(recorded) and not (args.config or args.preset):
         config = config_from(args, [recorded])
-    from cian.tools.engine.training import first_round_checkpoint, fit  # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.training.round import first_round_checkpoint, fit  # imports MXNet, whose threads config_from has set
 
     start = first_round_checkpoint(args.start or first, config.network.model)
     config = second_round(config, first, first_seeds)
@@ -60,7 +60,7 @@ def second_round(config: Config, first: str, first_seeds: str) -> Config:
 
 def _predict_missing(config: Config, first: str, start: str) -> None:
     """Predict the training list in a process of its own (loaders fork, which a process that has used MXNet should not)."""
-    from cian.tools.engine.sources import training_names
+    from cian.tools.engine.training.sources import training_names
 
     missing = [name for name in training_names(config) if not os.path.isfile(os.path.join(config.data.label_root, f"{name}.png"))]
     if not missing:

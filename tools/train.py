@@ -28,7 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="remove the checkpoints of another run in SNAPSHOT, and start anew")
     args = parser.parse_args(given)
     config = config_from(args)
-    from cian.tools.engine.training import fit  # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.training.round import fit  # imports MXNet, whose threads config_from has set
 
     print(fit(config, fresh=args.fresh))
     return 0

@@ -29,8 +29,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="remove the classifier of other settings in SNAPSHOT, and start anew")
     args = parser.parse_args(argv)
     config = config_from(args)
-    from cian.tools.engine.cam_trainer import train_classifier  # imports MXNet, whose threads config_from has set
-    from cian.tools.engine.sources import list_name, open_images
+    from cian.tools.engine.seeds.classifier import train_classifier  # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.training.sources import list_name, open_images
 
     with contextlib.ExitStack() as stack:
         images = stack.enter_context(open_images(config, config.data.train_list))

@@ -71,8 +71,8 @@ def data_tree(config: Config) -> DatasetTree:
 
 def draw_pairs(args: argparse.Namespace, config: Config, page: Page) -> None:
     """Figure 3 of every pair."""
-    from cian.tools.engine.model_files import load_checkpoint  # imports MXNet, whose threads config_from has set
-    from cian.tools.engine.visual import pairs_by_class, write_pair
+    from cian.tools.engine.models.model_files import load_checkpoint  # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.prediction.pictures import pairs_by_class, write_pair
 
     device = parse_devices(config.run.devices)[0]
     classes = load_classes(config.data.classes) if config.data.classes != "voc" else None
@@ -90,7 +90,7 @@ def draw_pairs(args: argparse.Namespace, config: Config, page: Page) -> None:
 
 def draw_gallery(args: argparse.Namespace, config: Config, page: Page) -> None:
     """Figure 4."""
-    from cian.tools.engine.visual import write_gallery
+    from cian.tools.engine.prediction.pictures import write_gallery
 
     columns: List[Tuple[str, str]] = []
     for text in args.predictions:

@@ -1,9 +1,9 @@
 """Lists of image names."""
 import pytest
 
-from cian.data.files import Problems
 from cian.data.lists import check_list, read_list, resolve_list, write_list
 from cian.errors import InputError
+from cian.files import Problems
 
 
 def test_names_come_in_the_order_of_the_file(tmp_path):

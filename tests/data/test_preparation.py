@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from cian.data.classes import write_label_png
-from cian.data.files import Problems
 from cian.data.lists import write_list
 from cian.data.preparation import prepare, prepare_seeds, survey
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import verify
 from cian.errors import InputError
+from cian.files import Problems
 
 
 @pytest.fixture

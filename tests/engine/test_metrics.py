@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cian.data.classes import write_label_png
-from cian.data.files import Problems
 from cian.errors import InputError
+from cian.files import Problems
 from cian.tools.engine.metrics import Evaluation, confusion_matrix, evaluate, pair_counts, score_rows
 
 CLASSES = ("background", "cat", "dog", "cow")

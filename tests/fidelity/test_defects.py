@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 
 from cian.data.classes import write_label_png
-from cian.data.files import Problems
+from cian.files import Problems
 from cian.symbols.backbones import TINY
 from cian.symbols.cian import build_model
 from cian.symbols.losses import CIANLoss, CompletionLoss
 from cian.symbols.params import configure_training, initialize, save_params
 from cian.symbols.params_file import read_params
-from cian.tools.engine import training
 from cian.tools.engine.config import Config, PredictConfig, load_config
 from cian.tools.engine.fidelity.process import Original
 from cian.tools.engine.metrics import evaluate
-from cian.tools.engine.predictor import Predictor
-from cian.tools.engine.trainer import Trainer
+from cian.tools.engine.prediction.predictor import Predictor
+from cian.tools.engine.training import round as training
+from cian.tools.engine.training.step import Trainer
 
 ORIGINAL = os.environ.get("CIAN_ORIGINAL", "")
 needs_original = pytest.mark.skipif(not ORIGINAL, reason="CIAN_ORIGINAL names no checkout of github js-fan/CIAN")

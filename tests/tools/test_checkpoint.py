@@ -11,7 +11,7 @@ from cian.symbols.metadata import write_metadata
 from cian.symbols.params import initialize, save_params
 from cian.symbols.params_file import read_params, write_params
 from cian.tools import checkpoint
-from cian.tools.engine.state import write_state
+from cian.tools.engine.models.run_state import write_state
 
 MODEL = "resnet18_largefov"
 

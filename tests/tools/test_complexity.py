@@ -8,7 +8,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.tools import complexity as tool
-from cian.tools.engine import complexity
+from cian.tools.engine.reproduction import table_one as complexity
 
 
 def by_hand(stride_in_first):

@@ -12,8 +12,8 @@ from cian.symbols.cam import CAMClassifier
 from cian.symbols.cian import build_model
 from cian.symbols.params import save_params
 from cian.tools import demo as tool
-from cian.tools.engine import demo
-from cian.tools.engine.stages import DONE
+from cian.tools.engine.reproduction import demonstration as demo
+from cian.tools.engine.reproduction.stages import DONE
 
 
 @pytest.fixture

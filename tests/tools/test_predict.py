@@ -13,10 +13,10 @@ from cian.data.classes import read_label_png
 from cian.errors import InputError
 from cian.symbols.cian import build_model
 from cian.symbols.params import save_params
-from cian.tools.engine.checkpoint import load_network
 from cian.tools.engine.config import PredictConfig
 from cian.tools.engine.images import read_image
-from cian.tools.engine.predictor import Predictor
+from cian.tools.engine.models.snapshot import load_network
+from cian.tools.engine.prediction.predictor import Predictor
 from cian.tools.predict import main
 
 CLASSES = ("background", "cat", "dog", "cow")
@@ -203,5 +203,5 @@ def test_a_model_and_a_folder_have_to_be_named(tree):
 
 
 def test_worker_processes_load_neither_mxnet_nor_opencv():
-    code = "import sys, cian.tools.predict, cian.tools.engine.finishing; sys.exit(bool({'mxnet', 'cv2'} & sys.modules.keys()))"
+    code = "import sys, cian.tools.predict, cian.tools.engine.prediction.finishing; sys.exit(bool({'mxnet', 'cv2'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,9 +7,9 @@ from cian.errors import InputError
 from cian.symbols.backbones import TINY
 from cian.symbols.params_file import read_params
 from cian.tools import retrain
-from cian.tools.engine import training
 from cian.tools.engine.config import Config, load_config, save_config
-from cian.tools.engine.state import read_state
+from cian.tools.engine.models.run_state import read_state
+from cian.tools.engine.training import round as training
 
 
 @pytest.fixture

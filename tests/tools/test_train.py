@@ -14,7 +14,7 @@ from cian.symbols.params import initialize
 from cian.symbols.params_file import read_params
 from cian.tools import predict, retrain, train
 from cian.tools.engine.config import load_config
-from cian.tools.engine.state import read_state
+from cian.tools.engine.models.run_state import read_state
 
 SCRIPT = os.path.join(os.path.dirname(__file__), "..", "..", "tools", "train.py")
 

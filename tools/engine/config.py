@@ -19,8 +19,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 import yaml
 
 from cian.errors import InputError, PathLike
-
-from .fitting import FITS
+from cian.tools.engine.fitting import FITS
 
 CRFS = ("none", "test", "retrain", "deeplab")
 

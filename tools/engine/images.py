@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from cian.data.checks import decode_jpeg
-from cian.data.files import Problems, read_bytes, read_text
 from cian.data.tree import DatasetTree
 from cian.errors import InputError
+from cian.files import Problems, read_bytes, read_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cian.data.classes import IGNORE, read_label_png
-from cian.data.files import Problems
 from cian.environment import keep_freed_memory, usable_cores
 from cian.errors import InputError, PathLike
+from cian.files import Problems
 
 CHUNK = 16  # images that a process takes at a time
 

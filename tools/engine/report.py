@@ -8,8 +8,8 @@ from typing import List, Optional, Sequence
 import cv2
 import numpy as np
 
-from cian.data.files import atomic_write_bytes
 from cian.errors import PathLike
+from cian.files import atomic_write_bytes
 
 STYLE = """
 :root { color-scheme: light; }

@@ -15,11 +15,10 @@ from cian.data.lists import write_list
 from cian.data.pairs import GroupSampler
 from cian.data.preparation import prepare
 from cian.data.tree import DatasetTree
+from cian.tools.engine.fidelity.inputs import write_annotation
+from cian.tools.engine.fidelity.process import Original
+from cian.tools.engine.fidelity.table import IDENTICAL, Row, differing, l2_error
 from cian.tools.engine.metrics import evaluate
-
-from .inputs import write_annotation
-from .process import Original
-from .table import IDENTICAL, Row, differing, l2_error
 
 
 def class_names(count: int) -> List[str]:

@@ -13,8 +13,7 @@ from cian.data.tree import DatasetTree
 from cian.symbols.cian import CIAN
 from cian.symbols.layers import BatchNorm
 from cian.symbols.params import initialize
-
-from .table import PERTURBATION
+from cian.tools.engine.fidelity.table import PERTURBATION
 
 Arrays = Dict[str, np.ndarray]
 

@@ -11,9 +11,8 @@ from cian.symbols.cian import CIAN
 from cian.symbols.losses import CIANLoss, CompletionLoss, SeedLoss
 from cian.symbols.params import configure_training, load_params, save_params
 from cian.tools.engine.config import TrainConfig
-from cian.tools.engine.trainer import Trainer
-
-from .inputs import condition, crops_of, labels_for, random_images
+from cian.tools.engine.fidelity.inputs import condition, crops_of, labels_for, random_images
+from cian.tools.engine.training.step import Trainer
 
 Arrays = Dict[str, np.ndarray]
 STEPS = (1, 3)

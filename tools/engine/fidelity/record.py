@@ -7,10 +7,9 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Tuple
 
-from cian.data.files import atomic_write
 from cian.errors import InputError
-
-from .table import Row
+from cian.files import atomic_write
+from cian.tools.engine.fidelity.table import Row
 
 REMEDY = "name another file, or the one that --json of the same command wrote"
 

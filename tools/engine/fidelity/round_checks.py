@@ -16,13 +16,12 @@ from cian.symbols.cian import CIAN
 from cian.symbols.params import save_params
 from cian.symbols.params_file import read_params, write_params
 from cian.tools.engine.config import PredictConfig, TrainConfig
-from cian.tools.engine.crf import CRF_PRESETS, dense_crf
-from cian.tools.engine.predictor import load_predictors
-from cian.tools.engine.trainer import learning_rate
-
-from .inputs import Arrays, condition, crops_of, nearly
-from .process import Original
-from .table import GRADIENTS, IDENTICAL, LOGITS, Row, differing, loosened, rms_error, worst
+from cian.tools.engine.fidelity.inputs import Arrays, condition, crops_of, nearly
+from cian.tools.engine.fidelity.process import Original
+from cian.tools.engine.fidelity.table import GRADIENTS, IDENTICAL, LOGITS, Row, differing, loosened, rms_error, worst
+from cian.tools.engine.prediction.crf import CRF_PRESETS, dense_crf
+from cian.tools.engine.prediction.predictor import load_predictors
+from cian.tools.engine.training.step import learning_rate
 
 CROP_PX = 65
 LR = 5e-5  # see train_checks.TrainCase

@@ -13,9 +13,8 @@ from multiprocessing import get_context
 from typing import Iterable, Iterator, List
 
 from cian.errors import InputError
-
-from .record import Made
-from .suite import Check
+from cian.tools.engine.fidelity.record import Made
+from cian.tools.engine.fidelity.suite import Check
 
 
 def make(checks: Iterable[Check], *, jobs: int = 1, keep: bool = False) -> Iterator[Made]:

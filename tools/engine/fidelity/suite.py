@@ -10,14 +10,13 @@ import numpy as np
 
 from cian.data.toy import make_toy
 from cian.data.tree import DatasetTree
-
-from .data_checks import check_evaluation, check_loader, check_sampling, compare_sampling
-from .inputs import data_files
-from .ours import TrainCase
-from .process import Original
-from .round_checks import BATCH, check_rounds
-from .table import Row
-from .train_checks import check_losses, check_training
+from cian.tools.engine.fidelity.data_checks import check_evaluation, check_loader, check_sampling, compare_sampling
+from cian.tools.engine.fidelity.inputs import data_files
+from cian.tools.engine.fidelity.ours import TrainCase
+from cian.tools.engine.fidelity.process import Original
+from cian.tools.engine.fidelity.round_checks import BATCH, check_rounds
+from cian.tools.engine.fidelity.table import Row
+from cian.tools.engine.fidelity.train_checks import check_losses, check_training
 
 LOADED = 48  # images of a real data set that the loader goes through
 R50, R101 = "resnet50_largefov", "resnet101_largefov"

@@ -9,12 +9,23 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from cian.symbols.params import AUXILIARY, load_params
-from cian.tools.engine.optimiser_states import module_order, read_momentum, write_momentum
-
-from .inputs import nearly
-from .ours import LOSSES, STEPS, Arrays, TrainCase, loss_gradients, make_inputs, prefixed, steps_of_ours
-from .process import Answer, Original
-from .table import GRADIENTS, IDENTICAL, LOGITS, LOSS_GRADIENTS, PROBABILITIES, Row, differing, l2_error, loosened, rms_error, worst
+from cian.tools.engine.fidelity.inputs import nearly
+from cian.tools.engine.fidelity.ours import LOSSES, STEPS, Arrays, TrainCase, loss_gradients, make_inputs, prefixed, steps_of_ours
+from cian.tools.engine.fidelity.process import Answer, Original
+from cian.tools.engine.fidelity.table import (
+    GRADIENTS,
+    IDENTICAL,
+    LOGITS,
+    LOSS_GRADIENTS,
+    PROBABILITIES,
+    Row,
+    differing,
+    l2_error,
+    loosened,
+    rms_error,
+    worst,
+)
+from cian.tools.engine.models.optimiser_states import module_order, read_momentum, write_momentum
 
 
 def check_training(original: Original, case: TrainCase, photographs: Sequence[str] = ()) -> List[Row]:

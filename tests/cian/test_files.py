@@ -1,0 +1,111 @@
+"""Atomic files and locks."""
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import time
+
+import pytest
+
+from cian.errors import InputError
+from cian.files import Problems, atomic_write, atomic_write_bytes, locked, read_bytes, read_text
+
+FORK = multiprocessing.get_context("fork")
+
+
+def test_a_written_file_is_whole_and_nothing_lies_beside_it(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with atomic_write(path, "w") as stream:
+        stream.write("grüße\n")
+    assert path.read_text(encoding="utf-8") == "grüße\n"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_an_exception_in_the_block_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.bin"
+    atomic_write_bytes(path, b"old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as stream:
+        stream.write(b"new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_file_of_the_block_that_cannot_be_read_keeps_its_own_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"), atomic_write(tmp_path / "a"):
+        (tmp_path / "absent").read_text()
+
+
+def _write_beyond_the_limit(path, result):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        atomic_write_bytes(path, bytes(5000))
+    except InputError as error:
+        result.put(str(error))
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "a.bin"
+    atomic_write_bytes(path, b"old")
+    result = FORK.Queue()
+    child = FORK.Process(target=_write_beyond_the_limit, args=(path, result))
+    child.start()
+    message = result.get(timeout=20)
+    child.join()
+    assert str(path) in message and "cannot be written" in message
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_that_may_not_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(InputError, match="cannot be written"):
+        atomic_write_bytes(tmp_path / "file" / "new" / "below", b"y")
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "does not exist"), (b"", "is empty"), (b"\xff\xfe\xfa", "not UTF-8")])
+def test_reading_names_what_is_wrong_with_the_file(tmp_path, content, problem):
+    path = tmp_path / "a.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=problem) as caught:
+        read_text(path)
+    assert caught.value.file == str(path)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_bytes(tmp_path)
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcat\n")
+    assert read_text(tmp_path / "a.txt") == "cat\n"
+
+
+def _hold(path, ready):
+    with locked(path, "the set"):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_held_lock_names_its_holder_and_a_killed_holder_frees_it(tmp_path):
+    path, ready = tmp_path / "lock", FORK.Event()
+    holder = FORK.Process(target=_hold, args=(path, ready))
+    holder.start()
+    assert ready.wait(20)
+    with pytest.raises(InputError, match=f"the set is being written by process {holder.pid}"), locked(path, "the set"):
+        pass
+    holder.kill()
+    holder.join()
+    with locked(path, "the set"):
+        assert path.read_text() == str(os.getpid())
+    assert not path.exists()
+
+
+def test_many_problems_are_one_line_and_keep_every_one():
+    problems = Problems([InputError(f"is wrong {number}", file=f"f{number}") for number in range(5)], remedy="mend them")
+    assert str(problems) == "5 problems: f0: is wrong 0 | f1: is wrong 1 | f2: is wrong 2 | and 2 more; mend them"
+    copy = pickle.loads(pickle.dumps(problems))
+    assert str(copy) == str(problems) and [p.file for p in copy.problems] == ["f0", "f1", "f2", "f3", "f4"]

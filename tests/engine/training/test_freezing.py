@@ -1,0 +1,75 @@
+"""Frozen layers cost no backward pass, and what still trains takes the same values to the last bit."""
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from cian.symbols.cian import build_model
+from cian.symbols.losses import CIANLoss
+from cian.symbols.params import configure_training, initialize
+from cian.tools.engine.config import Config
+from cian.tools.engine.training.step import Trainer
+
+CLASSES, SIDE, MAP = 5, 33, 5
+FIRST_STAGES = ("conv0_", "stage1_", "stage2_")
+BACKBONE = ("conv0_", "stage")
+
+
+def batch(seed):
+    rng = np.random.RandomState(seed)
+    pixels = mx.nd.array(rng.randint(0, 256, (4, 3, SIDE, SIDE)), dtype=np.float32)
+    seeds = mx.nd.array(rng.choice([0, 1, 2, 4, 255], (4, MAP, MAP)), dtype=np.float32)
+    return [mx.io.DataBatch(data=[pixels], label=[seeds, mx.nd.ones((4, CLASSES))], index=np.arange(4))]
+
+
+def make_trainer(frozen=(), ignored=()):
+    """``frozen`` have no gradients; those of ``ignored`` are computed, and thrown away by a speed of 0."""
+    net = build_model("resnet18_largefov", tiny=True, num_classes=CLASSES)
+    initialize(net, 3, zero_gamma=False)
+    configure_training(net, freeze=frozen)
+    for name, param in net.collect_params().items():
+        if ignored and name.startswith(ignored):
+            param.lr_mult = 0.0
+    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train)
+
+
+@pytest.mark.parametrize("frozen", [FIRST_STAGES, BACKBONE], ids=["the first stages", "the whole backbone"])
+def test_training_beside_frozen_layers_is_that_which_ignores_their_gradients_bit_for_bit(frozen):
+    cheap, dear = make_trainer(frozen=frozen), make_trainer(ignored=frozen)
+    start = {name: param.data().asnumpy() for name, param in cheap.net.collect_params().items()}
+    for number in range(3):
+        assert cheap.step(batch(number), 0.01, number) == dear.step(batch(number), 0.01, number)
+    one, other = cheap.state_dict(), dear.state_dict()
+    for kind in ("parameters", "moving"):
+        values, expected = (state[kind][0] if kind == "moving" else state[kind] for state in (one, other))
+        for name, value in values.items():
+            assert value.tobytes() == expected[name].tobytes(), name
+    changed = {name for name, value in one["parameters"].items() if not np.array_equal(value, start[name])}
+    assert "fc1_weight" in changed and not any(name.startswith(frozen) for name in changed)
+    assert all(np.abs(dear.optimiser.gradients()[name].asnumpy()).max() > 0 for name in dear.optimiser.gradients() if
+               name.startswith(frozen) and name.endswith("_weight"))  # there was something to ignore
+
+
+def backward_convolutions(trainer, folder):
+    """How many convolutions a step differentiates, by MXNet's profiler."""
+    for block in (trainer.net, trainer._branches):
+        if block is not None:
+            block.hybridize(static_alloc=True, static_shape=True, forward_bulk_size=1, backward_bulk_size=1)  # else they share a name
+    trainer.step(batch(0), 0.01, 0)
+    mx.nd.waitall()
+    mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=str(folder / "profile.json"))  # written as the process ends
+    mx.profiler.set_state("run")
+    trainer.step(batch(1), 0.01, 1)
+    mx.nd.waitall()
+    mx.profiler.set_state("stop")
+    found = json.loads(mx.profiler.dumps(reset=True, format="json", sort_by="count"))
+    return found["Time"]["operator"]["_backward_Convolution"]["Count"]
+
+
+def test_frozen_layers_have_no_backward_pass(tmp_path):
+    weights = [name for name in make_trainer().net.collect_params() if name.endswith("_weight")]
+    calls = len(weights) + 1 + 1  # conv_out and fc1 are called for both branches
+    for frozen in ((), FIRST_STAGES, BACKBONE):
+        left = calls - sum(name.startswith(frozen) for name in weights) if frozen else calls
+        assert backward_convolutions(make_trainer(frozen=frozen), tmp_path) == left

@@ -1,0 +1,1 @@
+"""Networks as hybridized symbols and as ONNX, compared with the live one."""

@@ -1,0 +1,1 @@
+"""Model files: snapshots of a run, its state, and opening any file that holds a network."""

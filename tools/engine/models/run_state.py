@@ -1,0 +1,80 @@
+"""State of a training run as one file: a tree of dicts, lists, plain values and NumPy arrays in an .npz, without pickle."""
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+import zlib
+from typing import Any, Callable, Dict, Optional
+
+import numpy as np
+
+from cian.errors import InputError, PathLike
+from cian.files import atomic_write
+
+_TREE = "tree.json"
+_ARRAY = "$array"
+
+
+def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[[], Any]] = None) -> None:
+    """Replace ``path`` by ``tree``: at any moment the file is the old one or the new one, whole, also after a power failure.
+
+    Parameters
+    ----------
+    before : as that of :func:`~cian.files.atomic_write`.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    TypeError
+        Naming the place of a value that is neither a dict with string keys, a list, a tuple, a plain value nor a NumPy array.
+    """
+    arrays: Dict[str, np.ndarray] = {}
+    plain = _strip(tree, "", arrays)
+    arrays[_TREE] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
+    with atomic_write(path, sync=True, before=before) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def read_state(path: PathLike) -> Dict[str, Any]:
+    """The tree that :func:`write_state` wrote; tuples come back as lists.
+
+    Raises
+    ------
+    InputError
+        Naming the file: unreadable, or its content does not match its own checksums. No code in it is ever run.
+    """
+    try:
+        with np.load(os.fspath(path), allow_pickle=False) as arrays:
+            return _fill(json.loads(arrays[_TREE].tobytes()), arrays)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path) from error
+    except (ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
+            RuntimeError, MemoryError, OverflowError, struct.error) as error:
+        raise InputError(f"is damaged ({error})", file=path, remedy="remove it to start the run anew, or restore a copy") from error
+
+
+def _strip(node: Any, place: str, arrays: Dict[str, np.ndarray]) -> Any:
+    """``node`` with its arrays moved to ``arrays`` under the name of their place."""
+    if isinstance(node, np.ndarray):
+        arrays[place] = node
+        return {_ARRAY: place}
+    if isinstance(node, np.generic):
+        return node.item()
+    if isinstance(node, dict):
+        if not all(isinstance(key, str) for key in node):
+            raise TypeError(f"{place}: a key is not a string")
+        return {key: _strip(value, f"{place}/{key}" if place else key, arrays) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_strip(value, f"{place}/{index}", arrays) for index, value in enumerate(node)]
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    raise TypeError(f"{place}: a {type(node).__name__} cannot be saved")
+
+
+def _fill(node: Any, arrays: Any) -> Any:
+    if isinstance(node, dict):
+        return arrays[node[_ARRAY]] if _ARRAY in node else {key: _fill(value, arrays) for key, value in node.items()}
+    return [_fill(value, arrays) for value in node] if isinstance(node, list) else node

@@ -1,0 +1,1 @@
+"""Prediction: the network over scales, the dense CRF, the files that are written and pictures of them."""

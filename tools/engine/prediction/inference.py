@@ -1,0 +1,160 @@
+"""Predicts many images: the network in this process, enlarging and CRF in processes beside it, files written as they come."""
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cian.environment import usable_cores
+from cian.errors import InputError
+from cian.tools.engine.images import Sample, read_image
+from cian.tools.engine.prediction.finishing import Finished, Task, finish, prepare_worker
+from cian.tools.engine.prediction.outputs import Outputs
+
+if TYPE_CHECKING:
+    from cian.tools.engine.prediction.predictor import Predictor, Running
+
+
+@dataclass
+class InferenceReport:
+    """Names that were predicted and that were there before, and what was wrong with the others."""
+
+    predicted: List[str] = field(default_factory=list)
+    skipped: List[str] = field(default_factory=list)
+    problems: List[InputError] = field(default_factory=list)
+
+
+class FinishingPool:
+    """Processes that run :func:`~cian.tools.engine.prediction.finishing.finish`, with a bound on the tasks that wait in memory.
+
+    The processes are spawned, never forked: MXNet's threads do not survive a fork. Each imports the program's main module, so entry
+    points import MXNet inside of functions.
+
+    Parameters
+    ----------
+    workers : processes; 0 is one a core.
+    """
+
+    def __init__(self, workers: int = 0) -> None:
+        workers = workers or usable_cores()
+        self._bound = 2 * workers
+        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
+        self._waiting: Dict[Future[Finished], str] = {}
+
+    def __enter__(self) -> FinishingPool:
+        return self
+
+    def __exit__(self, kind: Optional[type], *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def submit(self, task: Task) -> Iterator[Finished]:
+        """Add a task and yield what is ready; waits while too many are under way."""
+        self._waiting[self._pool.submit(finish, task)] = task.name
+        yield from self._ready(self._bound)
+
+    def drain(self) -> Iterator[Finished]:
+        """Yield the rest."""
+        yield from self._ready(1)
+
+    def _ready(self, bound: int) -> Iterator[Finished]:
+        while self._waiting:
+            done, _ = wait(self._waiting, timeout=None if len(self._waiting) >= bound else 0, return_when=FIRST_COMPLETED)
+            if not done:
+                return
+            for future in [future for future in self._waiting if future in done]:  # the images' order, whichever was sooner
+                yield self._result(future, self._waiting.pop(future))
+
+    def _result(self, future: Future[Finished], name: str) -> Finished:
+        try:
+            return future.result()
+        except InputError:
+            raise
+        except BrokenProcessPool as error:
+            names = ", ".join([name, *self._waiting.values()])
+            raise RuntimeError(f"a CRF process died (out of memory?) while these were under way: {names}") from error
+        except Exception as error:
+            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], outputs: Outputs, *, batch_size: int = 1, workers: int = 0,
+                    progress: bool = False) -> InferenceReport:
+    """Predict every sample that is not done and write its files.
+
+    While the network of each predictor (one a device) works, images before it are read and images after it are refined in processes.
+    An image that cannot be read is reported and left out; anything else stops the run, naming the image.
+
+    Parameters
+    ----------
+    batch_size : images of equal network size that go through the network together.
+    workers : processes for enlarging and CRF; 0 is one a core.
+    """
+    report = InferenceReport(skipped=[sample.name for sample in samples if outputs.done(sample.name)])
+    left = [sample for sample in samples if not outputs.done(sample.name)]
+    if not left:
+        return report
+    with FinishingPool(min(workers or usable_cores(), len(left))) as pool, \
+            tqdm(total=len(left), unit="image", disable=not progress) as bar:
+
+        def store(results: Iterable[Finished]) -> None:
+            for finished in results:
+                outputs.write(finished)
+                report.predicted.append(finished.name)
+                bar.update()
+
+        for group, running in _through_network(predictors, left, batch_size, report.problems):
+            try:
+                coarse = running.coarse.asnumpy()
+            except InputError as error:  # of another process
+                report.problems.extend(_problems(error, group))
+                continue
+            for at, sample in enumerate(group):
+                store(pool.submit(Task(sample.name, running.images[at], coarse[at], running.fits[at], sample.allowed, outputs.crf,
+                                       bool(outputs.probabilities))))
+        store(pool.drain())
+    return report
+
+
+def _through_network(predictors: Sequence[Predictor], samples: Iterable[Sample], batch_size: int,
+                     problems: List[InputError]) -> Iterator[Tuple[List[Sample], Running]]:
+    """Batches with their running network, in order. Twice as many are under way as there are predictors, of which none waits for an image
+    to be read, nor for another one."""
+    under_way: Deque[Tuple[List[Sample], Running]] = deque()
+    for turn, (group, images) in enumerate(_batches(predictors[0], samples, batch_size, problems)):
+        try:
+            under_way.append((group, predictors[turn % len(predictors)].start(images)))
+        except InputError as error:
+            problems.extend(_problems(error, group))
+        if len(under_way) == 2 * len(predictors):
+            yield under_way.popleft()
+    yield from under_way
+
+
+def _problems(error: InputError, samples: Sequence[Sample]) -> List[InputError]:
+    """An error of a pass for each of its images."""
+    return [InputError(error.problem, file=sample.path, remedy=error.remedy) for sample in samples]
+
+
+def _batches(predictor: Predictor, samples: Iterable[Sample], batch_size: int,
+             problems: List[InputError]) -> Iterator[Tuple[List[Sample], List[np.ndarray]]]:
+    """Neighbouring samples that read well and whose network sizes agree, up to ``batch_size`` together."""
+    group: List[Sample] = []
+    images: List[np.ndarray] = []
+    for sample in samples:
+        try:
+            image = read_image(sample.path)
+        except InputError as error:
+            problems.append(error)
+            continue
+        if group and (len(group) == batch_size or predictor.fit(image).network_size != predictor.fit(images[0]).network_size):
+            yield group, images
+            group, images = [], []
+        group.append(sample)
+        images.append(image)
+    if group:
+        yield group, images

@@ -1,0 +1,1 @@
+"""The paper's tables: experiments, their stages and the report; the demonstration."""

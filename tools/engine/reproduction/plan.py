@@ -1,0 +1,154 @@
+"""From rows of the paper's tables to the stages that measure them, and from the stages' results to figures."""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from cian.data.lists import resolve_list
+from cian.errors import InputError
+from cian.files import read_bytes, read_text
+from cian.tools.engine.config import Config
+from cian.tools.engine.prediction.outputs import label_folder
+from cian.tools.engine.reproduction.experiments import Experiment
+from cian.tools.engine.reproduction.stages import Stage, stage_key
+
+TRAINING = ("preset", "network", "loss", "train", "run")  # sections that decide what a training round gives
+
+
+@dataclass(frozen=True)
+class Place:
+    """The data set of a reproduction, and the folder of its results.
+
+    Attributes
+    ----------
+    data : VOC-layout tree.
+    classes : 'voc' or a file.
+    train_list, val_list : files, or names below ImageSets/Segmentation.
+    out : folder of all stages.
+    saliency_root : folder of saliency images; empty where the rows do not use any.
+    """
+
+    data: str
+    classes: str
+    train_list: str
+    val_list: str
+    out: Path
+    saliency_root: str = ""
+
+    def lay_under(self, config: Config) -> Config:
+        """The configuration on this data set."""
+        return config.replace(data={"root": self.data, "classes": self.classes, "train_list": self.train_list, "val_list": self.val_list},
+                              seeds={"saliency_root": self.saliency_root})
+
+    @property
+    def fingerprint(self) -> List[str]:
+        """What the stages' keys know of the data: SHA-256 of both lists and of the class list."""
+        content = ["\n".join(resolve_list(self.data, name)).encode() for name in (self.train_list, self.val_list)]
+        content += [] if self.classes == "voc" else [read_bytes(self.classes)]
+        return [hashlib.sha256(text).hexdigest() for text in content]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row with one seed: the stages whose ``score.json`` hold its figures, and the training rounds before them."""
+
+    experiment: Experiment
+    seed: int
+    scores: Dict[str, Stage]
+    rounds: Tuple[Stage, ...]
+    seeds: Stage
+
+    def figures(self) -> Optional[Dict[str, float]]:
+        """mIoU in per cent by figure ('val', 'val_crf'), or None before every stage is done.
+
+        Raises
+        ------
+        InputError
+            When a score's file is damaged.
+        """
+        if not all(stage.done for stage in self.scores.values()):
+            return None
+        found = {}
+        for name, stage in self.scores.items():
+            path = stage.folder / "score.json"
+            try:
+                found[name] = 100 * float(json.loads(read_text(path))["mean_iou"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError("is damaged", file=path, remedy="remove its folder and run the command again") from error
+        return found
+
+
+def plan(experiment: Experiment, place: Place, seed: int) -> Measurement:
+    """The stages of a row: prepare, CAM, seeds, training rounds, prediction, scores. Rows share equal ones by their folders.
+
+    ``seed`` is the seed of the training rounds; the CAM classifier and the choice of replaced seeds keep those of the file, so that
+    the rows and seeds of a table start from one set of seeds.
+    """
+    config = place.lay_under(experiment.config).replace(train={"seed": seed})
+    counts = {name: len(resolve_list(place.data, split)) for name, split in (("train", place.train_list), ("val", place.val_list))}
+    seeds = _seed_stages(config, place, counts["train"])
+    rounds = [_first_round(config, place, seeds, counts["train"])]
+    if experiment.claim.rounds == 2:
+        rounds.append(_second_round(config, place, seeds, rounds[0], counts["train"]))
+    scores = _score_stages(config, place, rounds[-1], counts["val"])
+    return Measurement(experiment, seed, scores, tuple(rounds), seeds)
+
+
+def _stage(place: Place, kind: str, key: str, tool: str, arguments: Sequence[str], after: Sequence[Stage], config: Config,
+           images: int) -> Stage:
+    return Stage(kind, key, place.out / f"{kind}-{key}", tool, tuple(arguments), tuple(after), config, images)
+
+
+def _seed_stages(config: Config, place: Place, images: int) -> Stage:
+    """Records, CAM classifier, seeds; the last of them, whose folder is that of the seeds."""
+    key = stage_key("records", place.fingerprint)
+    records = _stage(place, "records", key, "prepare", ["--out", str(place.out / f"records-{key}")], (), config, images)
+    located = config.replace(data={"records": str(records.folder)})
+    key = stage_key("cam", config.hash(("cam",)), records.key)
+    cam = _stage(place, "cam", key, "train_cam", ["--snapshot", str(place.out / f"cam-{key}")], (records,), located,
+                 images * config.cam.epochs)
+    key = stage_key("seeds", config.hash(("seeds",)), cam.key)
+    arguments = ["--snapshot", str(cam.folder), "--out", str(place.out / f"seeds-{key}" / "seeds")]
+    if config.seeds.strong_ratio:
+        arguments += ["--strong-masks", str(Path(place.data) / "SegmentationClassAug")]
+    return _stage(place, "seeds", key, "make_seeds", arguments, (cam,), located, images)
+
+
+def _first_round(config: Config, place: Place, seeds: Stage, images: int) -> Stage:
+    assert seeds.config is not None
+    located = seeds.config.replace(data={"label_root": str(seeds.folder / "seeds")})
+    key = stage_key("round1", config.hash(TRAINING), seeds.key)
+    return _stage(place, "round1", key, "train", ["--snapshot", str(place.out / f"round1-{key}")], (seeds,), located,
+                  images * config.train.epochs)
+
+
+def _second_round(config: Config, place: Place, seeds: Stage, first: Stage, images: int) -> Stage:
+    assert first.config is not None
+    key = stage_key("labels", first.key, config.hash(("predict",)))
+    labels = _stage(place, "labels", key, "predict",
+                    ["--retrain-labels", "--quiet", "--checkpoint", str(first.folder), "--out", str(place.out / f"labels-{key}")],
+                    (first,), first.config, images)
+    located = first.config.replace(data={"label_root": str(labels.folder / label_folder(config.predict.retrain_crf))})
+    key = stage_key("round2", labels.key, config.hash(TRAINING))
+    snapshot = place.out / f"round2-{key}"  # one of its own: rows with one first round may differ in their labels
+    return Stage("round2", key, Path(f"{snapshot}_retrain"), "retrain", ("--snapshot", str(snapshot), "--start", str(first.folder)),
+                 (labels,), located, images * config.train.epochs)
+
+
+def _score_stages(config: Config, place: Place, trained: Stage, images: int) -> Dict[str, Stage]:
+    """Prediction of the validation list and both of its scores."""
+    key = stage_key("val", trained.key, config.hash(("predict",)))
+    predicted = _stage(place, "val", key, "predict",
+                       ["--quiet", "--checkpoint", str(trained.folder), "--out", str(place.out / f"val-{key}")], (trained,), config, images)
+    figures = {"val": "pred"} if config.predict.crf == "none" else {"val": "pred", "val_crf": "pred_crf"}
+    scores = {}
+    for figure, folder in figures.items():
+        key = stage_key("score", predicted.key, folder)
+        target = place.out / f"score-{key}"
+        scores[figure] = _stage(place, "score", key, "evaluate",
+                                ["--prediction-root", str(predicted.folder / folder), "--json", str(target / "score.json")],
+                                (predicted,), config, images)
+    return scores

@@ -1,0 +1,72 @@
+"""PASCAL VOC 2012: what must be downloaded, whether it is complete, and the archive for its test server."""
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+from typing import List
+
+from cian.data.lists import resolve_list
+from cian.errors import InputError, PathLike
+from cian.files import Problems, atomic_write
+
+# Names in the lists of the paper, section 'Datasets'.
+COUNTS = {"train_aug": 10582, "val": 1449, "test": 1456}
+DOWNLOADS = """PASCAL VOC 2012 is not complete in {root}. It takes:
+  1. VOCtrainval_11-May-2012.tar from the challenge's page (host.robots.ox.ac.uk/pascal/VOC/voc2012): JPEGImages/, Annotations/ and
+     ImageSets/Segmentation/val.txt;
+  2. SegmentationClassAug/ of the Semantic Boundaries Dataset (Hariharan et al. 2011) in VOC's palette, 12,031 masks: its names make the
+     list train_aug, and its masks score the predictions;
+  3. for Table 5's test column VOC2012test.tar from the evaluation server, with ImageSets/Segmentation/test.txt.
+Beside it, ImageNet weights of MXNet's model zoo (resnet-50-0000.params, resnet-101-0000.params, vgg16-0000.params) and saliency maps."""
+
+
+def check_voc(root: PathLike, *lists: str) -> None:
+    """Check that a tree is VOC 2012 as the paper uses it: lists of the right length, and an image and an annotation for every name.
+
+    Raises
+    ------
+    Problems
+        Naming each list that is missing or of another length, and how many images or annotations are missing, with what to download.
+    """
+    problems: List[InputError] = []
+    for name in dict.fromkeys(lists):
+        try:
+            names = resolve_list(root, name)
+        except InputError as problem:
+            problems.append(problem)
+            continue
+        stem = Path(name).stem
+        if len(names) != COUNTS.get(stem, len(names)):
+            problems.append(InputError(f"has {len(names)} names, not {COUNTS[stem]}", file=root, field=f"list {stem}"))
+        for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+            present = set(os.listdir(os.path.join(root, folder))) if os.path.isdir(os.path.join(root, folder)) else set()
+            missing = [entry for entry in names if entry + suffix not in present]
+            if missing and not (stem == "test" and folder == "Annotations"):  # the test set's annotations are the server's
+                problems.append(InputError(f"{len(missing)} of {len(names)} files are missing, first {missing[0]}{suffix}",
+                                           file=os.path.join(root, folder), field=f"list {stem}"))
+    if problems:
+        raise Problems(problems, remedy="\n" + DOWNLOADS.format(root=os.fspath(root)))
+
+
+def write_submission(predictions: PathLike, root: PathLike, test_list: str, path: PathLike) -> str:
+    """Pack predictions for the test server: ``results/VOC2012/Segmentation/comp6_test_cls/NAME.png``, palette PNGs.
+
+    Returns
+    -------
+    The archive's path.
+
+    Raises
+    ------
+    InputError
+        When a prediction of the list is missing.
+    """
+    names = resolve_list(root, test_list)
+    missing = [name for name in names if not os.path.isfile(os.path.join(predictions, f"{name}.png"))]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(names)} predictions are missing, first {missing[0]}.png", file=predictions,
+                         remedy="run tools/predict.py on the test list")
+    with atomic_write(path) as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name in names:
+            archive.add(os.path.join(predictions, f"{name}.png"), f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png")
+    return os.fspath(path)

@@ -1,0 +1,265 @@
+"""Training of the CAM classifier with the multi-label sigmoid loss (paper, "Initial Seeds"), resumable to the last bit."""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from typing import Any, Dict, Mapping, Optional, Union
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+
+from cian.data.iterators import ClassificationIter
+from cian.data.records import RecordSet
+from cian.environment import usable_cores
+from cian.errors import InputError
+from cian.files import atomic_write, read_bytes
+from cian.symbols.cam import CAMClassifier
+from cian.symbols.metadata import metadata_path, read_metadata
+from cian.symbols.params import configure_training, initialize, named_values
+from cian.symbols.pretrained import load_pretrained
+from cian.tools.engine.config import CamConfig, Config, save_config
+from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.models.snapshot import Snapshot
+from cian.tools.engine.seeds.features import STRAIGHT, FeatureIter, images_rgb, network_input, pooled_features
+from cian.tools.engine.seeds.maps import average_precisions, mean_of_present
+from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
+from cian.tools.engine.training.step import Sgd, all_finite, step_seed
+
+LR_POWER = 0.9  # of the poly decay, which steps once an epoch as the segmentation network's does
+
+
+def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mapping[str, RecordSet]] = None, fresh: bool = False,
+                     backbone_options: Optional[Mapping[str, Any]] = None) -> str:
+    """Train the classifier, or go on with it where it stopped, and report its mean average precision.
+
+    With ``cam.freeze_backbone`` the classification layer alone is trained, on pooled features of whole images that are computed once.
+    One device is used, the first of ``run.devices``.
+
+    Parameters
+    ----------
+    config : cam and run are used; ``run.snapshot`` gets ``MODEL_cam-EPOCH.params``, the state to go on from, logs and the report.
+    images : training images with image-level labels; nothing else is read.
+    score : further labelled images to report the precision on, by name.
+    fresh : remove what another run left in the folder, in place of refusing it.
+    backbone_options : of the backbone's class.
+
+    Returns
+    -------
+    Path of the classifier.
+
+    Raises
+    ------
+    InputError
+        Wrong device, weights or snapshot; a loss or gradient that is not finite, naming the images of the batch.
+    """
+    if not config.run.snapshot:
+        raise InputError("no folder for the classifier was named", field="run.snapshot", remedy="give --snapshot FOLDER")
+    device = parse_devices(config.run.devices)[0]
+    with contextlib.ExitStack() as stack:
+        snapshot = stack.enter_context(Snapshot(config.run.snapshot, f"{config.cam.model}_cam"))
+        run = stack.enter_context(CamRun(config, images, snapshot, device, backbone_options or {}))
+        if fresh:
+            snapshot.clear()
+        run.resume()
+        path = run.train()
+        run.report(path, {images.name: images, **(score or {})})
+    return path
+
+
+class CamRun:
+    """A training under way; a context manager, because batches may come from processes.
+
+    Attributes
+    ----------
+    net : CAMClassifier, initialised or pretrained.
+    epoch, step : epochs and steps done so far.
+    """
+
+    def __init__(self, config: Config, images: RecordSet, snapshot: Snapshot, device: mx.Context,
+                 backbone_options: Mapping[str, Any]) -> None:
+        self.config, self.cam, self.images, self.snapshot, self.device = config, config.cam, images, snapshot, device
+        self.epoch = self.step = 0
+        self._workers = config.run.workers or usable_cores()
+        self._weights = weights_digest(self.cam)
+        self._options = dict(backbone_options)
+        crops = None if self.cam.freeze_backbone else ClassificationIter(  # forks its workers before there are other threads
+            images, batch_size=self.cam.batch_size, crop_px=self.cam.crop_px, seed=self.cam.seed, workers=self._workers)
+        self.net = build_classifier(self.cam, images.classes.num_classes - 1, device, backbone_options)
+        self.batches: Union[FeatureIter, ClassificationIter] = crops or FeatureIter(
+            self.features(images), images.labels[:, 1:], self.cam.batch_size, self.cam.seed)
+        self._sgd = Sgd(self.net, self.cam.momentum, self.cam.weight_decay)
+        self._meter, self._clock = Meter(), Clock()
+
+    def __enter__(self) -> CamRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self.batches, ClassificationIter):
+            self.batches.close()
+
+    def features(self, images: RecordSet) -> np.ndarray:
+        """(n, 2, C) pooled features of a set by the frozen backbone, from the snapshot's cache."""
+        parts = [images.identity, self.cam.model, self._weights, json.dumps(self._options, sort_keys=True)]
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        return pooled_features(self.net.backbone, images, self.snapshot.path(f"features-{digest}.npy"), self.device,
+                               workers=self._workers, progress=True)
+
+    def identity(self) -> Dict[str, Any]:
+        """What the classifier depends on."""
+        return {**self.config.hashed_keys(("cam",)), "weights": self._weights, "images": self.images.identity,
+                "backbone_options": json.dumps(self._options, sort_keys=True)}
+
+    def resume(self) -> None:
+        """Go on from the snapshot's state, if it has one.
+
+        Raises
+        ------
+        InputError
+            The state belongs to other settings or images.
+        """
+        state = self.snapshot.load_state()
+        if state is None:
+            return
+        changed = [key for key, value in self.identity().items() if state["identity"].get(key) != value]
+        if changed:
+            raise InputError(f"belongs to a classifier of other settings: {', '.join(changed)}", file=self.snapshot.folder,
+                             remedy="use another --snapshot, or --fresh to remove what is there")
+        self.epoch, self.step = state["epoch"], state["step"]
+        parameters = self.net.collect_params()
+        for name, value in state["parameters"].items():
+            parameters[name].set_data(mx.nd.array(value, dtype=np.float32))
+        self._sgd.set_momentum(state["momentum"])
+        self.batches.load_state_dict(state["batches"])
+
+    def train(self) -> str:
+        """Run the epochs that are left; returns the path of the classifier."""
+        path = self.snapshot.path(f"{self.snapshot.model}-{self.cam.epochs - 1:04d}.params")
+        if self.epoch == self.cam.epochs and os.path.exists(metadata_path(path)):
+            return path
+        save_config(self.config, self.snapshot.path("config.yaml"))
+        total = self.cam.epochs * self.batches.num_batches
+        with RunLog(self.snapshot.folder, self.snapshot.model, total, self.step) as log:
+            log.line(f"{len(self.images)} images, {self.cam.model} from {self.cam.pretrained or 'random weights'}"
+                     f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of {total} steps done, on {self.device}")
+            while self.epoch < self.cam.epochs:
+                self._run_epoch(log, total)
+        self.snapshot.save_epoch(self.cam.epochs - 1, named_values(self.net), {
+            "kind": "cam", "network": self.net.settings, "classes": list(self.images.classes.foreground), "training": self.identity(),
+            "config_hash": self.config.hash(("cam",)), "epoch": self.epoch - 1, "step": self.step})
+        return path
+
+    def _run_epoch(self, log: RunLog, total: int) -> None:
+        self.batches.reset()
+        rate = self.cam.lr * (1 - self.epoch / self.cam.epochs) ** LR_POWER
+        for batch in self.batches:
+            self._learn(batch, rate)
+            log.advance(self.step, total)
+        self.epoch += 1
+        self.snapshot.save_state(self.state_dict())
+        loss = self._meter.take()["loss"]
+        speed = self._clock.images_per_second(len(self.images))
+        log.scalars({"loss/sigmoid": loss, "learning_rate": rate, "images_per_second": speed}, self.step)
+        log.line(f"epoch {self.epoch}/{self.cam.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, {speed:.1f} images/s, "
+                 f"{duration(self._clock.seconds_left(total - self.step))} left")
+
+    def _learn(self, batch: mx.io.DataBatch, rate: float) -> None:
+        data, labels = (arrays[0].as_in_context(self.device) for arrays in (batch.data, batch.label))
+        mx.random.seed(step_seed(self.cam.seed, self.step))
+        with autograd.record():
+            logits = self.net.classifier(data).flatten() if self.cam.freeze_backbone else self.net(data)
+            loss = sigmoid_loss(logits, labels)
+        loss.backward()
+        value = loss.sum().asscalar()
+        if not (np.isfinite(value) and all_finite(list(self._sgd.gradients().values()))):
+            names = ", ".join(self.images.names[int(index)] for index in batch.index)
+            raise InputError(f"the loss or a gradient is not finite in step {self.step + 1} with the images {names}",
+                             file=self.snapshot.folder, remedy="look at these images, or lower cam.lr")
+        self._sgd.set_learning_rate(rate)
+        self._sgd.step(len(data))
+        self._meter.add("loss", float(value), len(data))
+        self._clock.tick()
+        self.step += 1
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Everything that decides how the training goes on."""
+        mx.nd.waitall()
+        parameters = {name: param.data().asnumpy() for name, param in self.net.collect_params().items() if param.grad_req != "null"}
+        return {"identity": self.identity(), "epoch": self.epoch, "step": self.step, "parameters": parameters,
+                "momentum": self._sgd.momentum(), "batches": self.batches.state_dict()}
+
+    def report(self, path: str, sets: Mapping[str, RecordSet]) -> Dict[str, Any]:
+        """Average precision on the image-level labels of each set, by the whole images: written to ``<path>`` with the suffix
+        ``.map.json`` and printed; sets that were scored before are not scored again."""
+        target, digest = f"{path[:-len('.params')]}.map.json", read_metadata(path)["sha256"]
+        known = json.loads(read_bytes(target)) if os.path.exists(target) else {}
+        scored = known["sets"] if known.get("classifier") == digest else {}
+        for name, images in sets.items():
+            if scored.get(name, {}).get("images") != images.identity:
+                precision = average_precisions(self.scores(images), images.labels[:, 1:])
+                by_class = {label: None if np.isnan(value) else float(value) for label, value in zip(images.classes.foreground, precision)}
+                scored[name] = {"images": images.identity, "count": len(images), "mean_average_precision": mean_of_present(precision),
+                                "average_precision": by_class}
+            print(f"{name}: mean average precision {_shown(scored[name]['mean_average_precision'])} on the labels of {len(images)} images",
+                  flush=True)
+        known = {"classifier": digest, "sets": scored}
+        with atomic_write(target, "w") as stream:
+            json.dump(known, stream, indent=1)
+        return known
+
+    def scores(self, images: RecordSet) -> np.ndarray:
+        """(n, L) float32 class scores (logits) of a set's images, each whole and in its own size."""
+        if self.cam.freeze_backbone:
+            straight = self.features(images)[:, STRAIGHT]
+            blocks = [straight[start:start + 1024, :, None, None] for start in range(0, len(straight), 1024)]
+            return np.concatenate([self.net.classifier(mx.nd.array(block, ctx=self.device)).flatten().asnumpy() for block in blocks])
+        rows = [self.net(network_input(image, self.device)).asnumpy()[0]
+                for image in images_rgb(images, range(len(images)), self._workers)]
+        return np.stack(rows)
+
+
+def build_classifier(settings: CamConfig, num_foreground: int, device: mx.Context, backbone_options: Optional[Mapping[str, Any]] = None
+                     ) -> CAMClassifier:
+    """A classifier with its first values, pretrained where the settings name a source, and with what trains of it set.
+
+    Raises
+    ------
+    InputError
+        The source does not hold the backbone's parameters.
+    """
+    net = CAMClassifier(settings.model, num_foreground, backbone_options)
+    if settings.pretrained:
+        load_pretrained(net, settings.pretrained, ctx=device)
+    initialize(net, settings.seed, ctx=device, missing=True)
+    configure_training(net, lr_mult_new=settings.lr_mult_new,
+                       freeze=net.backbone.collect_params() if settings.freeze_backbone else ())
+    net.hybridize()
+    return net
+
+
+def sigmoid_loss(logits: mx.nd.NDArray, labels: mx.nd.NDArray) -> mx.nd.NDArray:
+    """The multi-label sigmoid loss of each image: binary cross-entropy summed over the classes.
+
+    Parameters
+    ----------
+    logits, labels : (N, L); labels are 0 or 1.
+
+    Returns
+    -------
+    (N,) losses.
+    """
+    # Gluon's own loss has a wrong gradient where a logit is exactly 0, and averages over the classes.
+    return (mx.nd.Activation(logits, act_type="softrelu") - logits * labels).sum(axis=1)
+
+
+def weights_digest(settings: CamConfig) -> str:
+    """What the backbone starts from: 'package', the SHA-256 of the file, or the seed of random weights."""
+    if not settings.pretrained:
+        return f"random {settings.seed}"
+    return settings.pretrained if settings.pretrained == "package" else hashlib.sha256(read_bytes(settings.pretrained)).hexdigest()
+
+
+def _shown(value: Optional[float]) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

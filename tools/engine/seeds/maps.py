@@ -1,0 +1,150 @@
+"""Class activation maps of single images, in [0, 1], and how well their classifier knows the image-level labels.
+
+CAM (Zhou et al., CVPR 2016): a classifier whose last two layers are a global average pooling and a linear layer; without the pooling,
+the linear layer scores every position of the feature map.
+"""
+from __future__ import annotations
+
+from typing import Optional, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from cian.data.classes import ClassTable
+from cian.errors import InputError, PathLike
+from cian.symbols.cam import CAMClassifier
+from cian.symbols.metadata import read_metadata
+from cian.symbols.params import load_params
+from cian.tools.engine.config import SeedConfig
+from cian.tools.engine.fitting import resize_matrix
+from cian.tools.engine.seeds.features import network_input
+
+STRIDE = 8  # of the classifier's maps, pixels
+
+
+class CamMaps:
+    """Class activation maps of one image, for chosen classes.
+
+    The maps of all scales and of the mirrored image are enlarged to the image and added; then negative scores become 0 and each map is
+    divided by its largest value, so that its strongest pixel is 1 (Ahn and Kwak, CVPR 2018, section 3.1; the CIAN paper says "into
+    range [0,1]" and no more). A class that scores nowhere above 0 has an empty map.
+
+    Enlarging is bilinear with corners aligned. The image is padded with copies of its last row and column to 8n+1 pixels first, so that
+    position i of the map lies exactly on pixel 8i.
+
+    Parameters
+    ----------
+    net : CAMClassifier, its parameters on ``device``.
+    scales : scales of the image; sizes are int((side - 1) * scale) + 1.
+    mirror : add the maps of the mirrored image.
+    """
+
+    def __init__(self, net: CAMClassifier, scales: Sequence[float] = (1.0,), mirror: bool = False,
+                 device: Optional[mx.Context] = None) -> None:
+        if not scales or min(scales) <= 0:
+            raise InputError(f"needs at least one scale above 0, not {list(scales)}", field="seeds.scales")
+        self._net, self._scales, self._mirror, self._device = net, tuple(scales), mirror, device or mx.cpu()
+
+    @classmethod
+    def of(cls, net: CAMClassifier, config: SeedConfig, device: Optional[mx.Context] = None) -> CamMaps:
+        """The maps that a configuration asks for."""
+        return cls(net, config.scales, config.mirror, device)
+
+    def __call__(self, image: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+        """Maps of the classes in an image.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8 RGB.
+        classes : K pixel values, 1 for the first class after the background.
+
+        Returns
+        -------
+        (K, H, W) float32 in [0, 1].
+        """
+        scores = self.scores(image, classes)
+        np.maximum(scores, 0, out=scores)
+        highest = scores.max(axis=(1, 2), keepdims=True, initial=0)
+        return np.divide(scores, highest, out=scores, where=highest > 0)
+
+    def scores(self, image: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+        """(K, H, W) float32: the sum of the enlarged class scores of all scales, of either sign."""
+        height, width = image.shape[:2]
+        total = np.zeros((len(classes), height, width), np.float32)
+        if not len(classes):
+            return total
+        pixels = network_input(image, self._device)
+        for scale in self._scales:
+            size = (int((height - 1) * scale) + 1, int((width - 1) * scale) + 1)
+            scaled = pixels if size == (height, width) else mx.nd.contrib.BilinearResize2D(pixels, height=size[0], width=size[1])
+            coarse = self._coarse(scaled, classes)
+            rows, columns = (resize_matrix(shown, side) @ _enlarging(steps, shown)
+                             for shown, side, steps in zip(size, (height, width), coarse.shape[1:]))
+            total += rows @ coarse @ columns.T
+        return total
+
+    def _coarse(self, pixels: mx.nd.NDArray, classes: Sequence[int]) -> np.ndarray:
+        """(K, h, w) scores at stride 8 of (1, 3, H, W) pixels, with those of the mirrored image added."""
+        below, right = (-(side - 1) % STRIDE for side in pixels.shape[2:])
+        padded = mx.nd.pad(pixels, mode="edge", pad_width=(0, 0, 0, 0, 0, below, 0, right))
+        chosen = mx.nd.array([value - 1 for value in classes], ctx=self._device)
+        maps = mx.nd.take(self._net.cam(padded), chosen, axis=1)[0]  # (K, h, w)
+        if self._mirror:
+            mirrored = self._net.cam(mx.nd.reverse(padded, axis=3))
+            maps = maps + mx.nd.reverse(mx.nd.take(mirrored, chosen, axis=1)[0], axis=2)
+        return maps.asnumpy()
+
+
+def _enlarging(steps: int, side: int) -> np.ndarray:
+    """(side, steps) matrix from positions 0, 8, 16, ... to the first ``side`` pixels."""
+    return resize_matrix(steps, (steps - 1) * STRIDE + 1)[:side]
+
+
+def load_classifier(path: PathLike, classes: ClassTable, device: Optional[mx.Context] = None) -> Tuple[CAMClassifier, str]:
+    """The classifier of a file that training wrote, and the SHA-256 of that file.
+
+    Raises
+    ------
+    InputError
+        The file or its metadata is missing, damaged, of another kind of network, or of other classes.
+    """
+    metadata = read_metadata(path)
+    if metadata.get("kind") != "cam":
+        raise InputError("is not a CAM classifier", file=path, remedy="name the file that tools/train_cam.py wrote")
+    if tuple(metadata["classes"]) != classes.foreground:
+        raise InputError(f"was trained for {', '.join(metadata['classes'])}, the data has {', '.join(classes.foreground)}", file=path,
+                         field="classes", remedy="train it on this data, or name its class list with --classes")
+    net = CAMClassifier(**metadata["network"])
+    load_params(net, path, ctx=device)
+    net.hybridize()
+    return net, metadata["sha256"]
+
+
+def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Average precision of each class: the mean, over its positive images, of the precision at that image's rank.
+
+    Images of equal score share the rank of the last of them, so an order among them gives no advantage.
+
+    Parameters
+    ----------
+    scores : (n, L) float.
+    labels : (n, L), 1 where the image has the class.
+
+    Returns
+    -------
+    (L,) float64; NaN for a class that no image has.
+    """
+    result = np.full(scores.shape[1], np.nan)
+    for index, (score, positive) in enumerate(zip(scores.T, np.asarray(labels, bool).T)):
+        if positive.any():
+            ordered = np.sort(score)
+            above = len(score) - np.searchsorted(ordered, score[positive], side="left")  # images of at least that score
+            hits = positive.sum() - np.searchsorted(np.sort(score[positive]), score[positive], side="left")
+            result[index] = (hits / above).mean()
+    return result
+
+
+def mean_of_present(precisions: np.ndarray) -> Optional[float]:
+    """Mean of :func:`average_precisions` over the classes that occur; None where none does."""
+    found = precisions[~np.isnan(precisions)]
+    return float(found.mean()) if len(found) else None

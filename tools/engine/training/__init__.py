@@ -1,0 +1,1 @@
+"""Training rounds: the step, the round, its sources and its logs."""
