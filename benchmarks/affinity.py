@@ -1,11 +1,14 @@
 """How sharp the affinity of trained networks is, and whether it finds the query's class in another image.
 
-  python benchmarks/affinity.py --checkpoints RUN [RUN ...] --data DATA --classes DATA/classes.txt --json affinity.json
+  python benchmarks/affinity.py --checkpoints RUN [RUN ...] --data DATA --classes DATA/classes.txt
+  --json affinity.json
 
-Images of a list are paired with the next one that shares a class (masks say where, for measurement alone). For each checkpoint:
+Images of a list are paired with the next one that shares a class (masks say where, for measurement
+alone). For each checkpoint:
 
-  effective    exp(entropy) of the affinity over the reference's pixels, as a share of them: 1 is uniform, which averages the image
-  self, cross  of a query pixel whose class the (other) image has: the affinity's weight on that class over the share of pixels that it
+  effective    exp(entropy) of the affinity over the reference's pixels, as a share of them: 1 is
+  uniform, which averages the image self, cross  of a query pixel whose class the (other) image has:
+  the affinity's weight on that class over the share of pixels that it
                takes there; 1 is chance. Background is left out. The spread is over the pairs.
   gamma        mean size of bn_out_gamma, which scales what the affinity adds
 """
@@ -43,7 +46,8 @@ def class_gain(affinity: np.ndarray, query: np.ndarray, reference: np.ndarray) -
     Parameters
     ----------
     affinity : (K, Q), sums to 1 over K.
-    query, reference : (Q,) and (K,) class indices; background, ignored pixels, and classes that the reference has not take no part.
+    query, reference : (Q,) and (K,) class indices; background, ignored pixels, and classes that the
+        reference has not take no part.
 
     Returns None where no query pixel takes part.
     """
@@ -64,7 +68,8 @@ def measure(checkpoint: str, tree: DatasetTree, pairs: Sequence[Any]) -> Dict[st
     net, _ = load_network(checkpoint, for_prediction=False)
     found: Dict[str, List[float]] = {"effective": [], "self": [], "cross": []}
     for names in pairs:
-        images = [mx.nd.array(read_image(tree.image_path(name)).transpose(2, 0, 1)[None].astype(np.float32)) for name in names]
+        images = [mx.nd.array(read_image(tree.image_path(name)).transpose(2, 0, 1)[None].astype(np.float32))
+                  for name in names]
         masks = [read_label_png(tree.mask_path(name)) for name in names]
         maps = net.visual(*images)
         for branch, mask in (("self", masks[0]), ("cross", masks[1])):
@@ -77,13 +82,16 @@ def measure(checkpoint: str, tree: DatasetTree, pairs: Sequence[Any]) -> Dict[st
         found["effective"].append(effective_share(affinity))
     gamma = float(np.abs(net.collect_params()["bn_out_gamma"].data().asnumpy()).mean())
     return {"checkpoint": os.path.basename(os.path.normpath(checkpoint)), "pairs": len(pairs), "gamma": gamma,
-            **{name: {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1))} for name, values in found.items()}}
+            **{name: {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1))} for name,
+               values in found.items()}}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoints", required=True, nargs="+", metavar="RUN", help="snapshot folders or .params of cross affinity")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", required=True, nargs="+", metavar="RUN",
+                        help="snapshot folders or .params of cross affinity")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="VOC-layout tree with masks")
     parser.add_argument("--classes", default="voc", metavar="FILE")
     parser.add_argument("--list", default="val", metavar="NAME")
@@ -95,10 +103,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     pairs = pairs_by_class(tree, args.list, args.limit)
     results = [measure(checkpoint, tree, pairs) for checkpoint in args.checkpoints]
     print(text_table(("checkpoint", "effective", "self", "cross", "gamma"), [
-        (result["checkpoint"], *(f"{result[name]['mean']:.2f} ± {result[name]['spread']:.2f}" for name in ("effective", "self", "cross")),
+        (result["checkpoint"], *(f"{result[name]['mean']:.2f} ± {result[name]['spread']:.2f}"
+                                 for name in ("effective", "self", "cross")),
          f"{result['gamma']:.3f}") for result in results]))
     if args.json:
-        atomic_write_bytes(args.json, json.dumps({"machine": machine(), "results": results}, indent=1).encode())
+        atomic_write_bytes(args.json, json.dumps({"machine": machine(), "results": results},
+                                                 indent=1).encode())
     return 0
 
 

@@ -1,11 +1,15 @@
-"""Prediction of images padded to a square, as the original's test does it, against less padding (tight) and none (native).
+"""Prediction of images padded to a square, as the original's test does it, against less padding
+(tight) and none (native).
 
   python benchmarks/fitting.py --checkpoint runs/msrc --data DATA --classes DATA/classes.txt --size 321
-  python benchmarks/fitting.py --checkpoint runs/msrc --data DATA --classes DATA/classes.txt --size 513 --longest 500 --limit 12
+  python benchmarks/fitting.py --checkpoint runs/msrc --data DATA --classes DATA/classes.txt --size
+  513 --longest 500 --limit 12
 
-For each image the ways take turns in one process, and the figure is the median over the images of the ratio of their times: the
-network and the enlarging of its logits, without CRF and files. The mean IoU of all ways is over the same images. --longest resizes
-images and truth, so that small photographs stand for those of another data set. --one-scale leaves out the other scales and the mirror.
+For each image the ways take turns in one process, and the figure is the median over the images of
+the ratio of their times: the network and the enlarging of its logits, without CRF and files. The
+mean IoU of all ways is over the same images. --longest resizes images and truth, so that small
+photographs stand for those of another data set. --one-scale leaves out the other scales and the
+mirror.
 """
 from __future__ import annotations
 
@@ -34,14 +38,19 @@ WAYS = ("pad", "tight", "native")  # the first is what the others are compared w
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="anything that tools/predict.py takes")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, metavar="FILE",
+                        help="anything that tools/predict.py takes")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="VOC-layout tree with masks")
     parser.add_argument("--classes", default="voc", metavar="FILE")
     parser.add_argument("--list", default="val", metavar="NAME")
-    parser.add_argument("--size", type=int, default=513, metavar="PX", help="side of the padded square [default: 513]")
-    parser.add_argument("--longest", type=int, default=0, metavar="PX", help="resize images to this longest side")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="images, spread over the list [default: all]")
+    parser.add_argument("--size", type=int, default=513, metavar="PX",
+                        help="side of the padded square [default: 513]")
+    parser.add_argument("--longest", type=int, default=0, metavar="PX",
+                        help="resize images to this longest side")
+    parser.add_argument("--limit", type=int, default=0, metavar="N",
+                        help="images, spread over the list [default: all]")
     parser.add_argument("--one-scale", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
     args = parser.parse_args(argv)
@@ -61,13 +70,16 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     names = tree.names(args.list)
     names = names[::-(-len(names) // args.limit)] if args.limit else names
     procedure = {"scales": (1.0,), "add_max": False, "mirror": False} if args.one_scale else {}
-    predictors = {way: load_predictors(args.checkpoint, PredictConfig(fit=way, size_px=args.size, **procedure), [mx.cpu()])[0][0]
+    predictors = {way: load_predictors(args.checkpoint,
+                                       PredictConfig(fit=way, size_px=args.size, **procedure),
+                                       [mx.cpu()])[0][0]
                   for way in WAYS}
     seconds: Dict[str, List[float]] = {way: [] for way in WAYS}
     confusion = {way: np.zeros((len(classes),) * 2, np.int64) for way in WAYS}
     equal, pixels = dict.fromkeys(WAYS, 0), 0
     for turn, name in enumerate(names):
-        image, truth = resized(read_image(tree.image_path(name)), read_label_png(tree.mask_path(name)), args.longest)
+        image, truth = resized(read_image(tree.image_path(name)), read_label_png(tree.mask_path(name)),
+                               args.longest)
         labels = {}
         for way in (*WAYS[turn % len(WAYS):], *WAYS[:turn % len(WAYS)]):
             started = time.perf_counter()
@@ -78,8 +90,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         for way in WAYS:
             equal[way] += int((labels[WAYS[0]] == labels[way]).sum())
     scores = {way: Evaluation(classes.names, confusion[way], len(names)) for way in WAYS}
-    return {"size_px": args.size, "longest_px": args.longest, "one_scale": args.one_scale, "images": len(names),
-            "threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()),
+    return {"size_px": args.size, "longest_px": args.longest, "one_scale": args.one_scale,
+            "images": len(names), "threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()),
             "seconds": {way: round(statistics.median(seconds[way]), 3) for way in WAYS},
             "times_as_fast": {way: times_as_fast(seconds[WAYS[0]], seconds[way]) for way in WAYS[1:]},
             "mean_iou": {way: round(100 * scores[way].mean_iou, 3) for way in WAYS},
@@ -88,7 +100,9 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def times_as_fast(usual: List[float], other: List[float]) -> Dict[str, Any]:
-    """Median and quartiles of the ratios, image by image; the first one, which includes building the graph, is left out."""
+    """Median and quartiles of the ratios, image by image; the first one, which includes building
+    the graph, is left out.
+    """
     low, median, high = statistics.quantiles([one / two for one, two in zip(usual, other)][1:], n=4)
     return {"median": round(median, 3), "quartiles": [round(low, 3), round(high, 3)]}
 
@@ -97,7 +111,8 @@ def resized(image: np.ndarray, truth: np.ndarray, longest: int) -> Tuple[np.ndar
     """The image and its truth at this longest side; 0 leaves them."""
     height, width = truth.shape
     size = tuple(round(side * longest / max(height, width)) for side in (width, height))
-    return (cv2.resize(image, size), cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST)) if longest else (image, truth)
+    return (cv2.resize(image, size),
+            cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST)) if longest else (image, truth)
 
 
 if __name__ == "__main__":

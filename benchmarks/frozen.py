@@ -1,13 +1,15 @@
-"""What frozen layers save: training steps with and without them, and a classifier on features that are computed once.
+"""What frozen layers save: training steps with and without them, and a classifier on features that
+are computed once.
 
   python benchmarks/frozen.py --model resnet50_largefov --crop 225 --json FILE
   python benchmarks/frozen.py --records RUN/records --list train --images 12 --json FILE
 
-Steps of all ways take turns in one process; a figure is the median over the rounds of the processor's seconds (of all threads, which
-other work on the machine changes little), and of its ratio to that of training every layer in the same round. Memory is the peak of a
-process that takes two steps one way. With --records it measures the CAM classifier on a frozen backbone in place of that: --epochs over
-features of the disk, the time of computing them included, against the same batches with the features computed when they are needed.
-Weights are random: they change no time.
+Steps of all ways take turns in one process; a figure is the median over the rounds of the
+processor's seconds (of all threads, which other work on the machine changes little), and of its
+ratio to that of training every layer in the same round. Memory is the peak of a process that takes
+two steps one way. With --records it measures the CAM classifier on a frozen backbone in place of
+that: --epochs over features of the disk, the time of computing them included, against the same
+batches with the features computed when they are needed. Weights are random: they change no time.
 """
 from __future__ import annotations
 
@@ -37,12 +39,14 @@ CLASSES = 21
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; with --task the work of one child process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet50_largefov", help="a ResNet [default: resnet50_largefov]")
     parser.add_argument("--crop", type=int, default=321, metavar="PX")
     parser.add_argument("--batch", type=int, default=4, metavar="N")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--records", metavar="FOLDER", help="packed images: measure the CAM classifier's features")
+    parser.add_argument("--records", metavar="FOLDER",
+                        help="packed images: measure the CAM classifier's features")
     parser.add_argument("--list", default="train", help="name of the record set [default: train]")
     parser.add_argument("--images", type=int, default=12, metavar="N")
     parser.add_argument("--epochs", type=int, default=15, metavar="N")
@@ -54,7 +58,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         steps(args, [args.task], 2)
         print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6))
         return 0
-    figures = {"threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()), **(classifier(args) if args.records else layers(args))}
+    figures = {"threads": int(os.environ.get("OMP_NUM_THREADS") or usable_cores()),
+               **(classifier(args) if args.records else layers(args))}
     print(json.dumps(figures, indent=1))
     if args.json:
         atomic_write_bytes(args.json, json.dumps(figures, indent=1).encode())
@@ -63,17 +68,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def layers(args: argparse.Namespace) -> Dict[str, Any]:
     """Processor seconds, their ratio and memory of a step by way."""
-    child = [sys.executable, os.path.abspath(__file__), "--model", args.model, "--crop", str(args.crop), "--batch", str(args.batch),
-             "--task"]
+    child = [sys.executable, os.path.abspath(__file__), "--model", args.model, "--crop", str(args.crop),
+             "--batch", str(args.batch), "--task"]
     # First, because a process counts what its parent held when it was made.
-    peaks = {way: int(subprocess.run([*child, way], stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1]) for way in WAYS}
+    peaks = {way: int(subprocess.run([*child, way], stdout=subprocess.PIPE, check=True,
+                                     text=True).stdout.splitlines()[-1]) for way in WAYS}
     seconds = steps(args, list(WAYS), args.rounds + 1)
     found = {}
     for way in WAYS:
         ratios = [one / whole for one, whole in zip(seconds[way], seconds["all layers train"])]
-        found[way] = {"cpu_seconds": round(statistics.median(seconds[way]), 3), "ratio": round(statistics.median(ratios), 3),
+        found[way] = {"cpu_seconds": round(statistics.median(seconds[way]), 3),
+                      "ratio": round(statistics.median(ratios), 3),
                       "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)], "peak_mb": peaks[way]}
-    return {"model": args.model, "crop_px": args.crop, "batch": args.batch, "rounds": args.rounds, "ways": found}
+    return {"model": args.model, "crop_px": args.crop, "batch": args.batch, "rounds": args.rounds,
+            "ways": found}
 
 
 def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str, List[float]]:
@@ -84,8 +92,10 @@ def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str
     from cian.tools.engine.config import Config
     from cian.tools.engine.training.step import Trainer
     rng, side = np.random.RandomState(0), (args.crop - 1) // 8 + 1
-    part = mx.io.DataBatch(data=[mx.nd.array(rng.randint(0, 256, (args.batch, 3, args.crop, args.crop)), dtype=np.float32)],
-                           label=[mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))), mx.nd.ones((args.batch, CLASSES))],
+    part = mx.io.DataBatch(data=[mx.nd.array(rng.randint(0, 256, (args.batch, 3, args.crop, args.crop)),
+                                             dtype=np.float32)],
+                           label=[mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))),
+                                  mx.nd.ones((args.batch, CLASSES))],
                            index=np.arange(args.batch))
     trainers = {}
     for way in ways:
@@ -122,7 +132,8 @@ class Recomputed:
         rows = []
         for row, view in zip(*place):
             pixels = network_input(np.ascontiguousarray(self._images.image(int(row))[..., ::-1]), mx.cpu())
-            rows.append(self._backbone(mx.nd.reverse(pixels, axis=3) if view else pixels).mean(axis=(2, 3)).asnumpy()[0])
+            rows.append(self._backbone(mx.nd.reverse(pixels, axis=3)
+                                       if view else pixels).mean(axis=(2, 3)).asnumpy()[0])
         return np.stack(rows)
 
 
@@ -137,7 +148,9 @@ class FirstOf:
 
 
 def classifier(args: argparse.Namespace) -> Dict[str, Any]:
-    """Seconds of a classifier's training on stored features and on recomputed ones; their last batches must be the same."""
+    """Seconds of a classifier's training on stored features and on recomputed ones; their last
+    batches must be the same.
+    """
     import mxnet as mx
 
     from cian.data.records import RecordSet
@@ -159,13 +172,16 @@ def classifier(args: argparse.Namespace) -> Dict[str, Any]:
                     last = batch.data[0].asnumpy()
             return last
         started = time.perf_counter()
-        stored = run(pooled_features(backbone, FirstOf(records, count), os.path.join(folder, "features.npy"), mx.cpu()))
+        stored = run(pooled_features(backbone, FirstOf(records, count), os.path.join(folder, "features.npy"),
+                                     mx.cpu()))
         once = time.perf_counter() - started
         started = time.perf_counter()
         again = run(Recomputed(backbone, records, count))
         each_time = time.perf_counter() - started
-    return {"backbone": args.backbone, "images": count, "epochs": args.epochs, "seconds_stored": round(once, 2),
-            "seconds_recomputed": round(each_time, 2), "ratio": round(each_time / once, 2), "identical": bool((stored == again).all())}
+    return {"backbone": args.backbone, "images": count, "epochs": args.epochs,
+            "seconds_stored": round(once, 2),
+            "seconds_recomputed": round(each_time, 2), "ratio": round(each_time / once, 2),
+            "identical": bool((stored == again).all())}
 
 
 if __name__ == "__main__":

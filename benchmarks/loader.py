@@ -2,9 +2,10 @@
 
   python benchmarks/loader.py --original PATH_OF_CHECKOUT
 
-Each side runs in a process of its own and makes the batches of a round when it is asked to; the sides take turns, and the figures are
-medians over the rounds, of images a second and of the ratio within a round. Without --data the pictures are generated (about the size
-in bytes of VOC's). First the batches of both loaders are compared, bit for bit.
+Each side runs in a process of its own and makes the batches of a round when it is asked to; the
+sides take turns, and the figures are medians over the rounds, of images a second and of the ratio
+within a round. Without --data the pictures are generated (about the size in bytes of VOC's). First
+the batches of both loaders are compared, bit for bit.
 """
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ SIDES = {
 }
 
 
-def generated_tree(root: str, count: int, size_px: Tuple[int, int] = (HEIGHT, WIDTH), common: int = 0) -> None:
+def generated_tree(root: str, count: int, size_px: Tuple[int, int] = (HEIGHT, WIDTH),
+                   common: int = 0) -> None:
     """Pictures with detail at every scale, blobs as seeds, and annotations, in VOC's layout.
 
     ``size_px`` is height and width; every picture has the class of number ``common``, unless that is 0.
@@ -55,14 +57,17 @@ def generated_tree(root: str, count: int, size_px: Tuple[int, int] = (HEIGHT, WI
         for octave in range(1, 8):
             noise = rng.standard_normal((3 * 2 ** octave // 2, 4 * 2 ** octave // 2, 3)).astype(np.float32)
             picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * 150 / 2 ** octave
-        cv2.imwrite(os.path.join(root, "JPEGImages", f"{name}.jpg"), np.clip(picture, 0, 255).astype(np.uint8),
-                    [cv2.IMWRITE_JPEG_QUALITY, 92])
+        cv2.imwrite(os.path.join(root, "JPEGImages", f"{name}.jpg"),
+                    np.clip(picture, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 92])
         classes = rng.choice(20, 1 + (rng.random_sample() < 0.4), replace=False) + 1
         classes[0] = common or classes[0]
-        field = cv2.resize(rng.standard_normal((9, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        field = cv2.resize(rng.standard_normal((9, 12)).astype(np.float32), (width, height),
+                           interpolation=cv2.INTER_CUBIC)
         seed = np.digitize(field, [-0.3, 0.4, 0.9])
-        cv2.imwrite(os.path.join(root, "seeds", f"{name}.png"), np.array([0, 255, classes[0], classes[-1]], np.uint8)[seed])
-        objects = "".join(f"<object><name>{VOC_CLASSES[index]}</name><difficult>0</difficult></object>" for index in sorted(classes))
+        cv2.imwrite(os.path.join(root, "seeds", f"{name}.png"),
+                    np.array([0, 255, classes[0], classes[-1]], np.uint8)[seed])
+        objects = "".join(f"<object><name>{VOC_CLASSES[index]}</name><difficult>0</difficult></object>"
+                          for index in sorted(classes))
         with open(os.path.join(root, "Annotations", f"{name}.xml"), "w", encoding="utf-8") as stream:
             stream.write(f"<annotation>{objects}</annotation>")
     with open(os.path.join(root, "train.txt"), "w", encoding="utf-8") as stream:
@@ -91,16 +96,16 @@ def original_batches(checkout: str, root: str) -> Iterator[Any]:
 
     np.random.seed(SEED)
     folders = (os.path.join(root, name) for name in ("JPEGImages", "seeds", "Annotations", "train.txt"))
-    return endless(VOCSegGroupLoader(*folders, BATCH_SIZE, 2, 1, CROP_PX, shuffle=True, rand_scale=True, rand_mirror=True, rand_crop=True,
-                                     downsample=8))
+    return endless(VOCSegGroupLoader(*folders, BATCH_SIZE, 2, 1, CROP_PX, shuffle=True, rand_scale=True,
+                                     rand_mirror=True, rand_crop=True, downsample=8))
 
 
 def our_batches(out: str, workers: int) -> Iterator[Any]:
     """Batches of PairIter."""
     from cian.data.iterators import PairIter
 
-    return endless(PairIter(RecordSet.open(out, "images"), RecordSet.open(out, "seeds"), batch_size=BATCH_SIZE, crop_px=CROP_PX,
-                            seed=SEED, workers=workers))
+    return endless(PairIter(RecordSet.open(out, "images"), RecordSet.open(out, "seeds"),
+                            batch_size=BATCH_SIZE, crop_px=CROP_PX, seed=SEED, workers=workers))
 
 
 def decoded_batches(root: str) -> Iterator[None]:
@@ -126,7 +131,9 @@ def decoded_records(out: str) -> Iterator[None]:
 
 
 def serve(pipe: Any, side: str, checkout: str, root: str, out: str) -> None:
-    """In the process of a side: make batches as told, a (warm-up, timed) pair of numbers a round; send seconds, CPU seconds, checksum."""
+    """In the process of a side: make batches as told, a (warm-up, timed) pair of numbers a round;
+    send seconds, CPU seconds, checksum.
+    """
     if SIDES[side]:
         cv2.setNumThreads(SIDES[side])
     makers: Dict[str, Callable[[], Iterator[Any]]] = {
@@ -145,7 +152,8 @@ def serve(pipe: Any, side: str, checkout: str, root: str, out: str) -> None:
             batch = next(batches)
             finish(batch)
             if request[0] == 0 and batch is not None:
-                checksum = zlib.crc32(batch.label[0].asnumpy().tobytes(), zlib.crc32(batch.data[0].asnumpy().tobytes(), checksum))
+                checksum = zlib.crc32(batch.label[0].asnumpy().tobytes(),
+                                      zlib.crc32(batch.data[0].asnumpy().tobytes(), checksum))
         pipe.send((time.perf_counter() - start, cpu_seconds() - cpu, checksum))
 
 
@@ -172,7 +180,8 @@ def start_side(side: str, *arguments: str) -> Tuple[Any, Any]:
     ours, theirs = context.Pipe()
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(SIDES[side] or usable_cores())
-    process = context.Process(target=serve, args=(theirs, side, *arguments))  # not a daemon: it has workers of its own
+    # not a daemon: it has workers of its own
+    process = context.Process(target=serve, args=(theirs, side, *arguments))
     process.start()
     os.environ.pop("OMP_NUM_THREADS")
     if threads is not None:
@@ -180,7 +189,8 @@ def start_side(side: str, *arguments: str) -> Tuple[Any, Any]:
     return process, ours
 
 
-def measure(sides: Dict[str, Tuple[Any, Any]], rounds: int, batches: int) -> Tuple[Dict[str, List[float]], Dict[str, List[float]]]:
+def measure(sides: Dict[str, Tuple[Any, Any]], rounds: int, batches: int) -> Tuple[Dict[str, List[float]],
+                                                                                   Dict[str, List[float]]]:
     """Images a second, and CPU milliseconds an image, of each side in each round, the sides taking turns."""
     def ask(side: str, warm_up: int, timed: int) -> Tuple[float, float, int]:
         sides[side][1].send((warm_up, timed))
@@ -188,7 +198,8 @@ def measure(sides: Dict[str, Tuple[Any, Any]], rounds: int, batches: int) -> Tup
 
     checksums = {side: ask(side, 0, 4)[2] for side in sides if not side.startswith("decoding")}
     if len(set(checksums.values())) != 1:
-        raise InputError(f"the loaders' first batches differ: {checksums}", remedy="compare OpenCV and NumPy of both sides")
+        raise InputError(f"the loaders' first batches differ: {checksums}",
+                         remedy="compare OpenCV and NumPy of both sides")
     print("the first four batches of every loader are the same, bit for bit")
     speeds: Dict[str, List[float]] = {side: [] for side in sides}
     cpu_ms: Dict[str, List[float]] = {side: [] for side in sides}
@@ -203,11 +214,15 @@ def measure(sides: Dict[str, Tuple[Any, Any]], rounds: int, batches: int) -> Tup
 
 
 def summary(speeds: Dict[str, List[float]], cpu_ms: Dict[str, List[float]]) -> List[Dict[str, Any]]:
-    """Rows of medians: images a second, ratios within a round to both originals and to decoding, CPU milliseconds an image."""
+    """Rows of medians: images a second, ratios within a round to both originals and to decoding,
+    CPU milliseconds an image.
+    """
     rows = []
     for side, values in speeds.items():
-        row: Dict[str, Any] = {"side": side, "images/s": statistics.median(values), "range": (min(values), max(values))}
-        for label, other in (("x original, 1 thread", "original, one thread"), ("x original, own threads", "original, its own threads"),
+        row: Dict[str, Any] = {"side": side, "images/s": statistics.median(values),
+                               "range": (min(values), max(values))}
+        for label, other in (("x original, 1 thread", "original, one thread"),
+                             ("x original, own threads", "original, its own threads"),
                              ("of decoding", "decoding alone, one thread")):
             ratios = [mine / theirs for mine, theirs in zip(values, speeds[other])]
             row[label], row[f"{label}, range"] = statistics.median(ratios), (min(ratios), max(ratios))
@@ -218,12 +233,14 @@ def summary(speeds: Dict[str, List[float]], cpu_ms: Dict[str, List[float]]) -> L
 
 def show(rows: Sequence[Dict[str, Any]]) -> None:
     """Print the table."""
-    print(f"{'':28}{'images/s':>10} {'range':>13}{'x original, 1 thread':>25}{'x original, own threads':>27}{'of decoding':>13}"
+    print(f"{'':28}{'images/s':>10} "
+          f"{'range':>13}{'x original, 1 thread':>25}{'x original, own threads':>27}{'of decoding':>13}"
           f"{'CPU ms/image':>14}")
     for row in rows:
         spans = ["{:.2f} ({:.2f}-{:.2f})".format(row[key], *row[f"{key}, range"]) for key in
                  ("x original, 1 thread", "x original, own threads")]
-        print(f"{row['side']:28}{row['images/s']:>10.0f} {'{:.0f}-{:.0f}'.format(*row['range']):>13}{spans[0]:>25}{spans[1]:>27}"
+        print(f"{row['side']:28}{row['images/s']:>10.0f} "
+              f"{'{:.0f}-{:.0f}'.format(*row['range']):>13}{spans[0]:>25}{spans[1]:>27}"
               f"{row['of decoding']:>13.2f}{row['CPU ms']:>14.2f}")
 
 
@@ -259,15 +276,20 @@ def benchmark(original: str, data: Optional[str], images: int, rounds: int, batc
                 if process.is_alive():
                     pipe.send(None)
                 process.join()
-    return {"cores": usable_cores(), "load": os.getloadavg()[0], "machine": platform.machine(), "python": platform.python_version(),
-            "numpy": np.__version__, "opencv": cv2.__version__, "rows": summary(speeds, cpu_ms), "rounds": speeds, "cpu_ms": cpu_ms}
+    return {"cores": usable_cores(), "load": os.getloadavg()[0], "machine": platform.machine(),
+            "python": platform.python_version(),
+            "numpy": np.__version__, "opencv": cv2.__version__, "rows": summary(speeds, cpu_ms),
+            "rounds": speeds, "cpu_ms": cpu_ms}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", default=os.environ.get("CIAN_ORIGINAL", ""),
                         help="checkout of the original code [default: the environment's CIAN_ORIGINAL]")
-    parser.add_argument("--data", help="folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt, of VOC's classes")
+    parser.add_argument(
+        "--data", help="folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt, of VOC's "
+                       "classes")
     parser.add_argument("--images", type=int, default=192, help="pictures to generate without --data [192]")
     parser.add_argument("--rounds", type=int, default=9, help="rounds, each side once a round [9]")
     parser.add_argument("--batches", type=int, default=12, help="batches of 16 a side and round [12]")
@@ -279,8 +301,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         with open(arguments.read, encoding="utf-8") as stream:
             figures = json.load(stream)
     else:
-        figures = benchmark(arguments.original, arguments.data, arguments.images, arguments.rounds, arguments.batches)
-    print(", ".join(f"{key} {value}" for key, value in figures.items() if isinstance(value, (int, float, str))))
+        figures = benchmark(arguments.original, arguments.data, arguments.images, arguments.rounds,
+                            arguments.batches)
+    print(", ".join(f"{key} {value}" for key, value in figures.items()
+                    if isinstance(value, (int, float, str))))
     show(figures["rows"])
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as stream:

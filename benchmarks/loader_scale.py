@@ -1,12 +1,15 @@
 """Pairing and iterating at sizes that VOC does not have: seconds and memory, and how both grow.
 
-  python benchmarks/loader_scale.py --labels train_aug_labels.npz --images 10582 100000 1000000 --folder scratch
+  python benchmarks/loader_scale.py --labels train_aug_labels.npz --images 10582 100000 1000000
+  --folder scratch
 
-Labels are drawn, with replacement, from those of an npz file (`names`, `labels` (n, classes)), or are made up without one. Pairing is
-measured for each way to draw groups; with --original also the original's queue, on the same lists, and its groups are compared. With
---folder, record sets of that many small images are packed there and a PairIter with two workers is run over some of their batches.
-Each row is measured in a process of its own. Seconds are those of the CPU, so that other programs do not count; memory of several
-processes counts shared pages once, and pages of files not at all.
+Labels are drawn, with replacement, from those of an npz file (`names`, `labels` (n, classes)), or
+are made up without one. Pairing is measured for each way to draw groups; with --original also the
+original's queue, on the same lists, and its groups are compared. With --folder, record sets of that
+many small images are packed there and a PairIter with two workers is run over some of their
+batches. Each row is measured in a process of its own. Seconds are those of the CPU, so that other
+programs do not count; memory of several processes counts shared pages once, and pages of files not
+at all.
 """
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ def shared_out_mb(pids: Sequence[int]) -> float:
     total = 0
     for pid in pids:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as stream:
-            total += sum(int(line.split()[1]) for line in stream if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+            total += sum(int(line.split()[1]) for line in stream
+                         if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return total / 1024
 
 
@@ -60,7 +64,8 @@ def drawn_labels(path: str, count: int) -> np.ndarray:
     else:
         known = (np.random.RandomState(1).random_sample((10_000, 20)) < 0.02).astype(np.uint8)
         known[np.arange(10_000), np.random.RandomState(2).randint(0, 20, 10_000)] = 1
-    rows = np.arange(count) if count == len(known) else np.random.RandomState(SEED).randint(0, len(known), count)
+    rows = np.arange(count) if count == len(known) else np.random.RandomState(SEED).randint(0, len(known),
+                                                                                            count)
     return np.concatenate([np.ones((count, 1), np.uint8), known[rows]], axis=1)
 
 
@@ -75,12 +80,14 @@ def measure_pairing(labels: np.ndarray, pairing: str) -> Dict[str, float]:
         times.append(time.process_time() - start)
     peak = peak_mb() - before
     result = sampler.account()
-    return {"make s": made, "epoch s": sorted(times)[1], "peak MB": peak, "used": result.used, "dropped": result.dropped,
-            "served most": int(result.served.max())}
+    return {"make s": made, "epoch s": sorted(times)[1], "peak MB": peak, "used": result.used,
+            "dropped": result.dropped, "served most": int(result.served.max())}
 
 
 def measure_original(labels: np.ndarray, checkout: str) -> Dict[str, float]:
-    """Seconds of the original's queue over an epoch (its images are not read), and whether ours forms the same groups."""
+    """Seconds of the original's queue over an epoch (its images are not read), and whether ours
+    forms the same groups.
+    """
     sys.path.insert(0, checkout)
     import lib.loader.voc_seg_group_loader as module
 
@@ -107,27 +114,32 @@ def measure_original(labels: np.ndarray, checkout: str) -> Dict[str, float]:
 def pack(folder: str, labels: np.ndarray) -> Dict[str, float]:
     """Record sets of small images and seeds with these labels."""
     rng, classes, count = np.random.RandomState(SEED), ClassTable(CLASSES), len(labels)
-    pictures = [cv2.imencode(".jpg", rng.randint(0, 256, (16, 16, 3), np.uint8))[1].tobytes() for _ in range(64)]
+    pictures = [cv2.imencode(".jpg", rng.randint(0, 256, (16, 16, 3), np.uint8))[1].tobytes()
+                for _ in range(64)]
     seed = encode_gray_png(np.zeros((16, 16), np.uint8))
     for name, kind in (("images", "images"), ("seeds", "labels")):
         with record_writer(folder, name, kind, classes, count, num_parts=4) as writer:
             for index in range(count):
                 vector = labels[index].astype("<f4").tobytes() if kind == "images" else b""
                 content = pictures[index % 64] if kind == "images" else seed
-                writer.add(f"{index:07d}", HEADER.pack(len(vector) // 4, 0, index, 0) + vector + content, (16, 16))
+                writer.add(f"{index:07d}", HEADER.pack(len(vector) // 4, 0, index, 0) + vector + content,
+                           (16, 16))
             writer.finish(np.packbits(labels, axis=1) if kind == "images" else np.zeros((count, 0), np.uint8))
     return {}
 
 
 def measure_iterating(folder: str) -> Dict[str, float]:
-    """Seconds to the first batch, and memory of this process and its workers, early and after many batches."""
+    """Seconds to the first batch, and memory of this process and its workers, early and after many
+    batches.
+    """
     from cian.data.iterators import PairIter
 
     images, seeds = RecordSet.open(folder, "images"), RecordSet.open(folder, "seeds")
     images.labels  # noqa: B018 - unpacked once, for every iterator
     me = [os.getpid()]
     before, start = shared_out_mb(me), time.process_time()
-    with PairIter(images, seeds, batch_size=2 * GROUPS_PER_BATCH, crop_px=17, workers=2, order="counter") as iterator:
+    with PairIter(images, seeds, batch_size=2 * GROUPS_PER_BATCH, crop_px=17, workers=2,
+                  order="counter") as iterator:
         result = {"record sets MB": before, "until the first batch s": 0.0}
         for number in range(max(BATCHES) + 1):
             if iterator.position == iterator.num_batches:
@@ -156,19 +168,24 @@ def in_child(function: Callable[..., Dict[str, float]], *arguments: Any) -> Dict
 
 
 def plot(rows: Sequence[Dict[str, Any]], path: str) -> None:
-    """Seconds of an epoch's groups and peak memory against the number of images; memory of the iterator against batches."""
+    """Seconds of an epoch's groups and peak memory against the number of images; memory of the
+    iterator against batches.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     *panels, last = figure.subplots(1, 3)
-    for axes, key, label in zip(panels, ("epoch s", "peak MB"), ("CPU seconds to draw an epoch's groups", "memory to do so, MB")):
+    for axes, key, label in zip(panels, ("epoch s", "peak MB"),
+                                ("CPU seconds to draw an epoch's groups", "memory to do so, MB")):
         for what in dict.fromkeys(row["what"] for row in rows if key in row):
             chosen = [row for row in rows if row["what"] == what]
-            axes.loglog([row["images"] for row in chosen], [row[key] for row in chosen], marker="o", label=what)
+            axes.loglog([row["images"] for row in chosen], [row[key] for row in chosen], marker="o",
+                        label=what)
         axes.set(xlabel="images", ylabel=label)
     for row in rows:
         if row["what"] == "PairIter":
-            last.plot(BATCHES, [row[f"after {number} batches MB"] for number in BATCHES], marker="o", label=f"{row['images']:,} images")
+            last.plot(BATCHES, [row[f"after {number} batches MB"] for number in BATCHES], marker="o",
+                      label=f"{row['images']:,} images")
     last.set(xlabel="batches handed out", ylabel="MB, process and two workers", ylim=(0, None))
     for axes in (*panels, last):
         axes.grid(alpha=0.3)
@@ -177,11 +194,15 @@ def plot(rows: Sequence[Dict[str, Any]], path: str) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", default="", help="npz with labels (n, 20) to draw from [default: made up]")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", default="",
+                        help="npz with labels (n, 20) to draw from [default: made up]")
     parser.add_argument("--images", type=int, nargs="+", default=[10_582, 100_000, 1_000_000], help="sizes")
-    parser.add_argument("--original", default=os.environ.get("CIAN_ORIGINAL", ""), help="checkout of the original code, to compare with")
-    parser.add_argument("--folder", help="scratch folder for record sets; without it only pairing is measured")
+    parser.add_argument("--original", default=os.environ.get("CIAN_ORIGINAL", ""),
+                        help="checkout of the original code, to compare with")
+    parser.add_argument("--folder",
+                        help="scratch folder for record sets; without it only pairing is measured")
     parser.add_argument("--json", help="also write the figures there")
     parser.add_argument("--plot", help="also draw them into this PNG")
     parser.add_argument("--read", help="measure nothing: take the figures from this file of --json")
@@ -193,7 +214,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     def add(what: str, count: int, function: Callable[..., Dict[str, float]], *details: Any) -> None:
         rows.append({"what": what, "images": count, **in_child(function, *details)})
-        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in rows[-1].items()),
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key,
+                        value in rows[-1].items()),
               flush=True)
 
     for count in arguments.images:

@@ -19,16 +19,18 @@ from cian.environment import usable_cores, users_environment
 from cian.errors import InputError
 
 SAMPLING_SHARE = 0.02  # of the time of a core that reading memory may take
-STEERING = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MKLDNN_", "DNNL_", "MXNET_", "MALLOC_", "GLIBC_")  # variables that change speed
+# variables that change speed
+STEERING = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "MKLDNN_", "DNNL_", "MXNET_", "MALLOC_", "GLIBC_")
 PACKAGES = ("mxnet", "numpy", "opencv-python", "opencv-python-headless", "pydensecrf2")
 
 
 class PeakMemory:
     """Peak memory of a process and all below it, in MB.
 
-    It is the sum of proportional set sizes: a page that n processes share counts for 1/n in each. Reading it takes time in proportion to
-    the memory, so the pause between readings grows with it. A peak between two readings is seen where one process alone goes beyond
-    them: the system keeps the largest size that each process has had, which :meth:`wait` takes into account.
+    It is the sum of proportional set sizes: a page that n processes share counts for 1/n in each.
+    Reading it takes time in proportion to the memory, so the pause between readings grows with it.
+    A peak between two readings is seen where one process alone goes beyond them: the system keeps
+    the largest size that each process has had, which :meth:`wait` takes into account.
     """
 
     def __init__(self, pid: int) -> None:
@@ -43,7 +45,8 @@ class PeakMemory:
         process.returncode = os.waitstatus_to_exitcode(status)
         self._stop.set()
         self._thread.join()
-        if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:  # a child's begins with its parent's
+        # a child's begins with its parent's
+        if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
             self.peak_mb = max(self.peak_mb, usage.ru_maxrss * 1024 / 1e6)
         self.cpu_seconds = usage.ru_utime + usage.ru_stime
         return process.returncode
@@ -74,13 +77,16 @@ def resident_mb(pid: int) -> float:
     """Proportional set size of a process, MB; 0 for one that has ended."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as stream:
-            return next((int(line.split()[1]) * 1024 / 1e6 for line in stream if line.startswith("Pss:")), 0.0)
+            return next((int(line.split()[1]) * 1024 / 1e6 for line in stream if line.startswith("Pss:")),
+                        0.0)
     except OSError:
         return 0.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time so far of a process and all below it, and of those below it that have ended and were waited for."""
+    """CPU time so far of a process and all below it, and of those below it that have ended and were
+    waited for.
+    """
     total = 0
     for one in family(pid):
         with contextlib.suppress(OSError), open(f"/proc/{one}/stat", encoding="ascii") as stream:
@@ -89,7 +95,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def environment(threads: int) -> Dict[str, str]:
-    """The user's environment with so many OpenMP threads; 0 leaves the number to the program. What importing cian has set is left out."""
+    """The user's environment with so many OpenMP threads; 0 leaves the number to the program. What
+    importing cian has set is left out.
+    """
     result = {**users_environment(), "PYTHONDONTWRITEBYTECODE": "1"}
     result.pop("OMP_NUM_THREADS", None)
     return {**result, "OMP_NUM_THREADS": str(threads)} if threads else result
@@ -101,15 +109,15 @@ class Measured:
     def __init__(self, command: Sequence[str], log: str, threads: int = 0, cwd: Optional[str] = None) -> None:
         start = time.perf_counter()
         with open(log, "w", encoding="utf-8") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd,
-                                       env=environment(threads))
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT,
+                                       stdin=subprocess.DEVNULL, cwd=cwd, env=environment(threads))
             memory = PeakMemory(process.pid)
             code = memory.wait(process)
             self.seconds = time.perf_counter() - start
         self.peak_mb, self.cpu_seconds = memory.peak_mb, memory.cpu_seconds
         if code:
-            raise InputError(f"ended with code {code}: {last_line(log)}", file=log, field=" ".join(command[1:4]),
-                             remedy="keep the files with --work and read it")
+            raise InputError(f"ended with code {code}: {last_line(log)}", file=log,
+                             field=" ".join(command[1:4]), remedy="keep the files with --work and read it")
 
 
 class Server:
@@ -129,7 +137,8 @@ class Server:
         with open(path, "w", encoding="utf-8") as stream:
             json.dump({**job, "pipe": theirs.fileno()}, stream)
         with open(self._log, "w", encoding="utf-8") as stream:
-            self._process = subprocess.Popen([sys.executable, beside(program), path], stdout=stream, stderr=subprocess.STDOUT,
+            self._process = subprocess.Popen([sys.executable, beside(program), path], stdout=stream,
+                                             stderr=subprocess.STDOUT,
                                              env=environment(threads), pass_fds=[theirs.fileno()])
         theirs.close()
         self._memory = PeakMemory(self._process.pid)
@@ -153,8 +162,8 @@ class Server:
         try:
             return self._pipe.recv()
         except EOFError as error:
-            raise InputError(f"ended with code {self._memory.wait(self._process)}: {last_line(self._log)}", file=self._log,
-                             remedy="keep the files with --work and read it") from error
+            raise InputError(f"ended with code {self._memory.wait(self._process)}: {last_line(self._log)}",
+                             file=self._log, remedy="keep the files with --work and read it") from error
 
 
 def beside(name: str) -> str:
@@ -180,18 +189,24 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> Dict[str, float]:
 
 
 def machine() -> Dict[str, Any]:
-    """Processor, cores and load of this machine, versions of what runs on it, and the user's variables that change how fast."""
+    """Processor, cores and load of this machine, versions of what runs on it, and the user's
+    variables that change how fast.
+    """
     with open("/proc/cpuinfo", encoding="utf-8") as stream:
         lines = stream.read().splitlines()
-    facts = {key: next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "") for key in ("model name", "flags")}
-    vectors = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if flag in facts["flags"].split()]
+    facts = {key: next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
+             for key in ("model name", "flags")}
+    vectors = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_bf16")
+               if flag in facts["flags"].split()]
     found = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"processor": facts["model name"], "vectors": vectors, "cores": usable_cores(), "load": round(os.getloadavg()[0], 2),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9), "python": platform.python_version(),
-            "cian": version("cian"), **found,
-            "variables": {name: value for name, value in sorted(environment(0).items()) if name.startswith(STEERING)}}
+    return {"processor": facts["model name"], "vectors": vectors, "cores": usable_cores(),
+            "load": round(os.getloadavg()[0], 2),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+            "python": platform.python_version(), "cian": version("cian"), **found,
+            "variables": {name: value for name, value in sorted(environment(0).items())
+                          if name.startswith(STEERING)}}

@@ -1,9 +1,11 @@
-"""The original's side of benchmarks/compare.py: a checkout of github js-fan/CIAN, unedited, with nothing of this project in the process.
+"""The original's side of benchmarks/compare.py: a checkout of github js-fan/CIAN, unedited, with
+nothing of this project in the process.
 
-``python original_side.py JOB.json`` reads ``{"checkout": ..., "task": ..., ...}``. 'train', 'infer' and 'evaluate' do once what the
-original's command lines do; the other tasks repeat a piece of work as :mod:`serving` says. Changed in the memory of this process only:
-``mx.gpu`` is ``mx.cpu``; the alias ``numpy.bool`` that MXNet 1.9.1 reads exists; the image size of a prediction is that of the job (the
-script sets 513).
+``python original_side.py JOB.json`` reads ``{"checkout": ..., "task": ..., ...}``. 'train', 'infer'
+and 'evaluate' do once what the original's command lines do; the other tasks repeat a piece of work
+as :mod:`serving` says. Changed in the memory of this process only: ``mx.gpu`` is ``mx.cpu``; the
+alias ``numpy.bool`` that MXNet 1.9.1 reads exists; the image size of a prediction is that of the
+job (the script sets 513).
 """
 from __future__ import annotations
 
@@ -71,8 +73,8 @@ def loading(job: Job) -> Callable[[], float]:
     """Batches of the group loader, to arrays that can be used."""
     module = importlib.import_module("lib.loader.voc_seg_group_loader")
     np.random.seed(0)
-    loader = module.VOCSegGroupLoader(*job["roots"], job["batch_size"], 2, 1, job["crop_px"], shuffle=True, rand_scale=True,
-                                      rand_mirror=True, rand_crop=True, downsample=8)
+    loader = module.VOCSegGroupLoader(*job["roots"], job["batch_size"], 2, 1, job["crop_px"], shuffle=True,
+                                      rand_scale=True, rand_mirror=True, rand_crop=True, downsample=8)
     return timed_batches(batch_taker(loader), job["batches"], job["ahead"])
 
 
@@ -131,7 +133,8 @@ def _prediction_arguments(job: Job) -> argparse.Namespace:
 
 
 ONCE: Dict[str, Callable[[Job], None]] = {"train": train, "infer": infer, "evaluate": evaluate}
-REPEATED: Dict[str, Callable[[Job], Callable[[], float]]] = {"loading": loading, "step": step, "prediction": prediction, "crf": crf}
+REPEATED: Dict[str, Callable[[Job], Callable[[], float]]] = {"loading": loading, "step": step,
+                                                             "prediction": prediction, "crf": crf}
 
 
 def main(path: str) -> int:

@@ -1,5 +1,7 @@
-"""This project's side of benchmarks/compare.py: ``python our_side.py JOB.json`` repeats the piece of work ``job["task"]``, see
-:mod:`serving`; the task 'files' writes the weights and arrays that both sides read. Whole command lines need no side of their own."""
+"""This project's side of benchmarks/compare.py: ``python our_side.py JOB.json`` repeats the piece
+of work ``job["task"]``, see
+:mod:`serving`; the task 'files' writes the weights and arrays that both sides read. Whole command
+lines need no side of their own."""
 from __future__ import annotations
 
 import json
@@ -20,9 +22,10 @@ CLASSES = 21
 def files(job: Job) -> None:
     """Weights, a batch, logits for the CRF, and packed records.
 
-    Weights are random under which a network behaves as a trained one: under plain ones the affinity picks single pixels, and the
-    denormal numbers of all others make its products up to a hundred times as slow, on both sides. The classifier sees background in half
-    of the pixels, for the original's completion loss is not a number where no pixel is predicted as a class of its image.
+    Weights are random under which a network behaves as a trained one: under plain ones the affinity
+    picks single pixels, and the denormal numbers of all others make its products up to a hundred
+    times as slow, on both sides. The classifier sees background in half of the pixels, for the
+    original's completion loss is not a number where no pixel is predicted as a class of its image.
     """
     import cv2
     import mxnet as mx
@@ -43,13 +46,17 @@ def files(job: Job) -> None:
              label=random.choice([0, 0, 1, 255], (batch, label_px, label_px)).astype(np.float32))
     side = (job["size_px"] - 1) // 8 + 1
     fields = random.normal(0, 2, (CLASSES, 7, 7)).astype(np.float32)
-    np.save(job["logits"], np.stack([cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC) for field in fields]))
-    pack(DatasetTree(image_root=job["image_root"], annotation_root=job["annotation_root"], label_root=job["label_root"]), job["list"],
+    np.save(job["logits"], np.stack([cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC)
+                                     for field in fields]))
+    pack(DatasetTree(image_root=job["image_root"], annotation_root=job["annotation_root"],
+                     label_root=job["label_root"]), job["list"],
          job["records"])
 
 
 def prefer_background(network: Any, images: Any) -> None:
-    """Change the classifier so that it sees background in half of the images' pixels: along the mean feature, in the kernel's middle."""
+    """Change the classifier so that it sees background in half of the images' pixels: along the
+    mean feature, in the kernel's middle.
+    """
     mean = network.backbone(images).mean(axis=(0, 2, 3)).asnumpy()
     logits = network(images)[0].asnumpy()
     behind = np.median(logits[:, 1:].max(axis=1) - logits[:, 0])
@@ -101,14 +108,16 @@ def random_step(job: Job) -> Callable[[], float]:
 
 
 def prediction(job: Job) -> Callable[[], float]:
-    """Prediction as tools/predict.py makes it, from image files to label maps with CRF; the networks are loaded beforehand."""
+    """Prediction as tools/predict.py makes it, from image files to label maps with CRF; the
+    networks are loaded beforehand.
+    """
     from cian.data.classes import load_classes
     from cian.data.lists import read_list
     from cian.tools.engine.config import PredictConfig
     from cian.tools.engine.prediction.processes import NetworkProcesses, choose_processes
 
-    opened = {"path": job["weights"], "settings": PredictConfig(size_px=job["size_px"]), "model": job["model"],
-              "classes": load_classes("voc")}
+    opened = {"path": job["weights"], "settings": PredictConfig(size_px=job["size_px"]),
+              "model": job["model"], "classes": load_classes("voc")}
     beside = NetworkProcesses(choose_processes(0, ["cpu:0"], len(read_list(job["list"]))), opened)
     import mxnet as mx
 
@@ -128,7 +137,8 @@ def crf(job: Job) -> Callable[[], float]:
     coarse = np.load(job["logits"])[None]
     both = mx.nd.array(np.concatenate([coarse, coarse[..., ::-1]]))
     settings = PredictConfig(size_px=job["size_px"], scales=(1.0,), add_max=False)
-    return _predicting(job, [Predictor(lambda _: [both], settings, class_names=[str(number) for number in range(CLASSES)])])
+    return _predicting(job, [Predictor(lambda _: [both], settings,
+                                       class_names=[str(number) for number in range(CLASSES)])])
 
 
 def _predicting(job: Job, predictors: List[Any]) -> Callable[[], float]:
@@ -138,12 +148,14 @@ def _predicting(job: Job, predictors: List[Any]) -> Callable[[], float]:
     from cian.tools.engine.prediction.inference import predict_samples
     from cian.tools.engine.prediction.outputs import Outputs
 
-    samples = [Sample(name, os.path.join(job["image_root"], f"{name}.jpg")) for name in read_list(job["list"])]
+    samples = [Sample(name, os.path.join(job["image_root"], f"{name}.jpg"))
+               for name in read_list(job["list"])]
     rounds = iter(range(10 ** 6))
 
     def work() -> None:
         out = os.path.join(job["out"], str(next(rounds)))  # a new folder: what is done is not predicted again
-        predict_samples(predictors, samples, Outputs(out, {}, predictors[0].class_names, crf=crf_preset("test")))
+        predict_samples(predictors, samples,
+                        Outputs(out, {}, predictors[0].class_names, crf=crf_preset("test")))
 
     return timed(work)
 

@@ -1,9 +1,11 @@
-"""Record sets of a size that VOC does not have: seconds and memory to pack, open and read them, and how both grow.
+"""Record sets of a size that VOC does not have: seconds and memory to pack, open and read them, and
+how both grow.
 
   python benchmarks/records_scale.py --records 10000 100000 1000000 --folder /tmp/scale
 
-Each row is measured in processes of its own. The images are 16x16 JPEGs, so the figures are those of the format and not of decoding.
-Memory is what the process has private (it does not share it with another process), before and after.
+Each row is measured in processes of its own. The images are 16x16 JPEGs, so the figures are those
+of the format and not of decoding. Memory is what the process has private (it does not share it with
+another process), before and after.
 """
 from __future__ import annotations
 
@@ -67,12 +69,15 @@ def open_and_read(folder: str) -> Dict[str, float]:
     read = time.perf_counter() - start
     assert records.names.find(records.names[len(records) // 2]) == len(records) // 2
     table = os.path.join(folder, records.manifest["table"]["file"])
-    result = {"open s": opened, "open MB": open_mb, "reads/s": READS / read, "after reads MB": private_mb() - before,
-              "forked reader MB": in_child(read_in_fork, records)["MB"], "table MB": os.path.getsize(table) / 2 ** 20,
+    result = {"open s": opened, "open MB": open_mb, "reads/s": READS / read,
+              "after reads MB": private_mb() - before,
+              "forked reader MB": in_child(read_in_fork, records)["MB"],
+              "table MB": os.path.getsize(table) / 2 ** 20,
               "records MB": sum(part["bytes"] for part in records.manifest["parts"]) / 2 ** 20}
     start = time.perf_counter()
     assert records.labels.shape[0] == len(records)
-    result["labels s"], result["labels MB"] = time.perf_counter() - start, private_mb() - before - result["after reads MB"]
+    result["labels s"], result["labels MB"] = time.perf_counter() - start, private_mb() - before - result[
+        "after reads MB"]
     start = time.perf_counter()
     assert not damaged_files(records)
     result["checksums s"] = time.perf_counter() - start
@@ -103,7 +108,8 @@ def plot(rows: Sequence[Dict[str, float]], path: str) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     counts = [row["records"] for row in rows]
-    panels = (("MB", ("records MB", "table MB", "open MB", "forked reader MB")), ("s", ("pack s", "checksums s", "open s")))
+    panels = (("MB", ("records MB", "table MB", "open MB", "forked reader MB")),
+              ("s", ("pack s", "checksums s", "open s")))
     for axes, (unit, keys) in zip(figure.subplots(1, 2), panels):
         for key in keys:
             axes.loglog(counts, [row[key] for row in rows], marker="o", label=key[:-len(unit) - 1])
@@ -114,10 +120,13 @@ def plot(rows: Sequence[Dict[str, float]], path: str) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000], help="sizes of the sets")
     parser.add_argument("--num-parts", type=int, default=4, help="record files a set")
-    parser.add_argument("--folder", help="scratch folder on the disk to measure [default: of the system]; 1 GB for a million")
+    parser.add_argument("--folder",
+                        help="scratch folder on the disk to measure [default: of the system]; 1 GB for a "
+                             "million")
     parser.add_argument("--json", help="also write the figures there")
     parser.add_argument("--plot", help="also draw them into this PNG")
     parser.add_argument("--read", help="measure nothing: take the figures from this file of --json")
@@ -130,14 +139,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for count in arguments.records:
         folder = os.path.join(arguments.folder or tempfile.gettempdir(), f"records_scale_{count}")
         try:
-            row = {"records": count, **in_child(pack, folder, count, arguments.num_parts), **in_child(open_and_read, folder)}
+            row = {"records": count, **in_child(pack, folder, count, arguments.num_parts),
+                   **in_child(open_and_read, folder)}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         rows.append(row)
         print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as stream:
-            json.dump({"cores": usable_cores(), "python": sys.version.split()[0], "rows": rows}, stream, indent=1)
+            json.dump({"cores": usable_cores(), "python": sys.version.split()[0], "rows": rows}, stream,
+                      indent=1)
     if arguments.plot:
         plot(rows, arguments.plot)
     return 0

@@ -1,9 +1,12 @@
-"""Ways to make the labels of the second round, judged without any mask: by the seeds that the first round was trained on.
+"""Ways to make the labels of the second round, judged without any mask: by the seeds that the first
+round was trained on.
 
-  python benchmarks/second_round_labels.py --checkpoint RUN --seeds SEEDS --data DATA --classes DATA/classes.txt --json labels.json
+  python benchmarks/second_round_labels.py --checkpoint RUN --seeds SEEDS --data DATA --classes
+  DATA/classes.txt --json labels.json
 
-A network of a first round predicts images of the training list, warped to a square (the original's way) and as they are; without CRF, with
-the five iterations of the test, and with the ten that the original makes these labels with. Of each way:
+A network of a first round predicts images of the training list, warped to a square (the original's
+way) and as they are; without CRF, with the five iterations of the test, and with the ten that the
+original makes these labels with. Of each way:
 
   foreground, background   share of the seeds' pixels of objects, and of background, that get the seed's label
   share                    share of all pixels that are background
@@ -29,15 +32,16 @@ from cian.tools.engine.prediction.crf import crf_preset, dense_crf
 from cian.tools.engine.report import text_table
 
 FITS, CRFS = ("warp", "native"), ("none", "test", "retrain")
-COUNTS = ("foreground", "foreground_agreeing", "background", "background_agreeing", "pixels", "predicted_background")
+COUNTS = ("foreground", "foreground_agreeing", "background", "background_agreeing", "pixels",
+          "predicted_background")
 
 
 def counts(labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The numbers of pixels named by ``COUNTS``; both maps are (H, W)."""
     objects, background = (seeds != 0) & (seeds != IGNORE), seeds == 0
     agreeing = labels == seeds
-    return np.array([objects.sum(), (objects & agreeing).sum(), background.sum(), (background & agreeing).sum(), labels.size,
-                     (labels == 0).sum()])
+    return np.array([objects.sum(), (objects & agreeing).sum(), background.sum(),
+                     (background & agreeing).sum(), labels.size, (labels == 0).sum()])
 
 
 def measure(args: argparse.Namespace) -> Dict[str, Any]:
@@ -55,7 +59,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         predictor = load_predictors(args.checkpoint, settings, [mx.cpu()])[0][0]
         total, margin = {crf: np.zeros(len(COUNTS), np.int64) for crf in CRFS}, 0.0
         for name in names:
-            image, seeds = read_image(tree.image_path(name)), read_label_png(os.path.join(args.seeds, f"{name}.png"))
+            image, seeds = read_image(tree.image_path(name)), read_label_png(os.path.join(args.seeds,
+                                                                                          f"{name}.png"))
             logits = predictor.logits(image)
             second, first = np.partition(logits, -2, axis=0)[-2:]
             margin += float((first - second).mean()) / len(names)
@@ -66,20 +71,24 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
             found = dict(zip(COUNTS, sums.tolist()))
             ways[f"{fit}, {crf}"] = {"foreground": found["foreground_agreeing"] / found["foreground"],
                                      "background": found["background_agreeing"] / found["background"],
-                                     "share": found["predicted_background"] / found["pixels"], "margin": margin}
+                                     "share": found["predicted_background"] / found["pixels"],
+                                     "margin": margin}
     return {"images": len(names), "size_px": args.size, "ways": ways, "machine": machine()}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="of a first round")
     parser.add_argument("--seeds", required=True, metavar="FOLDER", help="NAME.png that it was trained on")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="VOC-layout tree")
     parser.add_argument("--classes", default="voc", metavar="FILE")
     parser.add_argument("--list", default="train", metavar="NAME")
-    parser.add_argument("--size", type=int, default=321, metavar="PX", help="side of the square [default: 321]")
-    parser.add_argument("--limit", type=int, default=60, metavar="N", help="images, spread over the list [default: 60]")
+    parser.add_argument("--size", type=int, default=321, metavar="PX",
+                        help="side of the square [default: 321]")
+    parser.add_argument("--limit", type=int, default=60, metavar="N",
+                        help="images, spread over the list [default: 60]")
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
     args = parser.parse_args(argv)
     found = measure(args)

@@ -1,9 +1,10 @@
-"""What overlapping gains in making seeds: decoding, network and the rest side by side, against one after the other.
+"""What overlapping gains in making seeds: decoding, network and the rest side by side, against one
+after the other.
 
   python benchmarks/seeds.py --images 200 --json seeds.json
 
-Both ways run the same code in this process, in turns; beside them stands the time of the network alone, below which neither can come.
-The classifier's weights are random.
+Both ways run the same code in this process, in turns; beside them stands the time of the network
+alone, below which neither can come. The classifier's weights are random.
 """
 from __future__ import annotations
 
@@ -60,8 +61,10 @@ def measure(model: str, count: int, size_px: Sequence[int], rounds: int, folder:
         maps = Timed(CamMaps.of(net, SeedConfig()))
         in_turn = mock.patch.object(seeds, "overlapped", lambda _, function, items: map(function, items))
         start = time.perf_counter()
-        with in_turn if way == "one after the other" else mock.patch.object(seeds, "overlapped", seeds.overlapped):
-            seeds.make_seeds(SeedConfig(), images, maps, os.path.join(folder, f"{way}_{turn}"), {}, workers=usable_cores())
+        with in_turn if way == "one after the other" else mock.patch.object(seeds, "overlapped",
+                                                                            seeds.overlapped):
+            seeds.make_seeds(SeedConfig(), images, maps, os.path.join(folder, f"{way}_{turn}"), {},
+                             workers=usable_cores())
         seconds = time.perf_counter() - start
         if turn >= 0:  # the round before the first one warms up
             found[way].append(seconds)
@@ -78,8 +81,10 @@ def measure(model: str, count: int, size_px: Sequence[int], rounds: int, folder:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="efficientnet_lite0", metavar="NAME", help="backbone of the classifier")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="efficientnet_lite0", metavar="NAME",
+                        help="backbone of the classifier")
     parser.add_argument("--images", type=int, default=60, metavar="N")
     parser.add_argument("--size", type=int, nargs=2, default=[500, 375], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--rounds", type=int, default=3, metavar="N")

@@ -1,4 +1,6 @@
-"""How a process of a benchmark does one piece of work again and again when it is told to. Standard library only."""
+"""How a process of a benchmark does one piece of work again and again when it is told to. Standard
+library only.
+"""
 from __future__ import annotations
 
 import time
@@ -7,7 +9,9 @@ from typing import Any, Callable, Iterator
 
 
 def serve(file_number: int, unit: Callable[[], float]) -> None:
-    """Run ``unit`` once to warm up, then once for every True that arrives through the pipe; sends back the seconds that it returns."""
+    """Run ``unit`` once to warm up, then once for every True that arrives through the pipe; sends
+    back the seconds that it returns.
+    """
     pipe = Connection(file_number)
     unit()
     pipe.send("ready")
@@ -41,7 +45,9 @@ def batch_taker(loader: Any) -> Callable[[], None]:
 
 
 def timed_batches(take: Callable[[], object], batches: int, ahead: int) -> Callable[[], float]:
-    """A unit of ``batches`` calls of ``take``; ``ahead`` calls, as many as may have been prepared before, go by untimed."""
+    """A unit of ``batches`` calls of ``take``; ``ahead`` calls, as many as may have been prepared
+    before, go by untimed.
+    """
     def unit() -> float:
         for _ in range(ahead):
             take()

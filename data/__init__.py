@@ -1,1 +1,3 @@
-"""Data of CIAN: class tables, lists, annotations, RecordIO files, common-class pairing, transforms and iterators."""
+"""Data of CIAN: class tables, lists, annotations, RecordIO files, common-class pairing, transforms
+and iterators.
+"""

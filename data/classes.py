@@ -16,11 +16,13 @@ from cian.errors import InputError, PathLike
 from cian.files import atomic_write, read_bytes, read_text
 
 IGNORE = 255
-# Far above any photograph; Pillow warns of larger pictures, and a filter for that warning would not be safe between threads.
+# Far above any photograph; Pillow warns of larger pictures, and a filter for that warning would not
+# be safe between threads.
 MAX_PIXELS = 2 ** 26
 BACKGROUND = "background"
 VOC_CLASSES: Tuple[str, ...] = (
-    BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
@@ -37,16 +39,19 @@ class ClassTable:
         self.names: Tuple[str, ...] = tuple(names)
         self.file = None if file is None else os.fspath(file)
         if len(self.names) < 2 or self.names[0] != BACKGROUND:
-            raise InputError(f"the first class must be '{BACKGROUND}' and at least one more must follow", file=file,
-                             remedy="write one class a line, background first")
+            raise InputError(f"the first class must be '{BACKGROUND}' and at least one more must follow",
+                             file=file, remedy="write one class a line, background first")
         if len(self.names) > IGNORE:
-            raise InputError(f"{len(self.names)} classes do not fit into a label map, which has {IGNORE} values", file=file)
+            raise InputError(f"{len(self.names)} classes do not fit into a label map, which has {IGNORE} "
+                             "values", file=file)
         self._index = {name: index for index, name in enumerate(self.names)}
         for line, name in enumerate(self.names, 1):
             if not name or name.split() != [name]:
-                raise InputError(f"a class name must be one word, not {name!r}", file=file, field=f"line {line}")
+                raise InputError(f"a class name must be one word, not {name!r}", file=file,
+                                 field=f"line {line}")
             if self._index[name] != line - 1:
-                raise InputError(f"the class {name!r} occurs twice", file=file, field=f"lines {line} and {self._index[name] + 1}")
+                raise InputError(f"the class {name!r} occurs twice", file=file,
+                                 field=f"lines {line} and {self._index[name] + 1}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,7 +76,9 @@ class ClassTable:
         return self.names[1:]
 
     def index(self, name: str) -> int:
-        """Pixel value of a class; an :class:`InputError` that names it and the closest known one otherwise."""
+        """Pixel value of a class; an :class:`InputError` that names it and the closest known one
+        otherwise.
+        """
         if name not in self._index:
             close = difflib.get_close_matches(name, self.names, 1)
             raise InputError(f"unknown class {name!r}", remedy=f"did you mean {close[0]!r}?" if close else
@@ -89,8 +96,10 @@ def load_classes(source: PathLike = "voc") -> ClassTable:
 @functools.lru_cache(maxsize=1)
 def _palette_bytes() -> bytes:
     before = ImageFile.LOAD_TRUNCATED_IMAGES
-    from gluoncv.utils.viz.segmentation import vocpallete  # imports MXNet, which readers of label maps do without
-    ImageFile.LOAD_TRUNCATED_IMAGES = before  # gluoncv has Pillow fill what is missing of a damaged image; here it is an error
+    # imports MXNet, which readers of label maps do without
+    from gluoncv.utils.viz.segmentation import vocpallete
+    # gluoncv has Pillow fill what is missing of a damaged image; here it is an error
+    ImageFile.LOAD_TRUNCATED_IMAGES = before
 
     return bytes(vocpallete)
 
@@ -101,13 +110,16 @@ def palette() -> np.ndarray:
 
 
 def write_label_png(path: PathLike, labels: np.ndarray) -> None:
-    """Write an (H, W) array of class indices 0..255 as a PNG with VOC's palette; the file is whole or absent."""
+    """Write an (H, W) array of class indices 0..255 as a PNG with VOC's palette; the file is whole
+    or absent.
+    """
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0:
         raise ValueError(f"a label map has shape (H, W), not {labels.shape}")
     if labels.dtype != np.uint8:
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 255:
-            raise ValueError(f"a label map holds integers 0..255, not {labels.dtype} in [{labels.min()}, {labels.max()}]")
+            raise ValueError(f"a label map holds integers 0..255, not {labels.dtype} in [{labels.min()}, "
+                             f"{labels.max()}]")
         labels = labels.astype(np.uint8)
     picture = Image.fromarray(labels)
     picture.putpalette(_palette_bytes())
@@ -136,17 +148,21 @@ def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] 
         raise InputError("is not a PNG file", file=path, remedy="label maps are palette or gray PNG files")
     bit_depth, colour_type = struct.unpack_from(">BB", content, 24)
     if colour_type not in (0, 3) or (colour_type == 0 and bit_depth != 8):
-        raise InputError("holds colours in place of class indices", file=path, remedy="save it as a palette or 8-bit gray PNG")
+        raise InputError("holds colours in place of class indices", file=path,
+                         remedy="save it as a palette or 8-bit gray PNG")
     width, height = struct.unpack_from(">II", content, 16)
     if width * height > MAX_PIXELS:
-        raise InputError(f"announces {width}x{height} pixels, which no label map has", file=path, remedy="make or copy it again")
+        raise InputError(f"announces {width}x{height} pixels, which no label map has", file=path,
+                         remedy="make or copy it again")
     labels = decode_index_png(content)
     if labels is None:
         labels = _decode_any_png(content, path)
     if num_classes is not None:
-        strangers = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[num_classes:IGNORE]) + num_classes
+        strangers = np.flatnonzero(np.bincount(labels.ravel(),
+                                               minlength=256)[num_classes:IGNORE]) + num_classes
         if strangers.size:
-            raise InputError(f"holds the value {', '.join(map(str, strangers[:5]))}, but there are {num_classes} classes", file=path,
+            raise InputError(f"holds the value {', '.join(map(str, strangers[:5]))}, but there are "
+                             f"{num_classes} classes", file=path,
                              remedy=f"use values 0..{num_classes - 1} and {IGNORE} for ignored pixels")
     return labels
 

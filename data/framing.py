@@ -1,8 +1,10 @@
-"""The framing of MXNet's RecordIO files, in Python, so that a damaged file ends in an exception and not in the process's abort.
+"""The framing of MXNet's RecordIO files, in Python, so that a damaged file ends in an exception and
+not in the process's abort.
 
-A record is one or more frames: the magic number, a word with the frame's kind (upper 3 bits) and length (lower 29 bits), the content,
-and zeros up to a multiple of 4 bytes. Where the content itself holds the magic number at a multiple of 4, the record is cut there
-into a first, middle and last frame and the number is left out, so that a reader can look for record starts anywhere.
+A record is one or more frames: the magic number, a word with the frame's kind (upper 3 bits) and
+length (lower 29 bits), the content, and zeros up to a multiple of 4 bytes. Where the content itself
+holds the magic number at a multiple of 4, the record is cut there into a first, middle and last
+frame and the number is left out, so that a reader can look for record starts anywhere.
 """
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
 
 def frame(content: bytes) -> bytes:
-    """``content`` as one record, ready to be appended to a ``.rec`` file; ValueError above :data:`MAX_BYTES`."""
+    """``content`` as one record, ready to be appended to a ``.rec`` file; ValueError above
+    :data:`MAX_BYTES`.
+    """
     if len(content) > MAX_BYTES:
         raise ValueError(f"a record holds at most {MAX_BYTES} bytes, not {len(content)}")
     pieces = []

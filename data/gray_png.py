@@ -1,6 +1,8 @@
-"""The PNG that seeds are packed as: 8-bit gray, rows without filters, so that inflating it is all the decoding there is.
+"""The PNG that seeds are packed as: 8-bit gray, rows without filters, so that inflating it is all
+the decoding there is.
 
-OpenCV's own files of the same map take three times as long to decode, and as many bytes. Any PNG reader reads both.
+OpenCV's own files of the same map take three times as long to decode, and as many bytes. Any PNG
+reader reads both.
 """
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ def encode_gray_png(label: np.ndarray) -> bytes:
     height, width = label.shape
     rows = np.zeros((height, width + 1), np.uint8)  # the first column says: no filter
     rows[:, 1:] = label
-    chunks = (b"IHDR" + struct.pack(">II", width, height) + GRAY_8_BIT, b"IDAT" + zlib.compress(rows.tobytes(), 9), b"IEND")
-    return SIGNATURE + b"".join(struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    chunks = (b"IHDR" + struct.pack(">II", width, height) + GRAY_8_BIT,
+              b"IDAT" + zlib.compress(rows.tobytes(), 9), b"IEND")
+    return SIGNATURE + b"".join(struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I",
+                                                                                        zlib.crc32(chunk)) for chunk in chunks)
 
 
 def decode_gray_png(content: bytes) -> Optional[np.ndarray]:
-    """The map of an :func:`encode_gray_png` file, (H, W) uint8; None for every other file, whole or damaged: leave those to OpenCV.
+    """The map of an :func:`encode_gray_png` file, (H, W) uint8; None for every other file, whole or
+    damaged: leave those to OpenCV.
 
     Checksums of chunks are not compared: a record has one over all of them.
     """
@@ -38,7 +43,8 @@ def decode_gray_png(content: bytes) -> Optional[np.ndarray]:
         return None
     inflate = zlib.decompressobj()
     try:
-        rows = inflate.decompress(content[start:start + length], height * (width + 1) + 1)  # no more memory than the size announces
+        # no more memory than the size announces
+        rows = inflate.decompress(content[start:start + length], height * (width + 1) + 1)
     except zlib.error:
         return None
     if len(rows) != height * (width + 1) or not rows or not inflate.eof:

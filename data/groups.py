@@ -3,12 +3,14 @@
 Three ways to draw groups (``pairing``), paper section "Query-Reference Pairs" and Table 3:
 
 ``common``
-    The queue of the original's loader, group by group the same from the same random state. An image takes the next ones of the
-    shuffled list that share a class with it (with *every* earlier member of the group); the ones passed over queue up behind those
-    that already wait, and waiting ones are asked first. What is left at the end of the list is dropped.
+    The queue of the original's loader, group by group the same from the same random state. An image
+    takes the next ones of the shuffled list that share a class with it (with *every* earlier member
+    of the group); the ones passed over queue up behind those that already wait, and waiting ones
+    are asked first. What is left at the end of the list is dropped.
 ``even``
-    Nothing is dropped. Every member of a group is a query of CIAN, so each image belongs to exactly one group an epoch: it draws one
-    of its classes with equal chances, and the images of a class are grouped at random.
+    Nothing is dropped. Every member of a group is a query of CIAN, so each image belongs to exactly
+    one group an epoch: it draws one of its classes with equal chances, and the images of a class
+    are grouped at random.
 ``random``
     Consecutive images of the shuffled list, whatever their classes.
 """
@@ -22,7 +24,8 @@ import numpy as np
 
 
 def class_masks(labels: np.ndarray) -> List[int]:
-    """One integer an image whose bit ``c`` says that it holds class ``c``; background (column 0) never counts.
+    """One integer an image whose bit ``c`` says that it holds class ``c``; background (column 0)
+    never counts.
 
     Parameters
     ----------
@@ -35,7 +38,9 @@ def class_masks(labels: np.ndarray) -> List[int]:
 
 
 def lonely_images(labels: np.ndarray) -> np.ndarray:
-    """Positions of the images that share no class with any other one: no label at all, or only classes of a single image."""
+    """Positions of the images that share no class with any other one: no label at all, or only
+    classes of a single image.
+    """
     foreground = np.asarray(labels, bool)[:, 1:]
     shared = foreground.sum(axis=0) >= 2
     return np.flatnonzero(~foreground[:, shared].any(axis=1))
@@ -44,8 +49,9 @@ def lonely_images(labels: np.ndarray) -> np.ndarray:
 def common_groups(order: Sequence[int], masks: Sequence[int], group_size: int) -> List[Tuple[int, ...]]:
     """Groups of common class, in the order in which the original's loader forms them.
 
-    The waiting images form one queue; a search asks its front first, then the rest of ``order``. Images that a search passed over
-    go behind the ones that it did not reach. The search for a partner ends the epoch when nothing is left to ask.
+    The waiting images form one queue; a search asks its front first, then the rest of ``order``.
+    Images that a search passed over go behind the ones that it did not reach. The search for a
+    partner ends the epoch when nothing is left to ask.
 
     Parameters
     ----------
@@ -89,9 +95,10 @@ def even_groups(labels: np.ndarray, group_size: int, rng: np.random.RandomState,
                 edges: Optional[Sequence[Tuple[int, int]]] = None) -> np.ndarray:
     """Groups in which every image occurs, exactly once but for the few that fill up incomplete groups.
 
-    Each image draws one of its classes with equal chances; the images of a class are grouped at random. Before that, classes hand
-    on what would be left over: along a tree of classes, images that hold both classes of an edge move until the number of images of
-    each class is a multiple of ``group_size``. Where no image can move, other images of the class serve twice. An image without
+    Each image draws one of its classes with equal chances; the images of a class are grouped at
+    random. Before that, classes hand on what would be left over: along a tree of classes, images
+    that hold both classes of an edge move until the number of images of each class is a multiple of
+    ``group_size``. Where no image can move, other images of the class serve twice. An image without
     any partner makes a group with itself (its crops differ).
 
     Parameters
@@ -116,7 +123,9 @@ def even_groups(labels: np.ndarray, group_size: int, rng: np.random.RandomState,
         members = rng.permutation(by_class[bounds[label + 1]:bounds[label + 2]])
         missing = -len(members) % group_size
         if missing:
-            members = np.concatenate([members, _fillers(members, np.flatnonzero(foreground[:, label]), missing, group_size, rng)])
+            members = np.concatenate([members,
+                                      _fillers(members, np.flatnonzero(foreground[:, label]), missing,
+                                               group_size, rng)])
         groups.append(members.reshape(-1, group_size))
     joined = np.concatenate(groups)
     return joined[rng.permutation(len(joined))]
@@ -134,8 +143,8 @@ def _draw_classes(foreground: np.ndarray, rng: np.random.RandomState) -> np.ndar
     return drawn
 
 
-def _hand_on_remainders(drawn: np.ndarray, foreground: np.ndarray, edges: Sequence[Tuple[int, int]], group_size: int,
-                        rng: np.random.RandomState) -> None:
+def _hand_on_remainders(drawn: np.ndarray, foreground: np.ndarray, edges: Sequence[Tuple[int, int]],
+                        group_size: int, rng: np.random.RandomState) -> None:
     """Change ``drawn`` so that as many classes as possible hold a multiple of ``group_size`` images."""
     for child, parent in edges:
         surplus = int((drawn == child).sum()) % group_size
@@ -153,15 +162,17 @@ def _hand_on_remainders(drawn: np.ndarray, foreground: np.ndarray, edges: Sequen
 
 
 def class_tree(labels: np.ndarray) -> List[Tuple[int, int]]:
-    """(child, parent) edges of a forest over the foreground classes that share images, children before their parents.
+    """(child, parent) edges of a forest over the foreground classes that share images, children
+    before their parents.
 
-    Of the edges that could join a class, the one with the most shared images is taken (Prim's algorithm). Classes count from 0
-    without background.
+    Of the edges that could join a class, the one with the most shared images is taken (Prim's
+    algorithm). Classes count from 0 without background.
     """
     foreground = np.asarray(labels)[:, 1:]
     number = foreground.shape[1]
     shared = np.zeros((number, number), np.int64)
-    for start in range(0, len(foreground), 65536):  # float32 products are exact and fast; blocks bound the memory
+    # float32 products are exact and fast; blocks bound the memory
+    for start in range(0, len(foreground), 65536):
         block = foreground[start:start + 65536].astype(np.float32)
         shared += (block.T @ block).astype(np.int64)
     np.fill_diagonal(shared, 0)
@@ -178,8 +189,11 @@ def class_tree(labels: np.ndarray) -> List[Tuple[int, int]]:
     return edges[::-1]
 
 
-def _fillers(members: np.ndarray, candidates: np.ndarray, missing: int, group_size: int, rng: np.random.RandomState) -> np.ndarray:
-    """``missing`` images of a class that complete its last group, different from those in it as far as there are such."""
+def _fillers(members: np.ndarray, candidates: np.ndarray, missing: int, group_size: int,
+             rng: np.random.RandomState) -> np.ndarray:
+    """``missing`` images of a class that complete its last group, different from those in it as far
+    as there are such.
+    """
     last_group = members[len(members) // group_size * group_size:]
     others = rng.permutation(np.setdiff1d(candidates, last_group))[:missing]
     if len(others) == missing:
@@ -189,7 +203,8 @@ def _fillers(members: np.ndarray, candidates: np.ndarray, missing: int, group_si
 
 
 def batch_rows(groups: np.ndarray, groups_per_batch: int, num_devices: int) -> np.ndarray:
-    """Order the images of each batch by device, and within a device all first members of groups, then all second ones, and so on.
+    """Order the images of each batch by device, and within a device all first members of groups,
+    then all second ones, and so on.
 
     Parameters
     ----------
@@ -211,9 +226,11 @@ class EpochAccount:
     ----------
     served : (N,) how often each image is in a group
     groups : number of groups
-    pairs_by_class : (num_classes,) pairs of images in a group that share the class; a pair that shares two counts for both
+    pairs_by_class : (num_classes,) pairs of images in a group that share the class; a pair that
+        shares two counts for both
     pairs : number of pairs of images in a group
-    pairs_without_class : pairs that share no class (``random``), an image with itself and without label included
+    pairs_without_class : pairs that share no class (``random``), an image with itself and without
+        label included
     images_by_class : (num_classes,) images that hold the class
     """
 

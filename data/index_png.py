@@ -1,7 +1,9 @@
-"""A fast way through the common kinds of label-map PNG: inflating the rows is most of the work, and libdeflate does that fastest.
+"""A fast way through the common kinds of label-map PNG: inflating the rows is most of the work, and
+libdeflate does that fastest.
 
-Palette maps are usually stored without row filters, and OpenCV stores gray ones with the filter 'Sub' in every row. Both decode here in
-a third of the time of a general reader; every other file is left to one.
+Palette maps are usually stored without row filters, and OpenCV stores gray ones with the filter
+'Sub' in every row. Both decode here in a third of the time of a general reader; every other file is
+left to one.
 """
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ MAX_BYTES = 2 ** 23  # sums of so many bytes fit into OpenCV's int32
 def decode_index_png(content: bytes) -> Optional[np.ndarray]:
     """The indices of an 8-bit gray or palette PNG as (H, W) uint8, all checksums compared.
 
-    Returns None for what a general PNG reader has to decide: other kinds, interlaced files, other filters, and every damage.
+    Returns None for what a general PNG reader has to decide: other kinds, interlaced files, other
+    filters, and every damage.
     """
     chunks = _chunks(content)
     if chunks is None:
@@ -60,7 +63,8 @@ def _chunks(content: bytes) -> Optional[List[bytes]]:
         length = int.from_bytes(content[position:position + 4], "big")
         end = position + 8 + length
         kind, body = content[position + 4:position + 8], content[position + 8:end]
-        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(content[end:end + 4], "big") or end + 4 > len(content):
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(content[end:end + 4],
+                                                                "big") or end + 4 > len(content):
             return None
         if kind == b"IHDR":
             header = body

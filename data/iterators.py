@@ -1,4 +1,6 @@
-"""Iterators over record sets: batches of groups for CIAN, batches of single images for the CAM classifier, and their way to devices."""
+"""Iterators over record sets: batches of groups for CIAN, batches of single images for the CAM
+classifier, and their way to devices.
+"""
 from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -20,9 +22,10 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 class PairIter(CropIter):
     """Batches of groups of images with their seeds, for CIAN.
 
-    A batch holds ``data`` [images (B, 3, S, S) float32 RGB 0..255], ``label`` [seeds (B, s, s) float32, image_labels (B, num_classes)
-    float32, background 1] and ``index`` (B,) positions in ``images``. Device d of D has the rows d*B/D to (d+1)*B/D: the first members
-    of its groups, then the second members, and so on.
+    A batch holds ``data`` [images (B, 3, S, S) float32 RGB 0..255], ``label`` [seeds (B, s, s)
+    float32, image_labels (B, num_classes) float32, background 1] and ``index`` (B,) positions in
+    ``images``. Device d of D has the rows d*B/D to (d+1)*B/D: the first members of its groups, then
+    the second members, and so on.
 
     Parameters
     ----------
@@ -30,9 +33,11 @@ class PairIter(CropIter):
     batch_size : images a batch over all devices of this part
     group_size, pairing, order, seed, lonely : see :class:`~cian.data.pairs.GroupSampler`
     num_devices : devices that share a batch
-    crop_px, scales, mirror, stride, label_resize, label_padding : see :class:`~cian.data.transforms.CropTransform`
-    workers, part_index, num_parts, start_method : see :class:`CropIter`. The parts together hand out what one iterator with
-        ``num_parts`` times the batch and the devices would: no image twice, in step.
+    crop_px, scales, mirror, stride, label_resize, label_padding : see
+        :class:`~cian.data.transforms.CropTransform`
+    workers, part_index, num_parts, start_method : see :class:`CropIter`. The parts together hand
+        out what one iterator with ``num_parts`` times the batch and the devices would: no image
+        twice, in step.
 
     Raises
     ------
@@ -40,20 +45,24 @@ class PairIter(CropIter):
         A batch that does not divide into groups for each device, a bad option, images without seeds.
     """
 
-    def __init__(self, images: RecordSet, seeds: RecordSet, *, batch_size: int, group_size: int = 2, num_devices: int = 1,
+    def __init__(self, images: RecordSet, seeds: RecordSet, *, batch_size: int, group_size: int = 2,
+                 num_devices: int = 1,
                  crop_px: int = 321, scales: Sequence[float] = SCALES, mirror: bool = True, stride: int = 8,
-                 label_resize: str = "bilinear", label_padding: str = "background", pairing: str = "common", order: str = "original",
-                 seed: Union[int, np.random.RandomState] = 0, lonely: str = "end", workers: int = 0, part_index: int = 0,
-                 num_parts: int = 1, start_method: str = "fork") -> None:
+                 label_resize: str = "bilinear", label_padding: str = "background", pairing: str = "common",
+                 order: str = "original",
+                 seed: Union[int, np.random.RandomState] = 0, lonely: str = "end", workers: int = 0,
+                 part_index: int = 0, num_parts: int = 1, start_method: str = "fork") -> None:
         if batch_size < 1 or group_size < 2 or num_devices < 1 or batch_size % (group_size * num_devices):
-            raise InputError(f"{batch_size} images do not divide into groups of {group_size} on {num_devices} device(s)",
+            raise InputError(f"{batch_size} images do not divide into groups of {group_size} on "
+                             f"{num_devices} device(s)",
                              field="batch_size", remedy=f"use a multiple of {group_size * num_devices}")
         self.group_size, self.num_devices = group_size, num_devices
         transform = CropTransform(crop_px, tuple(scales), mirror, stride, label_resize, label_padding)
-        sampler = GroupSampler(images.labels, group_size=group_size, groups_per_batch=batch_size * num_parts // group_size,
+        sampler = GroupSampler(images.labels, group_size=group_size,
+                               groups_per_batch=batch_size * num_parts // group_size,
                                pairing=pairing, order=order, seed=seed, lonely=lonely, names=images.names)
-        super().__init__(sampler, BatchMaker(images, transform, seeds, match_seeds(images, seeds)), batch_size, workers, part_index,
-                         num_parts, start_method)
+        super().__init__(sampler, BatchMaker(images, transform, seeds, match_seeds(images, seeds)),
+                         batch_size, workers, part_index, num_parts, start_method)
 
     @property
     def provide_data(self) -> List[mx.io.DataDesc]:
@@ -71,7 +80,8 @@ class PairIter(CropIter):
         return self.sampler.account()
 
     def _epoch_rows(self) -> np.ndarray:
-        return batch_rows(self.sampler.groups, self.sampler.groups_per_batch, self.num_devices * self.num_parts)
+        return batch_rows(self.sampler.groups, self.sampler.groups_per_batch,
+                          self.num_devices * self.num_parts)
 
     def _labels(self, index: np.ndarray, seeds: np.ndarray) -> List[mx.nd.NDArray]:
         image_labels = self.maker.images.labels[index]
@@ -85,9 +95,10 @@ class PairIter(CropIter):
 class ClassificationIter(CropIter):
     """Batches of single images with their image-level labels, for the CAM classifier.
 
-    A batch holds ``data`` [images (B, 3, S, S) float32 RGB 0..255], ``label`` [(B, num_classes - 1) float32, multi-hot without
-    background] and ``index``. Each image comes once an epoch; the last batch is filled up from the epoch's beginning, and its ``pad``
-    says how many of its images (the last ones, over all parts) came so.
+    A batch holds ``data`` [images (B, 3, S, S) float32 RGB 0..255], ``label`` [(B, num_classes - 1)
+    float32, multi-hot without background] and ``index``. Each image comes once an epoch; the last
+    batch is filled up from the epoch's beginning, and its ``pad`` says how many of its images (the
+    last ones, over all parts) came so.
 
     Parameters
     ----------
@@ -97,14 +108,15 @@ class ClassificationIter(CropIter):
     shuffle : draw the order of each epoch anew
     """
 
-    def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321, scales: Sequence[float] = SCALES, mirror: bool = True,
-                 seed: int = 0, shuffle: bool = True, workers: int = 0, part_index: int = 0, num_parts: int = 1,
-                 start_method: str = "fork") -> None:
+    def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321,
+                 scales: Sequence[float] = SCALES, mirror: bool = True,
+                 seed: int = 0, shuffle: bool = True, workers: int = 0, part_index: int = 0,
+                 num_parts: int = 1, start_method: str = "fork") -> None:
         if batch_size < 1:
             raise InputError(f"must be at least 1, not {batch_size}", field="batch_size")
         super().__init__(ImageSampler(len(images), batch_size * num_parts, seed, shuffle),
-                         BatchMaker(images, CropTransform(crop_px, tuple(scales), mirror)), batch_size, workers, part_index, num_parts,
-                         start_method)
+                         BatchMaker(images, CropTransform(crop_px, tuple(scales), mirror)), batch_size,
+                         workers, part_index, num_parts, start_method)
 
     @property
     def provide_data(self) -> List[mx.io.DataDesc]:
@@ -126,18 +138,22 @@ class ClassificationIter(CropIter):
         return self.sampler.pad if self._position + 1 == self.num_batches else 0
 
 
-def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context], pinned: bool = False) -> List[mx.io.DataBatch]:
+def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context],
+                pinned: bool = False) -> List[mx.io.DataBatch]:
     """The rows of each device as a batch on that device; the copies run on while the caller goes on.
 
-    ``pad`` of the parts is 0: ask the whole batch. ``pinned`` copies by way of page-locked memory, which a GPU reads beside its work.
+    ``pad`` of the parts is 0: ask the whole batch. ``pinned`` copies by way of page-locked memory,
+    which a GPU reads beside its work.
     """
     rows, rest = divmod(batch.data[0].shape[0], len(contexts))
     if rest:
-        raise InputError(f"a batch of {batch.data[0].shape[0]} does not divide over {len(contexts)} devices", field="batch_size")
+        raise InputError(f"a batch of {batch.data[0].shape[0]} does not divide over {len(contexts)} devices",
+                         field="batch_size")
     parts = []
     for number, context in enumerate(contexts):
         own = slice(number * rows, (number + 1) * rows)
-        data, label = ([(array[own].as_in_context(mx.cpu_pinned()) if pinned else array[own]).as_in_context(context) for array in arrays]
+        data, label = ([(array[own].as_in_context(mx.cpu_pinned())
+                         if pinned else array[own]).as_in_context(context) for array in arrays]
                        for arrays in (batch.data, batch.label))
         parts.append(mx.io.DataBatch(data=data, label=label, pad=0, index=batch.index[own]))
     return parts
@@ -146,8 +162,9 @@ def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context], pinned: 
 class DeviceFeed:
     """Batches of ``iterator`` split over ``contexts`` and copied there one batch ahead of use.
 
-    The next batch's copies start before the current one is handed out, when it is ready by then. State, as that of the iterator, is
-    that of the last batch handed out. ``pinned`` as in :func:`split_batch`.
+    The next batch's copies start before the current one is handed out, when it is ready by then.
+    State, as that of the iterator, is that of the last batch handed out. ``pinned`` as in
+    :func:`split_batch`.
     """
 
     def __init__(self, iterator: CropIter, contexts: Sequence[mx.Context], pinned: bool = False) -> None:

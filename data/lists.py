@@ -12,7 +12,9 @@ MASK_FOLDER = "SegmentationClassAug"
 
 
 def check_list(path: PathLike) -> Tuple[List[str], List[InputError]]:
-    """The good names of a list file in its order, and every problem of it; InputError where the file cannot be read at all."""
+    """The good names of a list file in its order, and every problem of it; InputError where the
+    file cannot be read at all.
+    """
     first_line: Dict[str, int] = {}
     problems = []
     for number, line in enumerate(read_text(path).rstrip().splitlines(), 1):
@@ -25,8 +27,8 @@ def check_list(path: PathLike) -> Tuple[List[str], List[InputError]]:
         elif os.path.isabs(name) or ".." in name.split("/"):
             problems.append(InputError(f"{name!r} leaves the image folder", file=path, field=where))
         elif name in first_line:
-            problems.append(InputError(f"{name!r} is already in line {first_line[name]}", file=path, field=where,
-                                       remedy="remove the duplicate"))
+            problems.append(InputError(f"{name!r} is already in line {first_line[name]}", file=path,
+                                       field=where, remedy="remove the duplicate"))
         else:
             first_line[name] = number
     if not first_line and not problems:
@@ -40,7 +42,8 @@ def read_list(path: PathLike) -> List[str]:
     Raises
     ------
     InputError
-        Naming the file and the lines: duplicates, empty lines between names, more than one word in a line, no name at all.
+        Naming the file and the lines: duplicates, empty lines between names, more than one word in
+        a line, no name at all.
     """
     names, problems = check_list(path)
     if problems:
@@ -49,7 +52,9 @@ def read_list(path: PathLike) -> List[str]:
 
 
 def list_path(root: PathLike, name_or_path: PathLike) -> str:
-    """Path of a list: the file of that path where there is one, else NAME.txt in ROOT/ImageSets/Segmentation (it may be missing)."""
+    """Path of a list: the file of that path where there is one, else NAME.txt in
+    ROOT/ImageSets/Segmentation (it may be missing).
+    """
     given = os.fspath(name_or_path)
     if not given:
         raise InputError("no list was named", remedy="name a file, or a list below ImageSets/Segmentation")
@@ -61,8 +66,9 @@ def list_path(root: PathLike, name_or_path: PathLike) -> str:
 def resolve_list(root: PathLike, name_or_path: PathLike) -> List[str]:
     """Names of a list given as a file, or as a name below ROOT/ImageSets/Segmentation.
 
-    ``train_aug`` is no file of the VOC download. Where it is missing it is derived as the community does: the names of all masks
-    in ROOT/SegmentationClassAug that are not in the ``val`` list, sorted. The masks themselves are not opened.
+    ``train_aug`` is no file of the VOC download. Where it is missing it is derived as the community
+    does: the names of all masks in ROOT/SegmentationClassAug that are not in the ``val`` list,
+    sorted. The masks themselves are not opened.
 
     Raises
     ------
@@ -83,11 +89,14 @@ def check_resolved_list(root: PathLike, name_or_path: PathLike) -> Tuple[List[st
     masks = os.path.join(root, MASK_FOLDER)
     validation = list_path(root, "val")
     if os.fspath(name_or_path) == "train_aug" and os.path.isdir(masks) and os.path.isfile(validation):
-        names = sorted({entry[:-4] for entry in os.listdir(masks) if entry.endswith(".png")} - set(read_list(validation)))
+        names = sorted({entry[:-4] for entry in os.listdir(masks)
+                        if entry.endswith(".png")} - set(read_list(validation)))
         return names, [] if names else [InputError("holds no mask beside those of the val list", file=masks)]
     folder = os.path.dirname(path)
-    known = sorted(entry[:-4] for entry in os.listdir(folder) if entry.endswith(".txt")) if os.path.isdir(folder) else []
-    raise InputError("does not exist", file=path, remedy=f"lists there: {', '.join(known)}" if known else "name a list file")
+    known = sorted(entry[:-4] for entry in os.listdir(folder)
+                   if entry.endswith(".txt")) if os.path.isdir(folder) else []
+    raise InputError("does not exist", file=path, remedy=f"lists there: {', '.join(known)}"
+                     if known else "name a list file")
 
 
 def write_list(path: PathLike, names: Iterable[str]) -> None:

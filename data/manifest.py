@@ -2,13 +2,16 @@
 
 A record set ``NAME`` in a folder is
 
-* ``NAME.json``: the manifest, with the kind, the class names, and size and SHA-256 of every other file and of itself;
-* ``NAME.<identity>[.<part>].rec`` with ``.idx``: the records of one part, which ``mxnet.recordio.MXIndexedRecordIO`` reads too. A record
-  is ``mxnet.recordio.pack(IRHeader(flag, label, id, 0), file)``: ``id`` is the position in the list, ``file`` the original JPEG, or an
+* ``NAME.json``: the manifest, with the kind, the class names, and size and SHA-256 of every other
+  file and of itself;
+* ``NAME.<identity>[.<part>].rec`` with ``.idx``: the records of one part, which
+  ``mxnet.recordio.MXIndexedRecordIO`` reads too. A record is ``mxnet.recordio.pack(IRHeader(flag,
+  label, id, 0), file)``: ``id`` is the position in the list, ``file`` the original JPEG, or an
   8-bit gray PNG of class indices; images carry the multi-hot vector of their labels;
 * ``NAME.<identity>.npz``: the table: names, part, offset, bytes, CRC-32, height and width, labels.
 
-The identity is a digest of the content, so a new manifest, put in place by one rename, is what replaces a set.
+The identity is a digest of the content, so a new manifest, put in place by one rename, is what
+replaces a set.
 """
 from __future__ import annotations
 
@@ -26,12 +29,15 @@ from cian.files import read_bytes
 
 FORMAT, VERSION = "cian record set", 1
 IMAGES, LABELS = "images", "labels"
-COLUMNS = {"names": "uint8", "part": "uint16", "offset": "int64", "span": "int64", "crc32": "uint32", "size": "int32", "labels": "uint8"}
+COLUMNS = {"names": "uint8", "part": "uint16", "offset": "int64", "span": "int64", "crc32": "uint32",
+           "size": "int32", "labels": "uint8"}
 AGAIN = "run tools/prepare.py again"
 HEADER = struct.Struct("<IfQQ")  # mxnet.recordio.IRHeader: flag (number of labels), label, id, id2
 
-_FIELDS = {"kind": str, "count": int, "classes": list, "fingerprint": str, "identity": str, "parts": list, "table": dict}
-_PART_FIELDS = {"rec": str, "idx": str, "first": int, "count": int, "bytes": int, "sha256": str, "idx_sha256": str}
+_FIELDS = {"kind": str, "count": int, "classes": list, "fingerprint": str, "identity": str, "parts": list,
+           "table": dict}
+_PART_FIELDS = {"rec": str, "idx": str, "first": int, "count": int, "bytes": int, "sha256": str,
+                "idx_sha256": str}
 _TABLE_FIELDS = {"file": str, "bytes": int, "sha256": str}
 
 
@@ -90,7 +96,9 @@ def manifest_checksum(manifest: Dict[str, Any]) -> str:
 
 
 def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
-    """The manifest of a set as a dict, after its checksum and version were compared; :class:`InputError` otherwise."""
+    """The manifest of a set as a dict, after its checksum and version were compared;
+    :class:`InputError` otherwise.
+    """
     path = manifest_path(folder, name)
     if not os.path.exists(path):
         raise InputError("there is no such record set", file=path, remedy="make it with tools/prepare.py")
@@ -101,7 +109,8 @@ def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError("is not a manifest of a record set", file=path, remedy=AGAIN)
     if manifest.get("version") != VERSION:
-        raise InputError(f"has version {manifest.get('version')!r}, and this code reads {VERSION}", file=path, remedy=AGAIN)
+        raise InputError(f"has version {manifest.get('version')!r}, and this code reads {VERSION}", file=path,
+                         remedy=AGAIN)
     if manifest.get("checksum") != manifest_checksum(manifest):
         raise InputError("does not match its own checksum", file=path, remedy=AGAIN)
     _check_fields(manifest, _FIELDS, path)
@@ -119,18 +128,22 @@ def _check_fields(content: Any, fields: Dict[str, type], path: str) -> None:
     for field, kind in fields.items():
         value = content.get(field) if isinstance(content, dict) else None
         if type(value) is not kind:
-            raise InputError(f"needs a value of type {kind.__name__}, not {value!r}", file=path, field=field, remedy=AGAIN)
+            raise InputError(f"needs a value of type {kind.__name__}, not {value!r}", file=path, field=field,
+                             remedy=AGAIN)
         if field in ("file", "rec", "idx") and os.path.basename(str(value)) != value:
             raise InputError(f"{value!r} is no file of this folder", file=path, field=field, remedy=AGAIN)
 
 
 def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np.ndarray]:
-    """The columns of a set's table, n rows each, after checksum, types and bounds were compared; :class:`InputError` otherwise."""
+    """The columns of a set's table, n rows each, after checksum, types and bounds were compared;
+    :class:`InputError` otherwise.
+    """
     path = os.path.join(folder, manifest["table"]["file"])
     try:
         with open(path, "rb") as stream:
             if digest_of(stream) != manifest["table"]["sha256"]:
-                raise InputError("does not match its checksum in the manifest", file=path, field=name, remedy=AGAIN)
+                raise InputError("does not match its checksum in the manifest", file=path, field=name,
+                                 remedy=AGAIN)
             stream.seek(0)
             table = _load_columns(stream, path)
     except OSError as error:
@@ -160,7 +173,8 @@ def digest_of(stream: IO[bytes]) -> str:
 def _table_problem(table: Dict[str, np.ndarray], manifest: Dict[str, Any]) -> str:
     """What keeps a table from describing the manifest's records, or an empty text."""
     count, bits = manifest["count"], len(manifest["classes"]) if manifest["kind"] == IMAGES else 0
-    shapes = {**dict.fromkeys(("part", "offset", "span", "crc32"), (count,)), "size": (count, 2), "labels": (count, -(-bits // 8))}
+    shapes = {**dict.fromkeys(("part", "offset", "span", "crc32"), (count,)), "size": (count, 2),
+              "labels": (count, -(-bits // 8))}
     if any(table[column].dtype != kind for column, kind in COLUMNS.items()) or any(
             table[column].shape != shape for column, shape in shapes.items()) or table["names"].ndim != 1:
         return "has columns of the wrong type or length"

@@ -1,4 +1,6 @@
-"""Packing images with their labels, and label maps, into record sets. See :mod:`cian.data.manifest` for the format."""
+"""Packing images with their labels, and label maps, into record sets. See :mod:`cian.data.manifest`
+for the format.
+"""
 from __future__ import annotations
 
 import zlib
@@ -15,8 +17,10 @@ from cian.errors import InputError, PathLike
 from cian.files import Problems, read_bytes
 
 
-def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray, classes: ClassTable, *,
-                num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
+def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray,
+                classes: ClassTable, *,
+                num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None,
+                fingerprint: str = "") -> RecordSet:
     """Pack JPEG files, as they are, with their image-level labels.
 
     Parameters
@@ -40,20 +44,23 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
     if checked.problems:
         raise Problems(checked.problems)
     vectors = labels.astype("<f4")
-    with record_writer(folder, name, IMAGES, classes, len(names), num_parts=num_parts, fingerprint=fingerprint) as writer:
+    with record_writer(folder, name, IMAGES, classes, len(names), num_parts=num_parts,
+                       fingerprint=fingerprint) as writer:
         for index, path in enumerate(paths):
             content = read_bytes(path)
             if zlib.crc32(content) != checked.crc32[index]:
-                raise InputError("changed while it was packed", file=path, remedy="pack again when nothing writes to the folder")
+                raise InputError("changed while it was packed", file=path,
+                                 remedy="pack again when nothing writes to the folder")
             header = HEADER.pack(vectors.shape[1], 0, index, 0) + vectors[index].tobytes()
             writer.add(names[index], header + content, checked.sizes[index])
         writer.finish(np.packbits(labels.astype(bool), axis=1))
     return RecordSet.open(folder, name)
 
 
-def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], classes: ClassTable, *,
-                sizes: Optional[np.ndarray] = None, num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None,
-                fingerprint: str = "") -> RecordSet:
+def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], classes: ClassTable,
+                *,
+                sizes: Optional[np.ndarray] = None, num_parts: int = 1, workers: int = 0,
+                checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
     """Pack label maps (seeds) as 8-bit gray PNG; parameters and errors as :func:`pack_images`.
 
     ``sizes``, (n, 2) heights and widths, are those of the images; a label map of another size is a problem.
@@ -61,10 +68,12 @@ def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
     checked = checked or check_labels(paths, classes.num_classes, sizes=sizes, workers=workers)
     if checked.problems:
         raise Problems(checked.problems)
-    with record_writer(folder, name, LABELS, classes, len(names), num_parts=num_parts, fingerprint=fingerprint) as writer:
+    with record_writer(folder, name, LABELS, classes, len(names), num_parts=num_parts,
+                       fingerprint=fingerprint) as writer:
         for index, (crc32, content) in enumerate(encoded_labels(paths, classes.num_classes, workers=workers)):
             if crc32 != checked.crc32[index]:
-                raise InputError("changed while it was packed", file=paths[index], remedy="pack again when nothing writes to the folder")
+                raise InputError("changed while it was packed", file=paths[index],
+                                 remedy="pack again when nothing writes to the folder")
             writer.add(names[index], HEADER.pack(0, 0, index, 0) + content, checked.sizes[index])
         writer.finish(np.zeros((len(names), 0), np.uint8))
     return RecordSet.open(folder, name)

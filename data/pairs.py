@@ -29,12 +29,14 @@ def unpack_array(text: str) -> np.ndarray:
 def random_state(rng: np.random.RandomState) -> Dict[str, Any]:
     """State of a Mersenne twister, fit for JSON."""
     _, keys, position, has_gauss, gauss = rng.get_state(legacy=True)  # type: ignore[misc]
-    return {"keys": pack_array(keys), "position": int(position), "has_gauss": int(has_gauss), "gauss": float(gauss)}
+    return {"keys": pack_array(keys), "position": int(position), "has_gauss": int(has_gauss),
+            "gauss": float(gauss)}
 
 
 def set_random_state(rng: np.random.RandomState, state: Mapping[str, Any]) -> None:
     """Inverse of :func:`random_state`."""
-    rng.set_state(("MT19937", unpack_array(state["keys"]).astype(np.uint32), state["position"], state["has_gauss"], state["gauss"]))
+    rng.set_state(("MT19937", unpack_array(state["keys"]).astype(np.uint32), state["position"],
+                   state["has_gauss"], state["gauss"]))
 
 
 class GroupSampler:
@@ -44,13 +46,16 @@ class GroupSampler:
     ----------
     labels : (N, num_classes) array of 0 and 1, column 0 background
     group_size : images in a group, at least 2
-    groups_per_batch : an epoch's groups are a multiple of it: ``even`` serves some groups again to reach it, the others drop some
+    groups_per_batch : an epoch's groups are a multiple of it: ``even`` serves some groups again to
+        reach it, the others drop some
     pairing : 'common', 'even' or 'random', see :mod:`cian.data.groups`
-    order : 'original': one stream of NumPy's legacy generator, ``rng``, from which the transforms draw too, and a list that every epoch
-        shuffles further, like the original's; 'counter': epoch e depends on (seed, e) alone
+    order : 'original': one stream of NumPy's legacy generator, ``rng``, from which the transforms
+        draw too, and a list that every epoch shuffles further, like the original's; 'counter':
+        epoch e depends on (seed, e) alone
     seed : an integer, or a RandomState for 'original'
-    lonely : what 'common' does with an image that shares no class with any other. 'end': as in the original, the epoch ends when
-        such an image comes to the front of the queue; 'skip': it is left out
+    lonely : what 'common' does with an image that shares no class with any other. 'end': as in the
+        original, the epoch ends when such an image comes to the front of the queue; 'skip': it is
+        left out
     names : of the images, for messages
 
     Raises
@@ -59,17 +64,21 @@ class GroupSampler:
         Bad labels or option, or fewer images than a batch needs.
     """
 
-    def __init__(self, labels: np.ndarray, *, group_size: int = 2, groups_per_batch: int = 1, pairing: str = "common",
+    def __init__(self, labels: np.ndarray, *, group_size: int = 2, groups_per_batch: int = 1,
+                 pairing: str = "common",
                  order: str = "original", seed: Union[int, np.random.RandomState] = 0, lonely: str = "end",
                  names: Optional[Sequence[str]] = None) -> None:
-        for field, value, choices in (("pairing", pairing, PAIRINGS), ("order", order, ORDERS), ("lonely", lonely, LONELY)):
+        for field, value, choices in (("pairing", pairing, PAIRINGS), ("order", order, ORDERS),
+                                      ("lonely", lonely, LONELY)):
             if value not in choices:
-                raise InputError(f"{value!r} is not allowed", field=field, remedy=f"use one of: {', '.join(choices)}")
+                raise InputError(f"{value!r} is not allowed", field=field,
+                                 remedy=f"use one of: {', '.join(choices)}")
         if group_size < 2:
             raise InputError(f"a group needs at least 2 images, not {group_size}", field="group_size")
         self.labels = _checked_labels(labels)
         if len(self.labels) < group_size * groups_per_batch:
-            raise InputError(f"{len(self.labels)} images do not fill one batch of {group_size * groups_per_batch}", field="batch_size",
+            raise InputError(f"{len(self.labels)} images do not fill one batch of "
+                             f"{group_size * groups_per_batch}", field="batch_size",
                              remedy="use a smaller batch or more images")
         self.group_size, self.groups_per_batch, self.pairing, self.order, self.lonely = (
             group_size, groups_per_batch, pairing, order, lonely)
@@ -89,7 +98,8 @@ class GroupSampler:
             self._warn_of_lonely(names)
         self._list = np.arange(len(self.labels))
         if self.rng is not None:
-            self.rng.shuffle(self._list)  # the original shuffles when its loader is made and again at the start of each epoch
+            # the original shuffles when its loader is made and again at the start of each epoch
+            self.rng.shuffle(self._list)
         self._before = self._snapshot()
 
     def next_epoch(self) -> np.ndarray:
@@ -105,7 +115,8 @@ class GroupSampler:
             order = rng.permutation(len(self.labels))
         self.groups = self._whole_batches(self._draw(order, rng), rng)
         if not len(self.groups):
-            warnings.warn(f"epoch {self.epoch} has no batch: fewer than {self.groups_per_batch} groups of common class were found",
+            warnings.warn(f"epoch {self.epoch} has no batch: fewer than {self.groups_per_batch} groups of "
+                          "common class were found",
                           stacklevel=2)
         return self.groups
 
@@ -155,20 +166,26 @@ class GroupSampler:
         return {"list": pack_array(self._list), "rng": random_state(self.rng)} if self.rng is not None else {}
 
     def _settings(self) -> Dict[str, Any]:
-        return {"pairing": self.pairing, "order": self.order, "group_size": self.group_size, "groups_per_batch": self.groups_per_batch,
-                "lonely": self.lonely, "images": len(self.labels), "labels": zlib.crc32(np.packbits(self.labels).tobytes()),
+        return {"pairing": self.pairing, "order": self.order, "group_size": self.group_size,
+                "groups_per_batch": self.groups_per_batch,
+                "lonely": self.lonely, "images": len(self.labels),
+                "labels": zlib.crc32(np.packbits(self.labels).tobytes()),
                 "seed": self.seed if self.order == "counter" else None}
 
     def _warn_of_lonely(self, names: Optional[Sequence[str]]) -> None:
-        shown = ", ".join(str(names[i]) if names is not None else f"number {i}" for i in self.lonely_images[:5])
+        shown = ", ".join(str(names[i]) if names is not None else f"number {i}"
+                          for i in self.lonely_images[:5])
         more = f" and {len(self.lonely_images) - 5} more" if len(self.lonely_images) > 5 else ""
         effect = "are left out" if self.lonely == "skip" else (
-            "end the epoch when their turn comes, as in the original; use train.lonely=skip or train.pairing=even to train on the others")
-        warnings.warn(f"{len(self.lonely_images)} image(s) share no class with any other ({shown}{more}): they {effect}", stacklevel=3)
+            "end the epoch when their turn comes, as in the original; use train.lonely=skip or "
+            "train.pairing=even to train on the others")
+        warnings.warn(f"{len(self.lonely_images)} image(s) share no class with any other ({shown}{more}): "
+                      f"they {effect}", stacklevel=3)
 
 
 class ImageSampler:
-    """Single images in batches, each image once an epoch; the last batch is filled up from the beginning of the epoch.
+    """Single images in batches, each image once an epoch; the last batch is filled up from the
+    beginning of the epoch.
 
     Parameters
     ----------
@@ -195,7 +212,8 @@ class ImageSampler:
         order = np.arange(self.images)
         if self.shuffle:
             order = counter_rng(self.seed, self.epoch).permutation(self.images)
-        self.rows = np.resize(order, (self.images + self.pad) // self.batch_size * self.batch_size).reshape(-1, self.batch_size)
+        self.rows = np.resize(order, (self.images + self.pad) // self.batch_size
+                              * self.batch_size).reshape(-1, self.batch_size)
         return self.rows
 
     def state_dict(self) -> Dict[str, Any]:
@@ -209,7 +227,8 @@ class ImageSampler:
         self.next_epoch()
 
     def _settings(self) -> Dict[str, Any]:
-        return {"images": self.images, "batch_size": self.batch_size, "seed": self.seed, "shuffle": self.shuffle}
+        return {"images": self.images, "batch_size": self.batch_size, "seed": self.seed,
+                "shuffle": self.shuffle}
 
 
 def counter_rng(seed: int, epoch: int) -> np.random.RandomState:
@@ -233,6 +252,7 @@ def check_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
 def _checked_labels(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.shape[1] < 2 or not np.isin(labels, (0, 1)).all():
-        raise InputError(f"must be 0 or 1 for each image and class, background first, not an array of shape {labels.shape}",
+        raise InputError("must be 0 or 1 for each image and class, background first, not an array of "
+                         f"shape {labels.shape}",
                          field="labels")
     return np.ascontiguousarray(labels, np.uint8)

@@ -21,7 +21,9 @@ from cian.files import Problems
 
 @dataclass
 class Survey:
-    """What :func:`survey` found out about one list; ``images`` and ``seeds`` are None where a packed set is up to date."""
+    """What :func:`survey` found out about one list; ``images`` and ``seeds`` are None where a
+    packed set is up to date.
+    """
 
     name: str
     names: List[str]
@@ -41,11 +43,14 @@ class Prepared:
     seeds: Optional[RecordSet]
 
 
-def prepare(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_parts: int = 1, workers: int = 0) -> Prepared:
-    """Pack one list of ``tree`` into the record sets NAME and, where the tree has a ``label_root``, NAME_seeds in the folder ``out``.
+def prepare(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_parts: int = 1,
+            workers: int = 0) -> Prepared:
+    """Pack one list of ``tree`` into the record sets NAME and, where the tree has a ``label_root``,
+    NAME_seeds in the folder ``out``.
 
-    What is already packed from the same files (names, labels, sizes and times agree, and the record files are whole) is not packed
-    again, so new seeds leave the images alone. Nothing is written before everything was checked.
+    What is already packed from the same files (names, labels, sizes and times agree, and the record
+    files are whole) is not packed again, so new seeds leave the images alone. Nothing is written
+    before everything was checked.
 
     Raises
     ------
@@ -54,15 +59,19 @@ def prepare(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_par
     """
     result = survey(tree, name_or_path, out, num_parts=num_parts, workers=workers)
     if result.problems:
-        raise Problems(result.problems, remedy="tools/prepare.py lists them all" if len(result.problems) > Problems.quoted else None)
+        raise Problems(result.problems, remedy="tools/prepare.py lists them all"
+                       if len(result.problems) > Problems.quoted else None)
     return pack(tree, result, out, num_parts=num_parts, workers=workers)
 
 
-def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_parts: int = 1, workers: int = 0) -> Survey:
-    """Check a list, the labels, images and seeds of its names; all problems are in the result, and nothing is written.
+def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_parts: int = 1,
+           workers: int = 0) -> Survey:
+    """Check a list, the labels, images and seeds of its names; all problems are in the result, and
+    nothing is written.
 
-    Found are: duplicates and malformed lines in the list; labels that are missing or of unknown classes; images that are missing,
-    truncated, damaged or no JPEG; seeds that are missing, damaged, of another size than their image or with values that no class has.
+    Found are: duplicates and malformed lines in the list; labels that are missing or of unknown
+    classes; images that are missing, truncated, damaged or no JPEG; seeds that are missing,
+    damaged, of another size than their image or with values that no class has.
     """
     name = os.path.splitext(os.path.basename(os.fspath(name_or_path)))[0]
     names, problems = check_resolved_list(tree.root, name_or_path)
@@ -84,31 +93,38 @@ def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_part
     return result
 
 
-def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1, workers: int = 0) -> Prepared:
+def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1,
+         workers: int = 0) -> Prepared:
     """Write the record sets of a survey without problems, and open them."""
     if result.problems:
         raise Problems(result.problems)
     if result.images is None:
         images = RecordSet.open(out, result.name)
     else:
-        images = pack_images(out, result.name, result.names, [tree.image_path(name) for name in result.names], result.labels, tree.classes,
+        images = pack_images(out, result.name, result.names, [tree.image_path(name) for name in result.names],
+                             result.labels, tree.classes,
                              num_parts=num_parts, checked=result.images, fingerprint=result.fingerprint)
     seeds = None
     if tree.label_root and result.seeds is None:
         seeds = RecordSet.open(out, f"{result.name}_seeds")
     elif result.seeds is not None:
-        seeds = pack_labels(out, f"{result.name}_seeds", result.names, [tree.label_path(name) for name in result.names], tree.classes,
-                            num_parts=num_parts, workers=workers, checked=result.seeds, fingerprint=result.seeds_fingerprint)
+        seeds = pack_labels(out, f"{result.name}_seeds", result.names,
+                            [tree.label_path(name) for name in result.names], tree.classes,
+                            num_parts=num_parts, workers=workers, checked=result.seeds,
+                            fingerprint=result.seeds_fingerprint)
     return Prepared(images, seeds)
 
 
-def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num_parts: int = 1, workers: int = 0) -> RecordSet:
-    """Pack the label maps label_root/NAME.png of packed images as the set NAME_seeds in ``out``, unless that was done from the same files.
+def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num_parts: int = 1,
+                  workers: int = 0) -> RecordSet:
+    """Pack the label maps label_root/NAME.png of packed images as the set NAME_seeds in ``out``,
+    unless that was done from the same files.
 
     Raises
     ------
     Problems
-        Naming every label map that is missing, damaged, of another size than its image or with values that no class has.
+        Naming every label map that is missing, damaged, of another size than its image or with
+        values that no class has.
     """
     if not os.path.isdir(label_root):
         raise InputError("is not a folder", file=label_root, remedy="check the path of the seeds")
@@ -116,11 +132,12 @@ def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num
     paths = [os.path.join(label_root, f"{entry}.png") for entry in names]
     fingerprint = _fingerprint(images.classes, names, paths, images.sizes)
     packed = _up_to_date(out, name, fingerprint, num_parts)
-    return packed or pack_labels(out, name, names, paths, images.classes, sizes=images.sizes, num_parts=num_parts, workers=workers,
-                                 fingerprint=fingerprint)
+    return packed or pack_labels(out, name, names, paths, images.classes, sizes=images.sizes,
+                                 num_parts=num_parts, workers=workers, fingerprint=fingerprint)
 
 
-def _fingerprint(classes: ClassTable, names: Sequence[str], paths: Sequence[str], array: Optional[np.ndarray]) -> str:
+def _fingerprint(classes: ClassTable, names: Sequence[str], paths: Sequence[str],
+                 array: Optional[np.ndarray]) -> str:
     """A digest of names, classes, sizes and times of files, and labels or sizes of images."""
     digest = hashlib.sha256("\n".join([*classes.names, "", *names, ""]).encode())
     digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
@@ -138,7 +155,9 @@ def _size_and_time(path: str) -> Tuple[int, int]:
 
 
 def _up_to_date(out: PathLike, name: str, fingerprint: str, num_parts: int) -> Optional[RecordSet]:
-    """The packed set, if it is whole and was made from the same files; what is wrong with it does not matter, it is made again."""
+    """The packed set, if it is whole and was made from the same files; what is wrong with it does
+    not matter, it is made again.
+    """
     try:
         records = RecordSet.open(out, name)
     except InputError:

@@ -1,6 +1,8 @@
-"""Reading record sets: images with their image-level labels, or label maps (seeds), in MXNet's RecordIO files.
+"""Reading record sets: images with their image-level labels, or label maps (seeds), in MXNet's
+RecordIO files.
 
-Nothing from a file reaches a decoder before its checksum was compared. For the files see :mod:`cian.data.manifest`.
+Nothing from a file reaches a decoder before its checksum was compared. For the files see
+:mod:`cian.data.manifest`.
 """
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class RecordSet:
     labels : (n, num_classes) uint8, multi-hot with column 0 (the background) 1; images only.
     """
 
-    def __init__(self, folder: str, name: str, manifest: Dict[str, Any], table: Dict[str, np.ndarray], descriptors: List[int]) -> None:
+    def __init__(self, folder: str, name: str, manifest: Dict[str, Any], table: Dict[str, np.ndarray],
+                 descriptors: List[int]) -> None:
         self.folder, self.name, self.path = folder, name, manifest_path(folder, name)
         self.manifest, self.kind, self.identity = manifest, manifest["kind"], manifest["identity"]
         self.classes = ClassTable(manifest["classes"], self.path)
@@ -50,7 +53,8 @@ class RecordSet:
         Raises
         ------
         InputError
-            Naming the file: the set, one of its files or a version of the format is missing, a file has another size or checksum.
+            Naming the file: the set, one of its files or a version of the format is missing, a file
+            has another size or checksum.
         """
         folder = os.fspath(folder)
         manifest = read_manifest(folder, name)
@@ -87,7 +91,9 @@ class RecordSet:
 
     @property
     def labels(self) -> np.ndarray:
-        """(n, num_classes) uint8, multi-hot with column 0 (the background) 1; ValueError for a set of label maps."""
+        """(n, num_classes) uint8, multi-hot with column 0 (the background) 1; ValueError for a set
+        of label maps.
+        """
         if self.kind != IMAGES:
             raise ValueError(f"{self.path} holds label maps; image-level labels are in the set of the images")
         if self._labels is None:
@@ -96,10 +102,13 @@ class RecordSet:
 
     def files(self) -> List[Tuple[str, str]]:
         """Paths of the parts, (``.rec``, ``.idx``) each."""
-        return [(os.path.join(self.folder, part["rec"]), os.path.join(self.folder, part["idx"])) for part in self.manifest["parts"]]
+        return [(os.path.join(self.folder, part["rec"]), os.path.join(self.folder, part["idx"]))
+                for part in self.manifest["parts"]]
 
     def read(self, index: int) -> bytes:
-        """The packed file (JPEG or PNG) of record ``index``; an :class:`InputError` names the record where it is damaged."""
+        """The packed file (JPEG or PNG) of record ``index``; an :class:`InputError` names the
+        record where it is damaged.
+        """
         index = range(len(self))[index]
         part, offset, span = (int(self._table[column][index]) for column in ("part", "offset", "span"))
         try:
@@ -134,8 +143,10 @@ class RecordSet:
         height, width = self.sizes[index]
         try:
             announced = _jpeg_size(content) if kind == IMAGES else _png_size(content)
-            if sorted(announced) != sorted((height, width)):  # OpenCV turns a picture that its EXIF says is turned
-                raise ValueError(f"announces {announced[1]}x{announced[0]} pixels in place of {width}x{height}")
+            # OpenCV turns a picture that its EXIF says is turned
+            if sorted(announced) != sorted((height, width)):
+                raise ValueError(f"announces {announced[1]}x{announced[0]} pixels in place of "
+                                 f"{width}x{height}")
             picture = decode_gray_png(content) if kind == LABELS else None
             if picture is None:
                 picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
@@ -147,7 +158,8 @@ class RecordSet:
 
     def _damage(self, index: int, problem: str) -> InputError:
         part = self.manifest["parts"][int(self._table["part"][index])]
-        return InputError(problem, file=os.path.join(self.folder, part["rec"]), field=f"record {index} ({self.names[index]})", remedy=AGAIN)
+        return InputError(problem, file=os.path.join(self.folder, part["rec"]),
+                          field=f"record {index} ({self.names[index]})", remedy=AGAIN)
 
     def rows(self) -> Dict[str, np.ndarray]:
         """The columns of the table, for checks: part, offset, span, crc32 and more."""
@@ -161,7 +173,9 @@ def _jpeg_size(content: bytes) -> Tuple[int, int]:
 
 
 def _png_size(content: bytes) -> Tuple[int, int]:
-    """Height and width in a PNG's header; ValueError where a chunk leaves the file (OpenCV allocates what a chunk announces)."""
+    """Height and width in a PNG's header; ValueError where a chunk leaves the file (OpenCV
+    allocates what a chunk announces).
+    """
     position = 8
     while position <= len(content) - 12:
         position += 12 + int.from_bytes(content[position:position + 4], "big")
@@ -172,7 +186,8 @@ def _png_size(content: bytes) -> Tuple[int, int]:
 
 
 def match_seeds(images: RecordSet, seeds: RecordSet) -> np.ndarray:
-    """Position in ``seeds`` of each image's label map, (n,) int64; the two sets may hold other names beside and other orders.
+    """Position in ``seeds`` of each image's label map, (n,) int64; the two sets may hold other
+    names beside and other orders.
 
     Raises
     ------
@@ -190,12 +205,15 @@ def match_seeds(images: RecordSet, seeds: RecordSet) -> np.ndarray:
         positions = np.array([where.get(name, -1) for name in images.names], np.int64)
     missing = np.flatnonzero(positions < 0)
     if missing.size:
-        raise InputError(f"lacks {missing.size} of {len(images)} label maps: {', '.join(images.names[int(i)] for i in missing[:5])}",
-                         file=seeds.path, remedy="make seeds for every image and pack them with tools/prepare.py --seeds")
+        raise InputError(f"lacks {missing.size} of {len(images)} label maps: "
+                         f"{', '.join(images.names[int(i)] for i in missing[:5])}",
+                         file=seeds.path, remedy="make seeds for every image and pack them with "
+                                                 "tools/prepare.py --seeds")
     other = np.flatnonzero((seeds.sizes[positions] != images.sizes).any(axis=1))
     if other.size:
         raise InputError(f"has {other.size} label maps of another size than their images: "
-                         f"{', '.join(images.names[int(i)] for i in other[:5])}", file=seeds.path, remedy=AGAIN)
+                         f"{', '.join(images.names[int(i)] for i in other[:5])}", file=seeds.path,
+                         remedy=AGAIN)
     return positions
 
 

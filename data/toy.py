@@ -1,9 +1,11 @@
-"""A generated data set in VOC layout for demonstrations and tests: a bestiary that makes weak supervision as hard as it is on photographs.
+"""A generated data set in VOC layout for demonstrations and tests: a bestiary that makes weak
+supervision as hard as it is on photographs.
 
-Each class is a creature of many parts. Torso, legs, tail and neck have the same shapes and colours in all classes; only the head tells
-which one it is (and a faint pattern of the coat). A classifier therefore looks at heads, its activation maps miss most of each
-creature, and a method that propagates labels between images has something to win. Backgrounds are textured, bushes and posts stand
-in front, stones of the coats' colours lie about, and some images show several creatures.
+Each class is a creature of many parts. Torso, legs, tail and neck have the same shapes and colours
+in all classes; only the head tells which one it is (and a faint pattern of the coat). A classifier
+therefore looks at heads, its activation maps miss most of each creature, and a method that
+propagates labels between images has something to win. Backgrounds are textured, bushes and posts
+stand in front, stones of the coats' colours lie about, and some images show several creatures.
 """
 from __future__ import annotations
 
@@ -19,13 +21,15 @@ from cian.data.toy_drawing import CREATURES, OVERSAMPLE, Canvas, Pose, draw_crea
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, atomic_write_bytes
 
-GROUNDS = {"grass": (92, 132, 58), "sand": (206, 182, 132), "heath": (128, 116, 84), "snow": (222, 226, 234), "moss": (70, 96, 66)}
-SKIES = {"clear": (140, 184, 226), "dusk": (222, 168, 150), "cloud": (190, 194, 202), "forest": (52, 84, 60), "wall": (158, 112, 92)}
+GROUNDS = {"grass": (92, 132, 58), "sand": (206, 182, 132), "heath": (128, 116, 84), "snow": (222, 226, 234),
+           "moss": (70, 96, 66)}
+SKIES = {"clear": (140, 184, 226), "dusk": (222, 168, 150), "cloud": (190, 194, 202), "forest": (52, 84, 60),
+         "wall": (158, 112, 92)}
 Boxes = List[Tuple[int, Tuple[int, int, int, int]]]
 
 
-def make_toy(folder: PathLike, num_train: int = 120, num_val: int = 40, seed: int = 0, *, width_px: int = 144, height_px: int = 112,
-             classes: Sequence[str] = tuple(CREATURES)) -> str:
+def make_toy(folder: PathLike, num_train: int = 120, num_val: int = 40, seed: int = 0, *, width_px: int = 144,
+             height_px: int = 112, classes: Sequence[str] = tuple(CREATURES)) -> str:
     """Write the data set below ``folder`` and return the folder.
 
     Image i of a list depends on ``seed``, the list and i alone, so a longer list begins with a shorter one.
@@ -38,15 +42,16 @@ def make_toy(folder: PathLike, num_train: int = 120, num_val: int = 40, seed: in
 
     Returns
     -------
-    str : ``folder``, with JPEGImages/, Annotations/, SegmentationClassAug/, ImageSets/Segmentation/{train,val}.txt and classes.txt.
+    str : ``folder``, with JPEGImages/, Annotations/, SegmentationClassAug/,
+        ImageSets/Segmentation/{train,val}.txt and classes.txt.
     """
     unknown = [name for name in classes if name not in CREATURES]
     if unknown or not classes:
         raise InputError(f"unknown creatures {unknown}" if unknown else "no class was named", field="classes",
                          remedy=f"choose among: {', '.join(CREATURES)}")
     if min(width_px, height_px) < 32 or min(num_train, num_val) < 0:
-        raise InputError(f"cannot draw {num_train} and {num_val} images of {width_px}x{height_px} pixels", field="toy data set",
-                         remedy="images need at least 32 pixels a side")
+        raise InputError(f"cannot draw {num_train} and {num_val} images of {width_px}x{height_px} pixels",
+                         field="toy data set", remedy="images need at least 32 pixels a side")
     root = os.fspath(folder)
     for number, (split, count) in enumerate((("train", num_train), ("val", num_val))):
         names = [f"{split}_{index:05d}" for index in range(count)]
@@ -63,7 +68,8 @@ def make_toy(folder: PathLike, num_train: int = 120, num_val: int = 40, seed: in
 
 def draw_scene(rng: np.random.Generator, height: int, width: int, classes: Sequence[str],
                first: int) -> Tuple[np.ndarray, np.ndarray, Boxes]:
-    """One picture (height, width, 3) uint8 RGB, its labels (height, width) uint8, and (label, box) of every creature.
+    """One picture (height, width, 3) uint8 RGB, its labels (height, width) uint8, and (label, box)
+    of every creature.
 
     ``first`` is the class (counted from 0) of the first creature; a third of the pictures have more.
     """
@@ -99,7 +105,8 @@ def _poses(rng: np.random.Generator, shape: Tuple[int, int], horizon: float, cou
         facing = int(rng.choice([-1, 1]))
         # A creature reaches 2.0 units ahead of its centre and 1.6 behind it.
         middle = slot * (place + 0.5) - 0.2 * facing * unit + rng.uniform(-0.10, 0.10) * slot
-        poses.append(Pose(middle, max(feet - 1.22 * unit, 1.7 * unit), unit, facing, rng.uniform(-0.12, 0.12)))
+        poses.append(Pose(middle, max(feet - 1.22 * unit, 1.7 * unit), unit, facing,
+                          rng.uniform(-0.12, 0.12)))
     return sorted(poses, key=lambda pose: pose.y + 1.22 * pose.unit)
 
 
@@ -113,8 +120,10 @@ def _paint_background(canvas: Canvas, rng: np.random.Generator) -> float:
         name = str(rng.choice(list(table)))
         base = np.array(table[name], np.float32) * rng.uniform(0.85, 1.12) + rng.uniform(-8, 8, 3)
         strength = 6.0 if name in ("clear", "dusk", "cloud", "snow") else 15.0
-        texture = strength * noise(rng, height, width, fine, 3) + 0.7 * strength * noise(rng, height, width, width / 5, 2)
-        canvas.paint(mask, (base + texture[:, :, None] * np.array([1.0, 0.95, 0.85], np.float32)).astype(np.float32))
+        texture = strength * noise(rng, height, width, fine, 3) + 0.7 * strength * noise(rng, height, width,
+                                                                                         width / 5, 2)
+        canvas.paint(mask, (base + texture[:, :, None] * np.array([1.0, 0.95, 0.85],
+                                                                  np.float32)).astype(np.float32))
     return float(horizon)
 
 
@@ -153,19 +162,23 @@ def _paint_occluder(canvas: Canvas, rng: np.random.Generator, creatures: np.ndar
 
 def _box(mask: np.ndarray) -> Tuple[int, int, int, int]:
     """Box (left, top, right, bottom) of a canvas mask at the final resolution, counted from 1 as VOC does."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)) // OVERSAMPLE, np.flatnonzero(mask.any(axis=0)) // OVERSAMPLE
+    rows, columns = np.flatnonzero(mask.any(axis=1)) // OVERSAMPLE, np.flatnonzero(
+        mask.any(axis=0)) // OVERSAMPLE
     return int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _write_sample(root: str, name: str, picture: np.ndarray, labels: np.ndarray, boxes: Boxes, classes: Sequence[str]) -> None:
+def _write_sample(root: str, name: str, picture: np.ndarray, labels: np.ndarray, boxes: Boxes,
+                  classes: Sequence[str]) -> None:
     encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
     atomic_write_bytes(os.path.join(root, "JPEGImages", f"{name}.jpg"), encoded.tobytes())
     write_label_png(os.path.join(root, MASK_FOLDER, f"{name}.png"), labels)
     height, width = labels.shape
     objects = "".join(
-        f"  <object>\n    <name>{classes[label - 1]}</name>\n    <difficult>0</difficult>\n    <bndbox><xmin>{left}</xmin>"
+        f"  <object>\n    <name>{classes[label - 1]}</name>\n    <difficult>0</difficult>\n    "
+        f"<bndbox><xmin>{left}</xmin>"
         f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>\n  </object>\n"
         for label, (left, top, right, bottom) in boxes)
     with atomic_write(os.path.join(root, "Annotations", f"{name}.xml"), "w") as stream:
-        stream.write(f"<annotation>\n  <filename>{name}.jpg</filename>\n  <size><width>{width}</width><height>{height}</height><depth>3"
+        stream.write(f"<annotation>\n  <filename>{name}.jpg</filename>\n  "
+                     f"<size><width>{width}</width><height>{height}</height><depth>3"
                      f"</depth></size>\n{objects}</annotation>\n")

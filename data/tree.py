@@ -18,11 +18,12 @@ class DatasetTree:
 
     Parameters
     ----------
-    root : folder with JPEGImages/, Annotations/, ImageSets/Segmentation/ and SegmentationClassAug/; each of the others, where
-        not empty, stands for one of these.
+    root : folder with JPEGImages/, Annotations/, ImageSets/Segmentation/ and SegmentationClassAug/;
+        each of the others, where not empty, stands for one of these.
     image_root : folder of NAME.jpg.
     annotation_root : folder of NAME.xml.
-    labels_file : image-level labels in one file, in place of the annotations; see :func:`~cian.data.annotations.read_labels_file`.
+    labels_file : image-level labels in one file, in place of the annotations; see
+        :func:`~cian.data.annotations.read_labels_file`.
     label_root : folder of NAME.png seeds.
     mask_root : folder of NAME.png ground truth, for measurement only.
     classes : 'voc' or a file with a class a line.
@@ -33,17 +34,20 @@ class DatasetTree:
         Neither ``root`` nor ``image_root``, or a folder that does not exist.
     """
 
-    def __init__(self, root: PathLike = "", *, image_root: PathLike = "", annotation_root: PathLike = "", labels_file: PathLike = "",
+    def __init__(self, root: PathLike = "", *, image_root: PathLike = "", annotation_root: PathLike = "",
+                 labels_file: PathLike = "",
                  label_root: PathLike = "", mask_root: PathLike = "", classes: PathLike = "voc") -> None:
         self.root = os.fspath(root)
         if not self.root and not os.fspath(image_root):
-            raise InputError("no data set was named", field="root", remedy="give --root, the folder that holds JPEGImages/")
+            raise InputError("no data set was named", field="root",
+                             remedy="give --root, the folder that holds JPEGImages/")
         self.image_root = self._folder(image_root, "JPEGImages")
         self.annotation_root = self._folder(annotation_root, "Annotations")
         self.mask_root = self._folder(mask_root, MASK_FOLDER)
         self.label_root = os.fspath(label_root)
         self.labels_file = os.fspath(labels_file)
-        for folder, given in ((self.root, self.root), (self.image_root, True), (self.annotation_root, annotation_root),
+        for folder, given in ((self.root, self.root), (self.image_root, True),
+                              (self.annotation_root, annotation_root),
                               (self.label_root, self.label_root), (self.mask_root, mask_root)):
             if given and not os.path.isdir(folder):
                 raise InputError("is not a folder", file=folder, remedy="check the path")
@@ -79,7 +83,9 @@ class DatasetTree:
         return resolve_list(self.root, name_or_path)
 
     def labels(self, names: Sequence[str]) -> np.ndarray:
-        """Image-level labels as (n, num_classes) uint8, multi-hot with column 0 (the background) 1; raises all problems at once."""
+        """Image-level labels as (n, num_classes) uint8, multi-hot with column 0 (the background) 1;
+        raises all problems at once.
+        """
         table, problems = self.check_labels(names)
         if problems:
             raise Problems(problems)
@@ -111,5 +117,6 @@ class DatasetTree:
         if known is None:
             return read_xml_labels(self.annotation_path(name), self.classes)
         if name not in known:
-            raise InputError(f"has no line for {name!r}", file=self.labels_file, remedy="label the image or take it off the list")
+            raise InputError(f"has no line for {name!r}", file=self.labels_file,
+                             remedy="label the image or take it off the list")
         return known[name]

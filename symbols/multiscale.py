@@ -28,14 +28,16 @@ class MultiScale(HybridBlock):
     mirror : bool
         Average each map with the mirrored image's.
     size : (int, int), optional
-        Height and width of the images, for formats that need constant sizes (ONNX). Without it the graph takes any size; scales that
-        float32 does not hold exactly (0.7) may then come out a pixel off :func:`scaled_side` where the product is a whole number.
+        Height and width of the images, for formats that need constant sizes (ONNX). Without it the
+        graph takes any size; scales that float32 does not hold exactly (0.7) may then come out a
+        pixel off :func:`scaled_side` where the product is a whole number.
 
-    Inputs: images (N, 3, H, W). Outputs: a list of (N, C, (H-1)//8+1, (W-1)//8+1), a map a scale, then the maximum.
+    Inputs: images (N, 3, H, W). Outputs: a list of (N, C, (H-1)//8+1, (W-1)//8+1), a map a scale,
+    then the maximum.
     """
 
-    def __init__(self, net: HybridBlock, scales: Sequence[float] = (1.0, 0.75, 1.25), add_max: bool = True, mirror: bool = False,
-                 size: Optional[Tuple[int, int]] = None) -> None:
+    def __init__(self, net: HybridBlock, scales: Sequence[float] = (1.0, 0.75, 1.25), add_max: bool = True,
+                 mirror: bool = False, size: Optional[Tuple[int, int]] = None) -> None:
         super().__init__(prefix="")
         if not scales or scales[0] != 1 or min(scales) <= 0 or len(set(scales)) != len(scales):
             raise InputError(f"{tuple(scales)} must be different positive numbers, 1 first", field="scales")
@@ -63,11 +65,14 @@ class MultiScale(HybridBlock):
     def _resize(self, F: Any, x: Any, scale: float) -> Any:
         """``x`` at ``scale``, corners aligned, sides of :func:`scaled_side`."""
         if self._size is not None:
-            return F.contrib.BilinearResize2D(x, height=scaled_side(self._size[0], scale), width=scaled_side(self._size[1], scale))
-        # MXNet has no such size for even sides, so a map of that size is made: 2 (side - 1) is even, for which 'odd_scale' truncates.
+            return F.contrib.BilinearResize2D(x, height=scaled_side(self._size[0], scale),
+                                              width=scaled_side(self._size[1], scale))
+        # MXNet has no such size for even sides, so a map of that size is made: 2 (side - 1) is
+        # even, for which 'odd_scale' truncates.
         plane = F.slice(x, begin=(0, 0, 1, 1), end=(1, 1, None, None))  # (1, 1, H-1, W-1)
         plane = F.concat(plane, plane, dim=2)
         plane = F.concat(plane, plane, dim=3)  # (1, 1, 2(H-1), 2(W-1))
-        plane = F.contrib.BilinearResize2D(plane, scale_height=scale / 2, scale_width=scale / 2, mode="odd_scale")
+        plane = F.contrib.BilinearResize2D(plane, scale_height=scale / 2, scale_width=scale / 2,
+                                           mode="odd_scale")
         plane = F.pad(plane, mode="constant", pad_width=(0, 0, 0, 0, 0, 1, 0, 1))
         return F.contrib.BilinearResize2D(x, plane, mode="like")

@@ -1,4 +1,6 @@
-"""Parameters of networks: initialisation, what trains and how, loading and saving. File layouts are in ``params_file.py``."""
+"""Parameters of networks: initialisation, what trains and how, loading and saving. File layouts are
+in ``params_file.py``.
+"""
 from __future__ import annotations
 
 import math
@@ -30,15 +32,18 @@ class LoadReport(NamedTuple):
     mismatched: Tuple[str, ...]  # of another shape in the file
 
     def __str__(self) -> str:
-        kept = [f"{kind}: {', '.join(names)}" for kind, names in self._asdict().items() if names and kind != "loaded"]
+        kept = [f"{kind}: {', '.join(names)}" for kind, names in self._asdict().items()
+                if names and kind != "loaded"]
         return "; ".join([f"loaded {len(self.loaded)} parameters", *kept])
 
 
-def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx: Contexts = None, missing: bool = False) -> None:
+def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx: Contexts = None,
+               missing: bool = False) -> None:
     """Give every parameter a value that depends on the seed and its name alone.
 
-    New layers are Normal(0, 0.01) (paper, "Reproducibility"); other weights are He-normal, those that end a residual branch scaled down
-    by the root of the number of branches; biases 0; batch norms the identity, ``bn_data`` with the statistics of ImageNet's pixels.
+    New layers are Normal(0, 0.01) (paper, "Reproducibility"); other weights are He-normal, those
+    that end a residual branch scaled down by the root of the number of branches; biases 0; batch
+    norms the identity, ``bn_data`` with the statistics of ImageNet's pixels.
 
     Parameters
     ----------
@@ -55,7 +60,8 @@ def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx:
             continue
         value: Any = np.zeros(param.shape, np.float32)
         if name.endswith("_weight"):
-            std = math.sqrt(2 / math.prod(param.shape[1:])) / (math.sqrt(len(branch_ends)) if name in branch_ends else 1)
+            std = math.sqrt(2 / math.prod(param.shape[1:])) / (math.sqrt(len(branch_ends))
+                                                               if name in branch_ends else 1)
             normal = np.random.RandomState([seed, zlib.crc32(name.encode())]).standard_normal(param.shape)
             value = normal * (NEW_LAYER_STD if name.startswith(new_layers) else std)
         elif name.startswith("bn_data_moving_"):
@@ -65,11 +71,14 @@ def initialize(net: HybridBlock, seed: int = 0, *, zero_gamma: bool = True, ctx:
         _set(parameters, name, np.asarray(value, np.float32), ctx)
 
 
-def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_beta: bool = False, freeze: Iterable[str] = ()) -> None:
-    """Say which parameters train, how fast, and which decay, as the original code does; a Gluon ``Trainer`` follows it.
+def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_beta: bool = False,
+                       freeze: Iterable[str] = ()) -> None:
+    """Say which parameters train, how fast, and which decay, as the original code does; a Gluon
+    ``Trainer`` follows it.
 
-    Weights and biases train; of the batch norms only ``bn_out`` does. The network's ``fast_layers`` train at ``lr_mult_new`` times the
-    learning rate. Weights and gammas decay; biases do not, nor does ``bn_out_beta`` unless ``decay_beta``.
+    Weights and biases train; of the batch norms only ``bn_out`` does. The network's ``fast_layers``
+    train at ``lr_mult_new`` times the learning rate. Weights and gammas decay; biases do not, nor
+    does ``bn_out_beta`` unless ``decay_beta``.
 
     Raises
     ------
@@ -80,26 +89,31 @@ def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_bet
     freeze = tuple(freeze)
     for prefix in freeze:
         if not any(name.startswith(prefix) for name in parameters):
-            raise InputError(f"no parameter starts with {prefix!r}", field="freeze", remedy=f"they are called as {next(iter(parameters))}")
+            raise InputError(f"no parameter starts with {prefix!r}", field="freeze",
+                             remedy=f"they are called as {next(iter(parameters))}")
     for name, param in parameters.items():
         if name.endswith(AUXILIARY):
             continue
         backbone_norm = name.endswith(("_gamma", "_beta")) and not name.startswith("bn_out_")
         param.grad_req = "null" if backbone_norm or (freeze and name.startswith(freeze)) else "write"
         param.lr_mult = lr_mult_new if name.startswith(tuple(net.fast_layers)) else 1.0
-        param.wd_mult = 1.0 if name.endswith(("_weight", "_gamma")) or (decay_beta and name.endswith("_beta")) else 0.0
+        param.wd_mult = 1.0 if name.endswith(("_weight", "_gamma")) or (decay_beta
+                                                                        and name.endswith("_beta")) else 0.0
 
 
 def save_params(net: HybridBlock, path: PathLike, metadata: Optional[Mapping[str, Any]] = None) -> None:
-    """Write ``<model>-<epoch>.params`` for this package, MXNet's Module and the original code; moving statistics that differ between
-    devices are averaged. With ``metadata``, its JSON is written beside it (see :mod:`cian.symbols.metadata`)."""
+    """Write ``<model>-<epoch>.params`` for this package, MXNet's Module and the original code;
+    moving statistics that differ between
+    devices are averaged. With ``metadata``, its JSON is written beside it (see
+    :mod:`cian.symbols.metadata`)."""
     save_values(named_values(net), path, metadata)
 
 
 def named_values(net: HybridBlock) -> Dict[str, np.ndarray]:
     """Every parameter by name, averaged over devices; waits for all work."""
     mx.nd.waitall()  # moving statistics are written late, by the backward pass
-    return {name: averaged([copy.asnumpy() for copy in param.list_data()]) for name, param in net.collect_params().items()}
+    return {name: averaged([copy.asnumpy() for copy in param.list_data()]) for name,
+            param in net.collect_params().items()}
 
 
 def averaged(copies: Sequence[np.ndarray]) -> np.ndarray:
@@ -107,7 +121,8 @@ def averaged(copies: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean(copies, axis=0) if len(copies) > 1 else copies[0]
 
 
-def save_values(values: Mapping[str, np.ndarray], path: PathLike, metadata: Optional[Mapping[str, Any]] = None) -> None:
+def save_values(values: Mapping[str, np.ndarray], path: PathLike,
+                metadata: Optional[Mapping[str, Any]] = None) -> None:
     """As :func:`save_params`, of arrays by name."""
     write_params(path, {name: value for name, value in values.items() if not name.endswith(AUXILIARY)},
                  {name: value for name, value in values.items() if name.endswith(AUXILIARY)})
@@ -115,19 +130,22 @@ def save_values(values: Mapping[str, np.ndarray], path: PathLike, metadata: Opti
         write_metadata(path, metadata)
 
 
-def load_params(net: HybridBlock, path: PathLike, *, new: Iterable[str] = (), ctx: Contexts = None) -> LoadReport:
+def load_params(net: HybridBlock, path: PathLike, *, new: Iterable[str] = (),
+                ctx: Contexts = None) -> LoadReport:
     """Load a file of this package, of the original code or of MXNet's model zoo into a network.
 
     Parameters
     ----------
     net : network; where ``new`` lets parameters be missing, initialise it before, or those alone afterwards
-    new : prefixes of the names that may be missing, extra or of another shape; those keep the value they have, or none
+    new : prefixes of the names that may be missing, extra or of another shape; those keep the value
+        they have, or none
     ctx : device or devices of the parameters; default where they are, or the CPU
 
     Raises
     ------
     InputError
-        For an unreadable file, and naming each parameter that is missing, extra or of another shape outside of ``new``.
+        For an unreadable file, and naming each parameter that is missing, extra or of another shape
+        outside of ``new``.
     """
     arg_params, aux_params = read_params(path)
     return assign(net, {**arg_params, **aux_params}, source=path, new=new, ctx=ctx)
@@ -135,16 +153,21 @@ def load_params(net: HybridBlock, path: PathLike, *, new: Iterable[str] = (), ct
 
 def assign(net: HybridBlock, values: Mapping[str, np.ndarray], *, source: PathLike, new: Iterable[str] = (),
            ctx: Contexts = None) -> LoadReport:
-    """Set the parameters of a network to arrays by name; ``source`` names them in errors. Otherwise as :func:`load_params`."""
+    """Set the parameters of a network to arrays by name; ``source`` names them in errors. Otherwise
+    as :func:`load_params`.
+    """
     parameters = net.collect_params()
     missing = [name for name in parameters if name not in values]
     extra = [name for name in values if name not in parameters]
-    mismatched = [name for name in parameters if name in values and parameters[name].shape != values[name].shape]
+    mismatched = [name for name in parameters
+                  if name in values and parameters[name].shape != values[name].shape]
     problems: List[str] = []
-    for kind, names in (("missing", missing), ("not of this network", extra), ("of another shape", mismatched)):
+    for kind, names in (("missing", missing), ("not of this network", extra),
+                        ("of another shape", mismatched)):
         wrong = [name for name in names if not name.startswith(tuple(new))]
         if wrong:
-            shown = [f"{n} {values[n].shape}, needs {parameters[n].shape}" if kind == "of another shape" else n for n in wrong[:5]]
+            shown = [f"{n} {values[n].shape}, needs {parameters[n].shape}"
+                     if kind == "of another shape" else n for n in wrong[:5]]
             problems.append(f"{len(wrong)} {kind}: {', '.join(shown)}{', ...' if len(wrong) > 5 else ''}")
     if problems:
         raise InputError(f"does not fit the network, {'; '.join(problems)}", file=source,

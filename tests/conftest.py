@@ -1,4 +1,6 @@
-"""Prepares the process (NumPy's aliases, threads) before any test file imports MXNet; a small data set for tests."""
+"""Prepares the process (NumPy's aliases, threads) before any test file imports MXNet; a small data
+set for tests.
+"""
 import os
 import signal
 
@@ -9,7 +11,8 @@ import pytest
 import cian  # noqa: F401
 from cian.data.classes import write_label_png
 
-# Started in the background, a shell's processes ignore Ctrl-C, and so would the programs that tests start and interrupt.
+# Started in the background, a shell's processes ignore Ctrl-C, and so would the programs that tests
+# start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES = ("background", "cat", "dog", "bird")
@@ -19,7 +22,9 @@ OBJECT = "<object><name>{}</name><difficult>0</difficult></object>"
 
 @pytest.fixture(scope="session")
 def make_voc_tree():
-    """A function that writes a small VOC-layout tree with seeds and without masks: ``make_voc_tree(folder, images=12)`` -> its path."""
+    """A function that writes a small VOC-layout tree with seeds and without masks:
+    ``make_voc_tree(folder, images=12)`` -> its path.
+    """
     def make(folder, images=12, seed=0, height=37, width=41):
         rng = np.random.RandomState(seed)
         root = os.fspath(folder)
@@ -35,7 +40,8 @@ def make_voc_tree():
             blocks = rng.choice(np.array([0, 255, *present], np.uint8), (5, 5))
             seeds = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
             write_label_png(os.path.join(root, "seeds", f"{name}.png"), seeds)
-        with open(os.path.join(root, "ImageSets", "Segmentation", "train.txt"), "w", encoding="utf-8") as stream:
+        with open(os.path.join(root, "ImageSets", "Segmentation", "train.txt"), "w",
+                  encoding="utf-8") as stream:
             stream.writelines(f"{name}\n" for name in names)
         with open(os.path.join(root, "classes.txt"), "w", encoding="utf-8") as stream:
             stream.writelines(f"{name}\n" for name in CLASSES)

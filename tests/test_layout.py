@@ -14,7 +14,8 @@ SOURCES = sorted(path for folder in ("symbols", "data", "tools") for path in (RO
 ALLOWED = {
     "symbols": ("cian.errors", "cian.environment", "cian.files", "cian.symbols"),
     "data": ("cian.errors", "cian.environment", "cian.files", "cian.data"),
-    "tools/engine": ("cian.errors", "cian.environment", "cian.files", "cian.symbols", "cian.data", "cian.tools.engine"),
+    "tools/engine": ("cian.errors", "cian.environment", "cian.files", "cian.symbols", "cian.data",
+                     "cian.tools.engine"),
 }
 
 
@@ -37,11 +38,13 @@ def folder_of(path):
     return next((folder for folder in ALLOWED if relative.startswith(folder + "/")), None)
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if folder_of(path)], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", [path for path in SOURCES if folder_of(path)],
+                         ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports_follow_the_arrows(path):
     allowed = ALLOWED[folder_of(path)]
     wrong = [name for name in imported_modules(path)
-             if name.split(".")[0] == "cian" and not any(name == good or name.startswith(good + ".") for good in allowed)
+             if name.split(".")[0] == "cian"
+             and not any(name == good or name.startswith(good + ".") for good in allowed)
              and name != "cian"]
     assert not wrong, f"imports against the arrows: {wrong}"
 
@@ -57,7 +60,8 @@ def test_source_has_no_eval_star_import_or_bare_except(path):
             assert node.type is not None, f"bare except in line {node.lineno}"
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent == ROOT / "tools"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent == ROOT / "tools"],
+                         ids=lambda path: path.name)
 def test_entry_points_stay_thin(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
 
@@ -67,7 +71,8 @@ def test_every_public_function_and_class_has_a_docstring():
     for path in SOURCES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
-            if public and not ast.get_docstring(node) and not (path.parent == ROOT / "tools" and node.name == "main"):
+            if public and not ast.get_docstring(node) and not (path.parent == ROOT / "tools"
+                                                               and node.name == "main"):
                 missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not missing, missing
 

@@ -1,4 +1,5 @@
-"""Says what an epoch does with the images: used, dropped, pairs by class, how often each one is served; as text, figures and a picture.
+"""Says what an epoch does with the images: used, dropped, pairs by class, how often each one is
+served; as text, figures and a picture.
 
   python tools/account.py --data VOC2012 --train-list train_aug
   python tools/account.py --data VOC2012 --pairings common even random --epochs 20 --plot account.png
@@ -36,7 +37,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         folder = os.path.dirname(os.path.abspath(data.labels_file))
         tree = DatasetTree(image_root=folder, labels_file=data.labels_file, classes=data.classes)
     else:
-        tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root, classes=data.classes)
+        tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
+                           classes=data.classes)
     names = resolve_list(data.root, data.train_list)
     labels = tree.labels(names)
     accounts = [take_account(config, labels, names, pairing, arguments.epochs)

@@ -1,7 +1,9 @@
-"""The command line that all tools share: configuration files, overrides, and the flags that users of the original code know.
+"""The command line that all tools share: configuration files, overrides, and the flags that users
+of the original code know.
 
-A tool builds its parser with :func:`make_parser`, adds what is its own, and turns the parsed arguments into a configuration with
-:func:`config_from`. Nothing here imports MXNet: the number of its threads depends on the devices, which are known only afterwards.
+A tool builds its parser with :func:`make_parser`, adds what is its own, and turns the parsed
+arguments into a configuration with :func:`config_from`. Nothing here imports MXNet: the number of
+its threads depends on the devices, which are known only afterwards.
 """
 from __future__ import annotations
 
@@ -38,14 +40,17 @@ def make_parser(description: str, groups: Sequence[str], epilog: str = "") -> ar
     InputError
         By ``parse_args``, in place of argparse's usage and exit.
     """
-    parser = _Parser(description=description, epilog=epilog, allow_abbrev=False, usage="%(prog)s [flags] [section.key=value ...]",
-                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120))
+    parser = _Parser(description=description, epilog=epilog, allow_abbrev=False,
+                     usage="%(prog)s [flags] [section.key=value ...]",
+                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog,
+                                                                                       max_help_position=30, width=120))
     shared = parser.add_argument_group("configuration")
     shared.add_argument("-c", "--config", action="append", default=[], metavar="FILE",
                         help="YAML file of sections and keys; repeatable, the last wins")
     shared.add_argument("--preset", choices=sorted(PRESETS),
                         help="original: what the released code does (default); paper: what the text says")
-    shared.add_argument("--print-config", action="store_true", help="print the resolved configuration with all keys, and stop")
+    shared.add_argument("--print-config", action="store_true",
+                        help="print the resolved configuration with all keys, and stop")
     shared.add_argument("overrides", nargs="*", metavar="section.key=value",
                         help="any key of the configuration; wins over files and flags")
     add_flags(parser, groups)
@@ -55,8 +60,9 @@ def make_parser(description: str, groups: Sequence[str], epilog: str = "") -> ar
 def config_from(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
     """The configuration that parsed arguments ask for; ``files`` are laid under those of ``--config``.
 
-    Also sets the number of MXNet's threads that the devices need, so call it before anything that imports MXNet. With
-    ``--print-config`` it prints the configuration and ends the process with code 0.
+    Also sets the number of MXNet's threads that the devices need, so call it before anything that
+    imports MXNet. With ``--print-config`` it prints the configuration and ends the process with
+    code 0.
 
     Raises
     ------
@@ -95,5 +101,6 @@ def _check_num_cls(num_cls: int, config: Config) -> None:
     from cian.data.classes import load_classes
     have: Optional[int] = load_classes(config.data.classes).num_classes
     if have != num_cls:
-        raise InputError(f"{num_cls} classes were announced, but the class list '{config.data.classes}' has {have} with background",
+        raise InputError(f"{num_cls} classes were announced, but the class list '{config.data.classes}' "
+                         f"has {have} with background",
                          field="--num-cls", remedy="give the list with --classes FILE, background first")

@@ -1,4 +1,5 @@
-"""Runs the whole pipeline on a generated data set: images and image-level labels to masks, two rounds, in minutes on a CPU.
+"""Runs the whole pipeline on a generated data set: images and image-level labels to masks, two
+rounds, in minutes on a CPU.
 
   python tools/demo.py --out runs/demo
 """
@@ -20,8 +21,10 @@ stages/, and the page index.html. A demonstration that was broken off goes on by
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; prints a line a stage, the table, and where the page is."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="where everything goes [default: runs/demo]")
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER",
+                        help="where everything goes [default: runs/demo]")
     out = parser.parse_args(argv).out
     started = time.monotonic()
     config = configure(out)

@@ -24,41 +24,50 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 after naming the predictions that cannot be scored."""
     parser = make_parser(__doc__ or "", ("data", "masks", "run"), EPILOG)
     own = parser.add_argument_group("evaluation")
-    own.add_argument("--prediction-root", metavar="FOLDER", help="NAME.png predictions [default: SNAPSHOT/pred_crf]")
-    own.add_argument("--data-list", metavar="FILE", help="list to score: a file, or a name below ImageSets/Segmentation "
+    own.add_argument("--prediction-root", metavar="FOLDER",
+                     help="NAME.png predictions [default: SNAPSHOT/pred_crf]")
+    own.add_argument("--data-list", metavar="FILE",
+                     help="list to score: a file, or a name below ImageSets/Segmentation "
                                                          "[default: data.val_list]")
-    own.add_argument("--num-cls", type=int, metavar="N", help="number of classes with background, checked against the class list")
-    own.add_argument("--subset", action="store_true", help="score the images of the list that have a prediction, ignore others")
+    own.add_argument("--num-cls", type=int, metavar="N",
+                     help="number of classes with background, checked against the class list")
+    own.add_argument("--subset", action="store_true",
+                     help="score the images of the list that have a prediction, ignore others")
     own.add_argument("--json", metavar="FILE", help="where the figures go [default: PREDICTION_ROOT.json]")
     args = parser.parse_args(argv)
     config = config_from(args)
     if not args.prediction_root and not config.run.snapshot:
-        raise InputError("no predictions were named", field="--prediction-root", remedy="give it, or --snapshot")
+        raise InputError("no predictions were named", field="--prediction-root",
+                         remedy="give it, or --snapshot")
     predictions = os.path.normpath(args.prediction_root or os.path.join(config.run.snapshot, "pred_crf"))
     data, split = config.data, args.data_list or config.data.val_list
     if not (data.mask_root or data.root):
         raise InputError("no ground truth was named", field="--groundtruth-root", remedy="give it, or --data")
     truth = data.mask_root or os.path.join(data.root, MASK_FOLDER)
     try:
-        result = evaluate(resolve_list(data.root, split), predictions, truth, load_classes(data.classes).names, subset=args.subset,
+        result = evaluate(resolve_list(data.root, split), predictions, truth,
+                          load_classes(data.classes).names, subset=args.subset,
                           workers=config.run.workers, progress=sys.stderr.isatty())
     except Problems as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
-        print(f"error: {len(error.problems)} problems in {predictions}, nothing was scored; {error.remedy}", file=sys.stderr)
+        print(f"error: {len(error.problems)} problems in {predictions}, nothing was scored; {error.remedy}",
+              file=sys.stderr)
         return 1
     content = describe(result, predictions, truth, list_path(data.root, split))
     target = args.json or predictions + ".json"
     atomic_write_bytes(target, json.dumps(content, indent=1).encode())
     print(text_table(("class", "IoU %"), score_rows(result)))
-    print(f"{result.images} images of {content['list']}" + (f", {len(result.unscored)} of it not scored" if result.unscored else "") +
+    print(f"{result.images} images of {content['list']}" + (f", {len(result.unscored)} of it not scored"
+                                                            if result.unscored else "") +
           f"; written to {target}")
     return 0
 
 
 def describe(result: Evaluation, predictions: str, truth: str, names: str) -> Dict[str, Any]:
     """The JSON: the figures, and what they were measured on."""
-    return {"predictions": predictions, "truth": truth, "list": names, "made_by": read_manifest(predictions), **result.to_dict()}
+    return {"predictions": predictions, "truth": truth, "list": names, "made_by": read_manifest(predictions),
+            **result.to_dict()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The flags that several tools share, by group; each sets one key of the configuration and takes its help from the schema."""
+"""The flags that several tools share, by group; each sets one key of the configuration and takes
+its help from the schema.
+"""
 from __future__ import annotations
 
 import argparse
@@ -77,7 +79,8 @@ FLAGS: Dict[str, Tuple[Tuple[Tuple[str, ...], str], ...]] = {
 
 
 def add_flags(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None:
-    """Add the flags of the named groups of :data:`FLAGS`; where two groups share a flag, the first one has it. A flag's value is stored
+    """Add the flags of the named groups of :data:`FLAGS`; where two groups share a flag, the first
+    one has it. A flag's value is stored
     under its key (``train.lr``), None where it was not given."""
     taken: Set[str] = set()
     for name in groups:
@@ -88,11 +91,14 @@ def add_flags(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None:
                 _add_flag(group, free, key)
             taken.update(names)
         if name == "network":
-            group.add_argument("--num-cls", type=int, metavar="N", help="number of classes with background, checked against the class list")
+            group.add_argument("--num-cls", type=int, metavar="N",
+                               help="number of classes with background, checked against the class list")
         if name == "prediction":
-            group.add_argument("--no-ms", action="store_true", help="scale 1 only: predict.scales=1 predict.add_max=false")
+            group.add_argument("--no-ms", action="store_true",
+                               help="scale 1 only: predict.scales=1 predict.add_max=false")
         if name == "run":
-            group.add_argument("--gpus", type=_gpus, dest="run.devices", metavar="0,1", help="the same as --devices gpu:0,gpu:1")
+            group.add_argument("--gpus", type=_gpus, dest="run.devices", metavar="0,1",
+                               help="the same as --devices gpu:0,gpu:1")
 
 
 def _add_flag(group: Any, names: List[str], key: str) -> None:
@@ -102,10 +108,12 @@ def _add_flag(group: Any, names: List[str], key: str) -> None:
     text = f"{schema.metadata['help']} {_default(key, schema)}".replace("%", "%%")
     if kind is bool:
         off = names[0].startswith("--no-")
-        group.add_argument(*names, dest=key, action="store_const", const=not off, default=None, help=("not: " if off else "") + text)
+        group.add_argument(*names, dest=key, action="store_const", const=not off, default=None,
+                           help=("not: " if off else "") + text)
         return
     reader: Callable[[str], Any] = {int: int, float: float}.get(kind, str)
-    group.add_argument(*names, dest=key, type=reader, metavar=_metavar(kind, name, schema.metadata["choices"]), help=text)
+    group.add_argument(*names, dest=key, type=reader,
+                       metavar=_metavar(kind, name, schema.metadata["choices"]), help=text)
 
 
 def _metavar(kind: Any, name: str, choices: Tuple[Any, ...]) -> str:

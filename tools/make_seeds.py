@@ -1,12 +1,16 @@
-"""Makes seeds from a CAM classifier: sparse label maps of the training images, as palette PNGs with 255 for ignored pixels.
+"""Makes seeds from a CAM classifier: sparse label maps of the training images, as palette PNGs with
+255 for ignored pixels.
 
-A pixel whose CAM exceeds seeds.foreground_threshold is a seed of that class, one whose saliency is below seeds.background_threshold is
-a seed of the background; pixels claimed twice or not at all are ignored. Finished seeds are kept when the command is repeated.
+A pixel whose CAM exceeds seeds.foreground_threshold is a seed of that class, one whose saliency is
+below seeds.background_threshold is a seed of the background; pixels claimed twice or not at all are
+ignored. Finished seeds are kept when the command is repeated.
 
-  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds --saliency images --saliency-root maps
-  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds --measure VOC2012/SegmentationClassAug
-  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds_10 \\
-      --strong-masks VOC2012/SegmentationClassAug seeds.strong_ratio=0.1                                    # Table 4
+  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds
+  --saliency images --saliency-root maps python tools/make_seeds.py --records work/records
+  --classifier runs/cam --out runs/seeds --measure VOC2012/SegmentationClassAug python
+  tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds_10 \\
+      --strong-masks VOC2012/SegmentationClassAug seeds.strong_ratio=0.1
+      # Table 4
 """
 from __future__ import annotations
 
@@ -35,15 +39,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; prints how many seeds were written, and the quality where it is measured."""
     parser = make_parser(__doc__ or "", ("seeds", "data", "run"), EPILOG)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the seeds")
-    parser.add_argument("--classifier", metavar="PATH", help="what tools/train_cam.py wrote: its file or its snapshot [default: SNAPSHOT]")
-    parser.add_argument("--measure", metavar="MASKS", help="folder of NAME.png ground truth: report the quality of CAMs and seeds")
+    parser.add_argument("--classifier", metavar="PATH",
+                        help="what tools/train_cam.py wrote: its file or its snapshot [default: SNAPSHOT]")
+    parser.add_argument("--measure", metavar="MASKS",
+                        help="folder of NAME.png ground truth: report the quality of CAMs and seeds")
     parser.add_argument("--strong-masks", default="", metavar="MASKS",
-                        help="folder of NAME.png ground truth, which replaces a portion seeds.strong_ratio of the seeds (Table 4)")
+                        help="folder of NAME.png ground truth, which replaces a portion seeds.strong_ratio "
+                             "of the seeds (Table 4)")
     args = parser.parse_args(argv)
     config = config_from(args)
     if not (args.classifier or config.run.snapshot):
-        raise InputError("no classifier was named", field="--classifier", remedy="name what tools/train_cam.py wrote")
-    from cian.tools.engine.training.sources import open_images  # imports MXNet, whose threads config_from has set
+        raise InputError("no classifier was named", field="--classifier",
+                         remedy="name what tools/train_cam.py wrote")
+    # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.training.sources import open_images
 
     with open_images(config, config.data.train_list) as images:
         report = _make(config, args, images)
@@ -61,10 +70,14 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
     from cian.tools.engine.seeds.quality import CamScore
 
     device = parse_devices(config.run.devices)[0]
-    net, digest = load_classifier(resolve_checkpoint(args.classifier or config.run.snapshot), images.classes, device)
-    score = CamScore(args.measure, images.classes, config.seeds.foreground_threshold) if args.measure else None
-    written = make_seeds(config.seeds, images, CamMaps.of(net, config.seeds, device), args.out, {"classifier": digest},
-                         strong_masks=args.strong_masks, workers=config.run.workers or usable_cores(), watch=score, progress=True)
+    net, digest = load_classifier(resolve_checkpoint(args.classifier or config.run.snapshot), images.classes,
+                                  device)
+    score = CamScore(args.measure, images.classes,
+                     config.seeds.foreground_threshold) if args.measure else None
+    written = make_seeds(config.seeds, images, CamMaps.of(net, config.seeds, device), args.out,
+                         {"classifier": digest},
+                         strong_masks=args.strong_masks, workers=config.run.workers or usable_cores(),
+                         watch=score, progress=True)
     print(f"{args.out}: {written} seeds written, {len(images) - written} were there")
     return {"cam": score.evaluation().to_dict()} if score else {}
 
@@ -75,7 +88,8 @@ def _measure(config: Config, args: argparse.Namespace, images: RecordSet, report
     from cian.tools.engine.seeds.make import read_seed_manifest
     from cian.tools.engine.seeds.quality import measure_seeds, quality_table
 
-    report.update(measure_seeds(args.out, args.measure, images.names, images.classes, config.run.workers or usable_cores()),
+    report.update(measure_seeds(args.out, args.measure, images.names, images.classes,
+                                config.run.workers or usable_cores()),
                   seeds=read_seed_manifest(args.out)["hash"])
     with atomic_write(os.path.join(args.out, "quality.json"), "w") as stream:
         json.dump(report, stream, indent=1)

@@ -1,8 +1,9 @@
 """Predicts images with a trained network, with and without dense CRF.
 
-Without --images it predicts a list of a data set: SNAPSHOT/pred and SNAPSHOT/pred_crf get NAME.png for every image of the validation
-list. With --retrain-labels it makes the labels of the second round, by default in the original's way: the training list, images warped to a
-square, ten CRF iterations, SNAPSHOT/train_aug_pred and SNAPSHOT/train_aug_pred_crf."""
+Without --images it predicts a list of a data set: SNAPSHOT/pred and SNAPSHOT/pred_crf get NAME.png
+for every image of the validation list. With --retrain-labels it makes the labels of the second
+round, by default in the original's way: the training list, images warped to a square, ten CRF
+iterations, SNAPSHOT/train_aug_pred and SNAPSHOT/train_aug_pred_crf."""
 from __future__ import annotations
 
 import argparse
@@ -10,7 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
-# Processes that refine beside this one import this file too: what they have no use for, MXNet above all, is imported in functions.
+# Processes that refine beside this one import this file too: what they have no use for, MXNet above
+# all, is imported in functions.
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 EPILOG = """What is done is skipped, so an interrupted run goes on by the same command; a folder that holds predictions of another
 checkpoint or configuration is refused. An image that cannot be read is reported and left out, and the exit code is then 1."""
-RETRAIN = {"predict.fit": "retrain_fit", "predict.crf": "retrain_crf"}  # with --retrain-labels, the latter stand for the former
+# with --retrain-labels, the latter stand for the former
+RETRAIN = {"predict.fit": "retrain_fit", "predict.crf": "retrain_crf"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -38,7 +41,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not (args.checkpoint or snapshot):
         raise InputError("no model was named", field="--checkpoint", remedy="give it, or --snapshot")
     if not (args.out or snapshot):
-        raise InputError("no folder for the predictions was named", field="--out", remedy="give it, or --snapshot")
+        raise InputError("no folder for the predictions was named", field="--out",
+                         remedy="give it, or --snapshot")
     checkpoint = args.checkpoint or snapshot
     if args.num_epoch is not None and not args.checkpoint:
         checkpoint = os.path.join(snapshot, f"{config.network.model}-{args.num_epoch - 1:04d}.params")
@@ -52,18 +56,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
     left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
     batches = -(-left // config.predict.batch_size)
-    with NetworkProcesses(choose_processes(config.run.processes or int(args.pid is not None), devices, batches), opened) as beside:
+    with NetworkProcesses(choose_processes(config.run.processes or int(args.pid is not None), devices,
+                                           batches), opened) as beside:
         contexts = parse_devices(devices)
         from cian.tools.engine.prediction.predictor import load_predictors, prediction_settings
         predictors, model = load_predictors(devices=contexts, **opened)
-        outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)}, predictors[0].class_names,
-                          folders=folders, crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
+        outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)},
+                          predictors[0].class_names,
+                          folders=folders, crf=None if config.predict.crf
+                          == "none" else crf_preset(config.predict.crf),
                           overlays=args.overlay, probabilities=args.probabilities)
         report = predict_samples([*predictors, *beside.predictors(predictors[0], model)], samples, outputs,
-                                 batch_size=config.predict.batch_size, workers=config.run.workers, progress=not args.quiet)
+                                 batch_size=config.predict.batch_size, workers=config.run.workers,
+                                 progress=not args.quiet)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr)
-    print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, {len(report.problems)} could not be read; "
+    print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, "
+          f"{len(report.problems)} could not be read; "
           f"in {outputs.root}")
     return 1 if report.problems else 0
 
@@ -72,22 +81,31 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The command line; --retrain-labels sets what it leaves open of :data:`RETRAIN`."""
     parser = make_parser(__doc__ or "", ("data", "network", "prediction", "run"), EPILOG)
     own = parser.add_argument_group("images")
-    own.add_argument("--images", nargs="+", metavar="PATH", help="image files, folders, .txt lists of paths, or patterns in quotes")
-    own.add_argument("--retrain-labels", action="store_true", help="labels of the training list for the second round")
-    own.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th image from the I-th on, for several processes or machines")
+    own.add_argument("--images", nargs="+", metavar="PATH",
+                     help="image files, folders, .txt lists of paths, or patterns in quotes")
+    own.add_argument("--retrain-labels", action="store_true",
+                     help="labels of the training list for the second round")
+    own.add_argument("--shard", default="0/1", metavar="I/N",
+                     help="every N-th image from the I-th on, for several processes or machines")
     own = parser.add_argument_group("model and output")
-    own.add_argument("--checkpoint", metavar="FILE", help=".params file, snapshot folder (its last epoch), or PREFIX-symbol.json or "
-                                                           ".onnx file of tools/export.py [default: SNAPSHOT]")
+    own.add_argument("--checkpoint", metavar="FILE",
+                     help=".params file, snapshot folder (its last epoch), or PREFIX-symbol.json or "
+                                                           ".onnx file of tools/export.py [default: "
+                                                           "SNAPSHOT]")
     own.add_argument("--out", metavar="FOLDER", help="where pred/ and pred_crf/ go [default: SNAPSHOT]")
-    own.add_argument("--overlay", action="store_true", help="also overlay/NAME.png, the image under its classes")
+    own.add_argument("--overlay", action="store_true",
+                     help="also overlay/NAME.png, the image under its classes")
     own.add_argument("--probabilities", choices=("npy", "npz"), default="",
-                     help="also probabilities/NAME: float32 (npy), or float16, compressed, with the class names (npz)")
+                     help="also probabilities/NAME: float32 (npy), or float16, compressed, with the class "
+                          "names (npz)")
     own.add_argument("--quiet", action="store_true", help="no progress bar")
     own = parser.add_argument_group("flags of the original code")
     own.add_argument("--infer", action="store_true", help="accepted: this tool does nothing else")
     own.add_argument("--retrain", action="store_true", help="the second round's snapshot, SNAPSHOT_retrain")
-    own.add_argument("--num-epoch", type=int, metavar="N", help="the checkpoint after epoch N, MODEL-<N-1>.params")
-    own.add_argument("--pid", type=int, metavar="N", help="use the N-th device alone, for every so-many-th image as there are devices")
+    own.add_argument("--num-epoch", type=int, metavar="N",
+                     help="the checkpoint after epoch N, MODEL-<N-1>.params")
+    own.add_argument("--pid", type=int, metavar="N",
+                     help="use the N-th device alone, for every so-many-th image as there are devices")
     args = parser.parse_args(argv)
     if args.retrain_labels:
         wanted = load_config(args.config, args.overrides, args.preset).predict
@@ -104,11 +122,13 @@ def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:
     data = config.data
     if args.images:
         if args.retrain_labels or config.predict.filter_labels:
-            raise InputError("needs the lists and labels of a data set", field="--images", remedy="name the data set with --data")
+            raise InputError("needs the lists and labels of a data set", field="--images",
+                             remedy="name the data set with --data")
         return find_images(args.images)
-    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root, labels_file=data.labels_file,
-                       classes=data.classes)
-    return tree_samples(tree, data.train_list if args.retrain_labels else data.val_list, config.predict.filter_labels)
+    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
+                       labels_file=data.labels_file, classes=data.classes)
+    return tree_samples(tree, data.train_list if args.retrain_labels else data.val_list,
+                        config.predict.filter_labels)
 
 
 if __name__ == "__main__":

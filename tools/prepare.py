@@ -1,7 +1,8 @@
 """Checks a data set and packs its images, image-level labels and seeds into record files.
 
-Every problem is listed: lists with duplicates, missing or damaged images, unknown classes, images without labels, seeds of another
-size. With a problem nothing is written and the exit code is 2. What is packed already from the same files is not packed again.
+Every problem is listed: lists with duplicates, missing or damaged images, unknown classes, images
+without labels, seeds of another size. With a problem nothing is written and the exit code is 2.
+What is packed already from the same files is not packed again.
 
   python tools/prepare.py --root VOC2012 --list train_aug --out work/records
   python tools/prepare.py --root VOC2012 --list train_aug --out work/records --seeds seeds/
@@ -27,13 +28,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     own = parser.add_argument_group("packing")
     own.add_argument("--out", metavar="FOLDER", help="folder of the record sets [default: data.records]")
     own.add_argument("--list", action="append", metavar="NAME", dest="lists",
-                     help="list to pack: a file, or a name below ImageSets/Segmentation; repeatable [default: data.train_list; with "
+                     help="list to pack: a file, or a name below ImageSets/Segmentation; repeatable "
+                          "[default: data.train_list; with "
                           "--verify every set of the folder]")
     own.add_argument("--root", dest="data.root", metavar="FOLDER", help="the same as --data")
-    own.add_argument("--seeds", dest="data.label_root", metavar="FOLDER", help="the same as --label-root: packed as the set LIST_seeds")
-    own.add_argument("--num-parts", type=int, default=1, metavar="N", help="record files to spread a set over [default: 1]")
-    own.add_argument("--workers", type=int, dest="run.workers", metavar="N", help="processes; 0 is one a core [run.workers; default 0]")
-    own.add_argument("--verify", action="store_true", help="only compare packed sets with their checksums and decode every record")
+    own.add_argument("--seeds", dest="data.label_root", metavar="FOLDER",
+                     help="the same as --label-root: packed as the set LIST_seeds")
+    own.add_argument("--num-parts", type=int, default=1, metavar="N",
+                     help="record files to spread a set over [default: 1]")
+    own.add_argument("--workers", type=int, dest="run.workers", metavar="N",
+                     help="processes; 0 is one a core [run.workers; default 0]")
+    own.add_argument("--verify", action="store_true",
+                     help="only compare packed sets with their checksums and decode every record")
     arguments = parser.parse_args(argv)
     config = config_from(arguments)
     data, out = config.data, arguments.out or config.data.records
@@ -41,28 +47,31 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError("no folder for the record sets was named", field="--out", remedy="give it")
     if arguments.verify:
         return verify_sets(out, arguments.lists)
-    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root, labels_file=data.labels_file,
-                       label_root=data.label_root, classes=data.classes)
+    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
+                       labels_file=data.labels_file, label_root=data.label_root, classes=data.classes)
     options = {"num_parts": arguments.num_parts, "workers": config.run.workers}
     surveys, problems = [], []
     for name in dict.fromkeys(arguments.lists or [data.train_list]):
         surveys.append(survey(tree, name, out, **options))
         problems += surveys[-1].problems
     if len({result.name for result in surveys}) < len(surveys):
-        raise InputError("two lists have the same name, and so would their record sets", field="--list", remedy="rename one of the files")
+        raise InputError("two lists have the same name, and so would their record sets", field="--list",
+                         remedy="rename one of the files")
     if problems:
         return report(problems, "nothing was written")
     for result in surveys:
         prepared = pack(tree, result, out, **options)
         for records, checked in ((prepared.images, result.images), (prepared.seeds, result.seeds)):
             if records is not None:
-                print(f"{records.path}: {len(records)} {records.kind}, {'packed' if checked is not None else 'unchanged'}")
+                print(f"{records.path}: {len(records)} {records.kind}, "
+                      f"{'packed' if checked is not None else 'unchanged'}")
     return 0
 
 
 def verify_sets(folder: str, names: Optional[Sequence[str]]) -> int:
     """Check packed sets, those of ``names`` or all in the folder."""
-    names = names or sorted(entry[:-5] for entry in os.listdir(folder) if entry.endswith(".json")) if os.path.isdir(folder) else names
+    names = names or sorted(entry[:-5] for entry in os.listdir(folder)
+                            if entry.endswith(".json")) if os.path.isdir(folder) else names
     if not names:
         raise InputError("holds no record set", file=folder, remedy="make one: prepare --root ... --out ...")
     problems: List[InputError] = []

@@ -1,10 +1,12 @@
 """Runs the rows of a table of the paper and writes the report: the paper's figures beside ours.
 
-Stages that rows have in common run once; what is done is kept, and what was broken off goes on by the same command. Results of
-different settings never meet: the folder of a stage is named by a hash of all that its result depends on.
+Stages that rows have in common run once; what is done is kept, and what was broken off goes on by
+the same command. Results of different settings never meet: the folder of a stage is named by a hash
+of all that its result depends on.
 
   python tools/reproduce.py --table 2 --data VOCdevkit/VOC2012 --out runs/voc --dry-run
-  python tools/reproduce.py --table 2 3 --dataset msrc --data msrc --classes msrc/classes.txt --train-list train --out runs/msrc
+  python tools/reproduce.py --table 2 3 --dataset msrc --data msrc --classes msrc/classes.txt
+  --train-list train --out runs/msrc
 """
 from __future__ import annotations
 
@@ -25,24 +27,28 @@ from cian.tools.engine.reproduction.stages import Stage, estimate, in_order, run
 from cian.tools.engine.reproduction.voc import check_voc, write_submission
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-TITLES = {2: "Table 2: ablation", 3: "Table 3: common-class against random-class pairs", 4: "Table 4: ratios of strong supervision",
-          5: "Table 5: the whole method"}
+TITLES = {2: "Table 2: ablation", 3: "Table 3: common-class against random-class pairs",
+          4: "Table 4: ratios of strong supervision", 5: "Table 5: the whole method"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     if args.jobs < 1:
         raise InputError(f"must be at least 1, not {args.jobs}", field="--jobs")
-    place = Place(os.path.abspath(args.data), args.classes if args.classes == "voc" else os.path.abspath(args.classes), args.train_list,
-                  args.val_list, Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root))
+    place = Place(os.path.abspath(args.data), args.classes
+                  if args.classes == "voc" else os.path.abspath(args.classes), args.train_list,
+                  args.val_list, Path(args.out).resolve(),
+                  args.saliency_root and os.path.abspath(args.saliency_root))
     if args.dataset == "voc":
         check_voc(place.data, place.train_list, place.val_list)
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
     stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
     waiting = [stage for stage in stages if not stage.done]
     for key in random_starts(tables):
-        print(f"note: {key} is empty, so that backbones start from random weights; the paper's have ImageNet's (--set {key}=FILE.params)")
-    print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: {estimate(stages, waiting, args.jobs)}", flush=True)
+        print(f"note: {key} is empty, so that backbones start from random weights; the paper's have "
+              f"ImageNet's (--set {key}=FILE.params)")
+    print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: "
+          f"{estimate(stages, waiting, args.jobs)}", flush=True)
     if args.dry_run:
         for stage in stages:
             print(f"{'done' if stage.done else 'run '}  {' '.join(['python', *stage.command[1:]])}")
@@ -58,24 +64,35 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=int, nargs="+", choices=sorted(TITLES), required=True, help="tables (Table 1: tools/complexity.py)")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="rows by file name, such as baseline cp [default: all]")
-    parser.add_argument("--seeds", default="0", metavar="0,1,2", help="seeds of the training rounds [default: 0]")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=int, nargs="+", choices=sorted(TITLES), required=True,
+                        help="tables (Table 1: tools/complexity.py)")
+    parser.add_argument("--rows", nargs="+", metavar="NAME",
+                        help="rows by file name, such as baseline cp [default: all]")
+    parser.add_argument("--seeds", default="0", metavar="0,1,2",
+                        help="seeds of the training rounds [default: 0]")
     parser.add_argument("--dataset", default="voc", help="folder below experiments/ [default: voc]")
-    parser.add_argument("--experiments", default=str(EXPERIMENTS), metavar="FOLDER", help="the rows' files [default: the repository's]")
+    parser.add_argument("--experiments", default=str(EXPERIMENTS), metavar="FOLDER",
+                        help="the rows' files [default: the repository's]")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="VOC-layout tree")
-    parser.add_argument("--classes", default="voc", metavar="FILE", help="'voc', or a file with a class a line [default: voc]")
+    parser.add_argument("--classes", default="voc", metavar="FILE",
+                        help="'voc', or a file with a class a line [default: voc]")
     parser.add_argument("--train-list", default="train_aug", metavar="FILE", help="[default: train_aug]")
     parser.add_argument("--val-list", default="val", metavar="FILE", help="[default: val]")
-    parser.add_argument("--saliency-root", default="", metavar="FOLDER", help="saliency images NAME.png for the background seeds")
+    parser.add_argument("--saliency-root", default="", metavar="FOLDER",
+                        help="saliency images NAME.png for the background seeds")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where all stages keep their results")
     parser.add_argument("--report", metavar="PATH", help="the report, without ending [default: OUT/report]")
-    parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value", help="changes of every row")
+    parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value",
+                        help="changes of every row")
     parser.add_argument("--preset", choices=("original", "paper"), help="in place of the files' own")
-    parser.add_argument("--submission", action="store_true", help="also write OUT/ROW-SEED.tgz for VOC's test server from the test list")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="stages side by side, the cores divided among them [default: 1]")
-    parser.add_argument("--dry-run", action="store_true", help="print the stages, their commands and the time left, and stop")
+    parser.add_argument("--submission", action="store_true",
+                        help="also write OUT/ROW-SEED.tgz for VOC's test server from the test list")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="stages side by side, the cores divided among them [default: 1]")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="print the stages, their commands and the time left, and stop")
     return parser.parse_args(argv)
 
 
@@ -97,21 +114,27 @@ def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[
 def random_starts(tables: Sequence[Tuple[str, List[Measurement]]]) -> List[str]:
     """The settings that name no pretrained weights in some row."""
     configs = [row.experiment.config for _, rows in tables for row in rows]
-    return [f"{section}.pretrained" for section in ("network", "cam") if not all(getattr(config, section).pretrained for config in configs)]
+    return [f"{section}.pretrained" for section in ("network", "cam")
+            if not all(getattr(config, section).pretrained for config in configs)]
 
 
 def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int) -> None:
-    """Run what is not done, in order, up to ``jobs`` stages side by side. When one fails, those that run are brought to their end."""
+    """Run what is not done, in order, up to ``jobs`` stages side by side. When one fails, those
+    that run are brought to their end.
+    """
     left = list(waiting)
     running: Set[Future[Dict[str, Any]]] = set()
     threads = max(1, usable_cores() // jobs) if jobs > 1 else 0
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(stages), initial=len(stages) - len(left), unit="stage", file=sys.stderr) as bar:
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(stages), initial=len(stages) - len(left),
+                                                unit="stage", file=sys.stderr) as bar:
         while left or running:
             ready = [stage for stage in left if all(needed.done for needed in stage.after)]
             for stage in ready[:jobs - len(running)]:
                 left.remove(stage)
                 running.add(pool.submit(run_stage, stage, threads))
-                bar.set_description(f"{stage.kind}, {estimate(stages, [stage for stage in stages if not stage.done], jobs)} left")
+                bar.set_description(
+                    f"{stage.kind}, "
+                    f"{estimate(stages, [stage for stage in stages if not stage.done], jobs)} left")
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()

@@ -1,9 +1,11 @@
-"""Trains the second round: from the first round's last checkpoint, on that network's own predictions of the training list.
+"""Trains the second round: from the first round's last checkpoint, on that network's own
+predictions of the training list.
 
-Settings are those of the first round (its config.yaml) where flags do not change them; with -c or --preset they start from there instead.
-Labels are SNAPSHOT/train_aug_pred_crf (train_aug_pred with predict.retrain_crf=none); what is missing there is predicted first, as
-tools/predict.py --retrain-labels does (for other labels, give --label-root). Optimiser and schedule start anew, and the output batch
-norm keeps what it has learned. Ground-truth masks are not read.
+Settings are those of the first round (its config.yaml) where flags do not change them; with -c or
+--preset they start from there instead. Labels are SNAPSHOT/train_aug_pred_crf (train_aug_pred with
+predict.retrain_crf=none); what is missing there is predicted first, as tools/predict.py
+--retrain-labels does (for other labels, give --label-root). Optimiser and schedule start anew, and
+the output batch norm keeps what it has learned. Ground-truth masks are not read.
 
   python tools/retrain.py --snapshot runs/cian          # trains into runs/cian_retrain
 """
@@ -26,18 +28,22 @@ EPILOG = "The folder SNAPSHOT_retrain gets what tools/train.py writes; a run tha
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; prints the last checkpoint's path as its last line."""
     parser = make_parser(__doc__ or "", ("data", "network", "training", "run"), EPILOG)
-    parser.add_argument("--start", default="", metavar="FILE", help=".params to start from [default: last epoch in SNAPSHOT]")
-    parser.add_argument("--fresh", action="store_true", help="remove the checkpoints of another run in SNAPSHOT_retrain, and start anew")
+    parser.add_argument("--start", default="", metavar="FILE",
+                        help=".params to start from [default: last epoch in SNAPSHOT]")
+    parser.add_argument("--fresh", action="store_true",
+                        help="remove the checkpoints of another run in SNAPSHOT_retrain, and start anew")
     args = parser.parse_args(argv)
     config = config_from(args)
     first = config.run.snapshot.rstrip("/")
     if not first:
-        raise InputError("no folder of a first round was named", field="run.snapshot", remedy="give --snapshot FOLDER")
+        raise InputError("no folder of a first round was named", field="run.snapshot",
+                         remedy="give --snapshot FOLDER")
     recorded = os.path.join(first, "config.yaml")
     first_seeds = load_config([recorded]).data.label_root if os.path.isfile(recorded) else ""
     if os.path.isfile(recorded) and not (args.config or args.preset):
         config = config_from(args, [recorded])
-    from cian.tools.engine.training.round import first_round_checkpoint, fit  # imports MXNet, whose threads config_from has set
+    # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.training.round import first_round_checkpoint, fit
 
     start = first_round_checkpoint(args.start or first, config.network.model)
     config = second_round(config, first, first_seeds)
@@ -48,7 +54,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def second_round(config: Config, first: str, first_seeds: str) -> Config:
-    """The configuration of the second round of the snapshot ``first``, whose first round was trained on the folder ``first_seeds``."""
+    """The configuration of the second round of the snapshot ``first``, whose first round was
+    trained on the folder ``first_seeds``.
+    """
     packed = os.path.join(first, "records")
     own_list = os.path.join(packed, os.path.splitext(os.path.basename(config.data.train_list))[0] + ".json")
     own_labels = os.path.join(first, label_folder(config.predict.retrain_crf))
@@ -59,19 +67,25 @@ def second_round(config: Config, first: str, first_seeds: str) -> Config:
 
 
 def _predict_missing(config: Config, first: str, start: str) -> None:
-    """Predict the training list in a process of its own (loaders fork, which a process that has used MXNet should not)."""
+    """Predict the training list in a process of its own (loaders fork, which a process that has
+    used MXNet should not).
+    """
     from cian.tools.engine.training.sources import training_names
 
-    missing = [name for name in training_names(config) if not os.path.isfile(os.path.join(config.data.label_root, f"{name}.png"))]
+    missing = [name for name in training_names(config)
+               if not os.path.isfile(os.path.join(config.data.label_root, f"{name}.png"))]
     if not missing:
         return
-    print(f"{len(missing)} labels of the second round are missing in {config.data.label_root}; predicting them", flush=True)
+    print(f"{len(missing)} labels of the second round are missing in {config.data.label_root}; predicting "
+          "them", flush=True)
     os.makedirs(config.run.snapshot, exist_ok=True)
     settings = os.path.join(config.run.snapshot, "labels.yaml")
     save_config(config.replace(run={"snapshot": first}), settings)
-    command: List[str] = [sys.executable, "-m", "cian.tools.predict", "-c", settings, "--retrain-labels", "--checkpoint", start]
+    command: List[str] = [sys.executable, "-m", "cian.tools.predict", "-c", settings, "--retrain-labels",
+                          "--checkpoint", start]
     if subprocess.run(command, env=users_environment()).returncode:
-        raise InputError("the labels of the second round could not be predicted, see above", file=config.data.label_root,
+        raise InputError("the labels of the second round could not be predicted, see above",
+                         file=config.data.label_root,
                          remedy="mend the cause, or give labels with --label-root")
 
 

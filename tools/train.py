@@ -1,9 +1,11 @@
 """Trains the segmentation network on images and seeds (the first round).
 
-Runs that stop for whatever reason go on by the same command, with the same result as if they had not. Ground-truth masks are not read.
+Runs that stop for whatever reason go on by the same command, with the same result as if they had
+not. Ground-truth masks are not read.
 
-  python tools/train.py --data VOC2012 --label-root seeds --snapshot runs/cian --pretrained resnet-101-0000.params --gpus 0,1
-  python tools/train.py -c experiments/voc/base.yaml --records work/records --snapshot runs/cian train.lr=1e-3
+  python tools/train.py --data VOC2012 --label-root seeds --snapshot runs/cian --pretrained
+  resnet-101-0000.params --gpus 0,1 python tools/train.py -c experiments/voc/base.yaml --records
+  work/records --snapshot runs/cian train.lr=1e-3
 """
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if "--infer" in given or "--retrain" in given:
         return _forward(given)
     parser = make_parser(__doc__ or "", ("data", "network", "training", "run"), EPILOG)
-    parser.add_argument("--fresh", action="store_true", help="remove the checkpoints of another run in SNAPSHOT, and start anew")
+    parser.add_argument("--fresh", action="store_true",
+                        help="remove the checkpoints of another run in SNAPSHOT, and start anew")
     args = parser.parse_args(given)
     config = config_from(args)
     from cian.tools.engine.training.round import fit  # imports MXNet, whose threads config_from has set

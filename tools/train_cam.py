@@ -1,9 +1,11 @@
 """Trains the CAM classifier on images and their image-level labels, with the multi-label sigmoid loss.
 
-A run that stops for whatever reason goes on by the same command, with the same result as if it had not. Ground-truth masks are not read.
+A run that stops for whatever reason goes on by the same command, with the same result as if it had
+not. Ground-truth masks are not read.
 
-  python tools/train_cam.py --records work/records --snapshot runs/cam --model vgg16 --pretrained vgg16-0000.params --devices gpu:0
-  python tools/train_cam.py --data DATA --classes DATA/classes.txt --train-list train --snapshot runs/cam \\
+  python tools/train_cam.py --records work/records --snapshot runs/cam --model vgg16 --pretrained
+  vgg16-0000.params --devices gpu:0 python tools/train_cam.py --data DATA --classes DATA/classes.txt
+  --train-list train --snapshot runs/cam \\
       --model efficientnet_lite0 --pretrained package --score val cam.freeze_backbone=true
 """
 from __future__ import annotations
@@ -25,11 +27,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; prints the classifier's path as its last line."""
     parser = make_parser(__doc__ or "", ("classifier", "data", "run"), EPILOG)
     parser.add_argument("--score", action="append", default=[], metavar="LIST",
-                        help="also report the average precision on the image-level labels of this list; repeatable")
-    parser.add_argument("--fresh", action="store_true", help="remove the classifier of other settings in SNAPSHOT, and start anew")
+                        help="also report the average precision on the image-level labels of this list; "
+                             "repeatable")
+    parser.add_argument("--fresh", action="store_true",
+                        help="remove the classifier of other settings in SNAPSHOT, and start anew")
     args = parser.parse_args(argv)
     config = config_from(args)
-    from cian.tools.engine.seeds.classifier import train_classifier  # imports MXNet, whose threads config_from has set
+    # imports MXNet, whose threads config_from has set
+    from cian.tools.engine.seeds.classifier import train_classifier
     from cian.tools.engine.training.sources import list_name, open_images
 
     with contextlib.ExitStack() as stack:

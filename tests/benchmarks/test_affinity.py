@@ -12,7 +12,8 @@ def test_a_uniform_affinity_reaches_every_pixel_and_a_sharp_one_a_single():
 def test_weight_on_the_own_class_counts_over_its_share_of_the_reference():
     reference = np.array([0, 2, 2, 3, 255])
     uniform = np.full((5, 4), 0.2)
-    query = np.array([2, 0, 255, 4])  # only the first one takes part: background, ignored, a class that is not there
+    # only the first one takes part: background, ignored, a class that is not there
+    query = np.array([2, 0, 255, 4])
     assert class_gain(uniform, query, reference) == pytest.approx(1)
     uniform[:, 0] = [0.1, 0.5, 0.3, 0.1, 0]
     assert class_gain(uniform, query, reference) == pytest.approx(0.8 / 0.4)

@@ -19,6 +19,7 @@ def test_batches_hold_whole_groups():
 def test_the_picture_has_a_panel_for_each_series(tmp_path):
     points = [{"crop": 97, "seconds": 1.0, "peak_mb": 800.0}, {"crop": 129, "seconds": 2.0, "peak_mb": 900.0}]
     growth.plot({"crop": points}, str(tmp_path / "one.png"))
-    growth.plot({"crop": points, "scored": [{"scored": 5, "seconds": 1.0, "peak_mb": 50.0}]}, str(tmp_path / "two.png"))
+    growth.plot({"crop": points, "scored": [{"scored": 5, "seconds": 1.0, "peak_mb": 50.0}]},
+                str(tmp_path / "two.png"))
     one, two = (cv2.imread(str(tmp_path / f"{name}.png")).shape[1] for name in ("one", "two"))
     assert two > 1.8 * one

@@ -44,7 +44,8 @@ def test_batches_that_were_made_ahead_are_not_timed():
 
 def test_a_server_that_dies_is_reported_by_its_last_words(tmp_path):
     with pytest.raises(InputError, match="ended with code 3: out of luck"):
-        Server(program(tmp_path, "print('out of luck'); sys.exit(3)"), {"megabytes": 0}, str(tmp_path / "server"))
+        Server(program(tmp_path, "print('out of luck'); sys.exit(3)"), {"megabytes": 0},
+               str(tmp_path / "server"))
 
 
 def test_memory_of_a_command_includes_the_processes_below_it(tmp_path):
@@ -68,7 +69,8 @@ def test_what_importing_the_package_sets_reaches_no_side(monkeypatch):
     assert not set(environment.VARIABLES) & measuring.environment(0).keys()
     monkeypatch.setattr(environment, "USERS_VALUES", {"OPENBLAS_CORETYPE": "Zen", "OMP_NUM_THREADS": "5"})
     found = measuring.environment(3)
-    assert (found["OMP_NUM_THREADS"], found["OPENBLAS_CORETYPE"]) == ("3", "Zen") and "MXNET_CPU_TEMP_COPY" not in found
+    assert (found["OMP_NUM_THREADS"], found["OPENBLAS_CORETYPE"]) == ("3",
+                                                                      "Zen") and "MXNET_CPU_TEMP_COPY" not in found
 
 
 def test_ratios_are_those_within_a_round():

@@ -22,19 +22,22 @@ def test_import_sets_omp_threads_to_the_usable_cores():
 
 
 def test_users_own_omp_threads_are_kept():
-    assert run_python("import cian, os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="7").stdout.strip() == "7"
+    assert run_python("import cian, os; print(os.environ['OMP_NUM_THREADS'])",
+                      OMP_NUM_THREADS="7").stdout.strip() == "7"
 
 
 def test_programs_that_are_started_can_have_the_users_own_variables():
     code = "import cian, os; from cian.environment import users_environment as users\n" \
            "names = ('OMP_NUM_THREADS', 'MXNET_CPU_TEMP_COPY')\n" \
            "print([os.environ[name] for name in names], [users().get(name) for name in names], users()['PATH'] == os.environ['PATH'])"
-    assert run_python(code, OMP_NUM_THREADS=None, MXNET_CPU_TEMP_COPY="4").stdout.strip().endswith("'4'] [None, '4'] True")
+    assert run_python(code, OMP_NUM_THREADS=None,
+                      MXNET_CPU_TEMP_COPY="4").stdout.strip().endswith("'4'] [None, '4'] True")
 
 
 def test_operators_share_one_buffer_unless_the_user_chose():
     for given, copies in ((None, "1"), ("4", "4")):
-        run = run_python("import cian, os; print(os.environ['MXNET_CPU_TEMP_COPY'])", MXNET_CPU_TEMP_COPY=given)
+        run = run_python("import cian, os; print(os.environ['MXNET_CPU_TEMP_COPY'])",
+                         MXNET_CPU_TEMP_COPY=given)
         assert run.stdout.strip() == copies, run.stderr
 
 
@@ -124,8 +127,9 @@ class FakeDriver:
         return 0
 
 
-@pytest.mark.parametrize("capability, accepted", [((7, 0), True), ((7, 5), True), ((8, 6), True), ((8, 9), True), ((9, 0), False),
-                                                  ((3, 7), False), ((12, 0), False)])
+@pytest.mark.parametrize("capability, accepted",
+                         [((7, 0), True), ((7, 5), True), ((8, 6), True), ((8, 9), True), ((9, 0), False),
+                          ((3, 7), False), ((12, 0), False)])
 def test_gpu_without_machine_code_is_refused(monkeypatch, capability, accepted):
     monkeypatch.setattr(environment, "installed_mxnet", lambda: "mxnet-cu112")
     monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: FakeDriver(*capability))

@@ -64,7 +64,8 @@ def test_a_folder_that_may_not_be_made_is_named(tmp_path):
         atomic_write_bytes(tmp_path / "file" / "new" / "below", b"y")
 
 
-@pytest.mark.parametrize(("content", "problem"), [(None, "does not exist"), (b"", "is empty"), (b"\xff\xfe\xfa", "not UTF-8")])
+@pytest.mark.parametrize(("content", "problem"),
+                         [(None, "does not exist"), (b"", "is empty"), (b"\xff\xfe\xfa", "not UTF-8")])
 def test_reading_names_what_is_wrong_with_the_file(tmp_path, content, problem):
     path = tmp_path / "a.txt"
     if content is not None:
@@ -95,7 +96,9 @@ def test_a_held_lock_names_its_holder_and_a_killed_holder_frees_it(tmp_path):
     holder = FORK.Process(target=_hold, args=(path, ready))
     holder.start()
     assert ready.wait(20)
-    with pytest.raises(InputError, match=f"the set is being written by process {holder.pid}"), locked(path, "the set"):
+    with pytest.raises(InputError, match=f"the set is being written by process {holder.pid}"), locked(path,
+                                                                                                      "the "
+                                                                                                      "set"):
         pass
     holder.kill()
     holder.join()
@@ -105,7 +108,8 @@ def test_a_held_lock_names_its_holder_and_a_killed_holder_frees_it(tmp_path):
 
 
 def test_many_problems_are_one_line_and_keep_every_one():
-    problems = Problems([InputError(f"is wrong {number}", file=f"f{number}") for number in range(5)], remedy="mend them")
+    problems = Problems([InputError(f"is wrong {number}", file=f"f{number}") for number in range(5)],
+                        remedy="mend them")
     assert str(problems) == "5 problems: f0: is wrong 0 | f1: is wrong 1 | f2: is wrong 2 | and 2 more; mend them"
     copy = pickle.loads(pickle.dumps(problems))
     assert str(copy) == str(problems) and [p.file for p in copy.problems] == ["f0", "f1", "f2", "f3", "f4"]

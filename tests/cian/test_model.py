@@ -1,4 +1,6 @@
-"""The package's own interface: light to import, three lines to predict, typed, and clear about wrong input."""
+"""The package's own interface: light to import, three lines to predict, typed, and clear about
+wrong input.
+"""
 import subprocess
 import sys
 
@@ -25,7 +27,8 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     net = build_model("resnet50_largefov", tiny=True, num_classes=3)
     initialize(net, seed=1, zero_gamma=False)
-    save_params(net, folder / "resnet50_largefov-0001.params", {"network": net.settings, "classes": list(CLASSES)})
+    save_params(net, folder / "resnet50_largefov-0001.params",
+                {"network": net.settings, "classes": list(CLASSES)})
     return folder / "resnet50_largefov-0001.params"
 
 
@@ -46,7 +49,8 @@ def test_a_checkpoint_predicts_by_the_originals_procedure(checkpoint):
     net, _ = load_network(checkpoint)
     want = Predictor(net, PredictConfig(size_px=49)).logits(IMAGE)
     np.testing.assert_allclose(model.logits(IMAGE), want, rtol=1e-5, atol=1e-6)
-    assert model.classes == CLASSES and model.kind == "checkpoint" and model.metadata["classes"] == list(CLASSES)
+    assert model.classes == CLASSES and model.kind == "checkpoint" and model.metadata["classes"] == list(
+        CLASSES)
     labels = model.predict(IMAGE)
     assert labels.dtype == np.uint8 and (labels == want.argmax(axis=0)).all()
     np.testing.assert_allclose(model.probabilities(IMAGE).sum(axis=0), 1, rtol=1e-5)
@@ -58,7 +62,8 @@ def test_a_checkpoint_predicts_by_the_originals_procedure(checkpoint):
 def test_scales_mirror_and_fit_can_be_chosen(checkpoint):
     model = load_model(checkpoint, scales=[1], mirror=False, add_max=False, fit="native")
     net, _ = load_network(checkpoint)
-    want = Predictor(net, PredictConfig(scales=(1.0,), mirror=False, add_max=False, fit="native")).logits(IMAGE)
+    want = Predictor(net, PredictConfig(scales=(1.0,), mirror=False, add_max=False,
+                                        fit="native")).logits(IMAGE)
     np.testing.assert_allclose(model.logits(IMAGE), want, rtol=1e-5, atol=1e-6)
 
 
@@ -70,9 +75,11 @@ def test_images_are_paths_pil_images_or_arrays(tmp_path):
     assert as_rgb(gray).shape == IMAGE.shape
 
 
-@pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(np.float32), IMAGE[:0], [1, 2]], ids=["gray", "float", "empty", "list"])
+@pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(np.float32), IMAGE[:0], [1, 2]],
+                         ids=["gray", "float", "empty", "list"])
 def test_other_images_are_refused_with_their_shape(image):
-    with pytest.raises(InputError, match=r"image: an image must be \(height, width, 3\) uint8 in RGB, not \("):
+    with pytest.raises(InputError,
+                       match=r"image: an image must be \(height, width, 3\) uint8 in RGB, not \("):
         as_rgb(image)
 
 

@@ -22,7 +22,9 @@ def made_up_labels(count, rng):
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
-    """Folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt; sizes around the crop of 61 pixels, no two alike."""
+    """Folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt; sizes around the crop of
+    61 pixels, no two alike.
+    """
     root, rng = tmp_path_factory.mktemp("tree"), np.random.RandomState(3)
     names, labels = [f"im_{number:02d}" for number in range(COUNT)], made_up_labels(COUNT, rng)
     for folder in ("JPEGImages", "Annotations", "seeds"):
@@ -30,9 +32,11 @@ def tree(tmp_path_factory):
     for number, name in enumerate(names):
         height, width = 41 + 2 * number, 97 - number
         coarse = rng.randint(0, 256, (7, 11, 3), np.uint8)
-        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"),
+                    cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
         held = np.append(np.flatnonzero(labels[number]), 255).astype(np.uint8)
-        seed = cv2.resize(held[rng.randint(0, len(held), (5, 7))], (width, height), interpolation=cv2.INTER_NEAREST)
+        seed = cv2.resize(held[rng.randint(0, len(held), (5, 7))], (width, height),
+                          interpolation=cv2.INTER_NEAREST)
         cv2.imwrite(str(root / "seeds" / f"{name}.png"), seed)
         objects = "".join(f"<object><name>{VOC_CLASSES[index]}</name><difficult>0</difficult></object>"
                           for index in np.flatnonzero(labels[number, 1:]) + 1)
@@ -48,5 +52,6 @@ def records(tree, tmp_path_factory):
     jpegs = [str(tree.root / "JPEGImages" / f"{name}.jpg") for name in tree.names]
     turned = tree.names[::-1]
     images = pack_images(folder, "images", tree.names, jpegs, tree.labels, classes, workers=1)
-    seeds = pack_labels(folder, "seeds", turned, [str(tree.root / "seeds" / f"{name}.png") for name in turned], classes, workers=1)
+    seeds = pack_labels(folder, "seeds", turned,
+                        [str(tree.root / "seeds" / f"{name}.png") for name in turned], classes, workers=1)
     return SimpleNamespace(images=images, seeds=seeds, folder=folder)

@@ -15,7 +15,8 @@ CLASSES = ClassTable(["background", "cat", "dog", "bird"])
 
 def xml(*objects):
     return "<annotation>" + "".join(
-        f"<object><name>{name}</name>" + ("" if difficult is None else f"<difficult>{difficult}</difficult>") + "</object>"
+        f"<object><name>{name}</name>" + (""
+                                          if difficult is None else f"<difficult>{difficult}</difficult>") + "</object>"
         for name, difficult in objects) + "</annotation>"
 
 
@@ -37,8 +38,10 @@ def test_parts_of_objects_are_no_objects(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "problem"), [
-    (xml(("cow", 0)), "object 1: unknown class 'cow'"), (xml(("background", 0)), "no label of an image"), (xml(), "names no object"),
-    (xml(("cat", "maybe")), "'difficult' is 0 or 1, not 'maybe'"), ("<annotation><object/></annotation>", "unknown class ''"),
+    (xml(("cow", 0)), "object 1: unknown class 'cow'"), (xml(("background", 0)), "no label of an image"),
+    (xml(), "names no object"),
+    (xml(("cat", "maybe")), "'difficult' is 0 or 1, not 'maybe'"),
+    ("<annotation><object/></annotation>", "unknown class ''"),
     ("<annotation>", "not valid XML"), ("", "is empty"), (None, "does not exist")])
 def test_a_wrong_annotation_is_named(tmp_path, text, problem):
     path = tmp_path / "a.xml"
@@ -52,7 +55,8 @@ def test_a_wrong_annotation_is_named(tmp_path, text, problem):
 def test_entities_that_explode_are_refused(tmp_path):
     path = tmp_path / "a.xml"
     layers = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
-    path.write_text(f'<!DOCTYPE a [<!ENTITY e0 "0123456789">{layers}]><annotation><object><name>&e11;</name></object></annotation>')
+    path.write_text('<!DOCTYPE a [<!ENTITY e0 '
+                    f'"0123456789">{layers}]><annotation><object><name>&e11;</name></object></annotation>')
     with pytest.raises(InputError, match="not valid XML"):
         read_xml_labels(path, CLASSES)
 
@@ -66,17 +70,20 @@ def test_all_problems_of_a_labels_file_are_named(tmp_path):
     (tmp_path / "labels.txt").write_text("a cow\nb cat\nb dog\nc\nd background\n")
     with pytest.raises(Problems) as caught:
         read_labels_file(tmp_path / "labels.txt", CLASSES)
-    assert [problem.field for problem in caught.value.problems] == ["line 1 (a)", "line 3 (b)", "line 4 (c)", "line 5 (d)"]
+    assert [problem.field for problem in caught.value.problems] == ["line 1 (a)", "line 3 (b)", "line 4 (c)",
+                                                                    "line 5 (d)"]
 
 
 def test_an_array_file_gives_the_same_labels(tmp_path):
-    np.savez(tmp_path / "labels.npz", names=np.array(["a", "b"]), labels=np.array([[1, 1, 0], [0, 0, 1]], np.uint8))
+    np.savez(tmp_path / "labels.npz", names=np.array(["a", "b"]),
+             labels=np.array([[1, 1, 0], [0, 0, 1]], np.uint8))
     assert read_labels_file(tmp_path / "labels.npz", CLASSES) == {"a": (1, 2), "b": (3,)}
 
 
 @pytest.mark.parametrize(("names", "labels", "problem"), [
     (["a"], np.ones((1, 4)), "'labels' has shape"), (["a"], np.ones((2, 3)), "'labels' has shape"),
-    (["a", "a"], np.ones((2, 3)), "1 names occur twice"), (["a", "b"], np.array([[0, 0, 0], [0, 1, 0]]), "a: has no label")])
+    (["a", "a"], np.ones((2, 3)), "1 names occur twice"),
+    (["a", "b"], np.array([[0, 0, 0], [0, 1, 0]]), "a: has no label")])
 def test_a_wrong_array_file_is_named(tmp_path, names, labels, problem):
     np.savez(tmp_path / "labels.npz", names=np.array(names), labels=labels)
     with pytest.raises(InputError, match=problem):
@@ -109,7 +116,8 @@ def test_a_tree_names_every_image_without_a_good_label(make_voc_tree, tmp_path):
     tree = DatasetTree(root, classes=os.path.join(root, "classes.txt"))
     table, problems = tree.check_labels(tree.names("train"))
     assert [os.path.basename(problem.file) for problem in problems] == ["image_01.xml", "image_04.xml"]
-    assert table.shape == (6, 4) and table[:, 0].all() and not table[[1, 4], 1:].any() and table[[0, 2, 3, 5], 1:].any(axis=1).all()
+    assert table.shape == (6, 4) and table[:, 0].all() and not table[[1, 4], 1:].any() and table[[0, 2, 3, 5],
+                                                                                                 1:].any(axis=1).all()
     with pytest.raises(Problems, match="2 problems"):
         tree.labels(tree.names("train"))
 
@@ -133,8 +141,10 @@ def test_a_tree_has_the_folders_of_voc_unless_others_are_named(make_voc_tree, tm
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
-    ({}, "no data set was named"), ({"root": "absent"}, "absent: is not a folder"), ({"image_root": "absent"}, "absent: is not a folder"),
-    ({"image_root": ".", "label_root": "absent"}, "absent: is not a folder"), ({"root": "."}, "JPEGImages: is not a folder")])
+    ({}, "no data set was named"), ({"root": "absent"}, "absent: is not a folder"),
+    ({"image_root": "absent"}, "absent: is not a folder"),
+    ({"image_root": ".", "label_root": "absent"}, "absent: is not a folder"),
+    ({"root": "."}, "JPEGImages: is not a folder")])
 def test_a_wrong_folder_is_named(tmp_path, monkeypatch, arguments, problem):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=problem):

@@ -46,17 +46,22 @@ def test_a_hole_in_an_image_is_named_though_opencv_decodes_it(tmp_path, jpeg):
 
 
 @pytest.mark.parametrize(("content", "problem"), [
-    (b"", "is empty"), (b"\xff\xd8", "is a damaged JPEG"), (b"\xff\xd8" + b"x" * 500, "is a damaged JPEG"), (b"GIF89a", "is not a JPEG")])
+    (b"", "is empty"), (b"\xff\xd8", "is a damaged JPEG"), (b"\xff\xd8" + b"x" * 500, "is a damaged JPEG"),
+    (b"GIF89a", "is not a JPEG")])
 def test_files_that_are_no_images_are_named(tmp_path, content, problem):
     assert problem in problem_with(tmp_path, content)
 
 
 def test_a_missing_image_is_named(tmp_path):
-    assert [str(problem) for problem in check_images([str(tmp_path / "x.jpg")]).problems] == [f"{tmp_path / 'x.jpg'}: does not exist"]
+    assert [str(problem) for problem in check_images([str(tmp_path
+                                                          / "x.jpg")]).problems] == [
+                                                              f"{tmp_path / 'x.jpg'}: does not exist"]
 
 
 def test_a_png_under_the_name_of_a_jpeg_is_named(tmp_path):
-    assert "is not a JPEG file; convert it" in problem_with(tmp_path, cv2.imencode(".png", np.zeros((5, 5, 3), np.uint8))[1].tobytes())
+    assert "is not a JPEG file; convert it" in problem_with(tmp_path,
+                                                            cv2.imencode(".png", np.zeros((5, 5, 3),
+                                                                                          np.uint8))[1].tobytes())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -84,7 +89,8 @@ def test_label_maps_of_another_size_are_named_unless_the_image_is_unknown(tmp_pa
 
 def test_values_that_are_no_class_are_named(tmp_path):
     write_label_png(tmp_path / "a.png", np.full((3, 4), 5))
-    assert "holds the value 5, but there are 5 classes" in str(check_labels([str(tmp_path / "a.png")], 5).problems[0])
+    assert "holds the value 5, but there are 5 classes" in str(check_labels([str(tmp_path / "a.png")],
+                                                                            5).problems[0])
 
 
 def _die(path):

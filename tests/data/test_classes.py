@@ -14,7 +14,8 @@ from cian.errors import InputError
 def test_voc_has_twenty_classes_and_background_first():
     table = load_classes("voc")
     assert table.num_classes == 21 and table.names == VOC_CLASSES
-    assert (table.index("background"), table.index("aeroplane"), table.index("person"), table.index("tvmonitor")) == (0, 1, 15, 20)
+    assert (table.index("background"), table.index("aeroplane"), table.index("person"),
+            table.index("tvmonitor")) == (0, 1, 15, 20)
     assert table.foreground == VOC_CLASSES[1:]
 
 
@@ -27,8 +28,8 @@ def test_an_unknown_class_is_named_with_the_closest_known_one():
 
 @pytest.mark.parametrize(("text", "problem"), [
     ("cat\ndog\n", "first class must be 'background'"), ("background\n", "at least one more"),
-    ("background\ncat\ncat\n", "'cat' occurs twice"), ("background\n\ncat\n", "line 2"), ("background\nbig cat\n", "one word"),
-    ("", "is empty"),
+    ("background\ncat\ncat\n", "'cat' occurs twice"), ("background\n\ncat\n", "line 2"),
+    ("background\nbig cat\n", "one word"), ("", "is empty"),
     ("background\n" + "".join(f"c{i}\n" for i in range(255)), "256 classes do not fit")])
 def test_a_wrong_class_file_is_named(tmp_path, text, problem):
     path = tmp_path / "classes.txt"
@@ -46,7 +47,8 @@ def test_a_class_file_may_have_windows_line_ends_and_no_last_one(tmp_path):
 def test_the_palette_has_the_colours_that_voc_documents():
     colours = palette()
     assert colours.shape == (256, 3) and colours.dtype == np.uint8
-    assert colours[[0, 1, 2, 15, 20, 255]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192]]
+    assert colours[[0, 1, 2, 15, 20, 255]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128],
+                                                        [0, 64, 128], [224, 224, 192]]
 
 
 def test_a_label_map_survives_writing_and_reading(tmp_path):
@@ -68,7 +70,8 @@ def test_gray_and_palette_files_read_as_their_indices(tmp_path, mode):
 
 
 @pytest.mark.parametrize(("array", "problem"), [
-    (np.zeros((3, 4, 3), np.uint8), "colours in place of class indices"), (np.zeros((3, 4), np.uint16), "colours in place"),
+    (np.zeros((3, 4, 3), np.uint8), "colours in place of class indices"),
+    (np.zeros((3, 4), np.uint16), "colours in place"),
     (np.full((3, 4), 7, np.uint8), "value 7, but there are 7 classes")])
 def test_files_that_are_no_label_maps_are_named(tmp_path, array, problem):
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -102,7 +105,9 @@ def test_a_truncated_label_map_is_named(tmp_path, length):
         read_label_png(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("labels", [np.zeros(3), np.zeros((2, 2)), np.array([[256]]), np.array([[-1]]), np.zeros((0, 4), np.uint8)])
+@pytest.mark.parametrize("labels",
+                         [np.zeros(3), np.zeros((2, 2)), np.array([[256]]), np.array([[-1]]),
+                          np.zeros((0, 4), np.uint8)])
 def test_arrays_that_are_no_label_maps_are_not_written(tmp_path, labels):
     with pytest.raises(ValueError, match="a label map"):
         write_label_png(tmp_path / "a.png", labels)
@@ -111,5 +116,6 @@ def test_arrays_that_are_no_label_maps_are_not_written(tmp_path, labels):
 
 def test_asking_for_the_palette_leaves_pillow_strict_about_truncated_images():
     code = "from PIL import ImageFile; from cian.data.classes import palette; palette(); print(ImageFile.LOAD_TRUNCATED_IMAGES)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
+                          check=True)
     assert done.stdout.split()[-1] == "False"

@@ -1,4 +1,6 @@
-"""Seeded mutations of every file of a record set: a clean error or a correct read, never a crash of the process."""
+"""Seeded mutations of every file of a record set: a clean error or a correct read, never a crash of
+the process.
+"""
 import hashlib
 import io
 import json
@@ -37,8 +39,8 @@ def packed(tmp_path_factory):
     (root / "list.txt").write_text("\n".join(names))
     (root / "labels.txt").write_text("\n".join(f"{name} cat" for name in names))
     (root / "classes.txt").write_text("background\ncat\ndog\n")
-    tree = DatasetTree(image_root=root / "JPEGImages", labels_file=root / "labels.txt", label_root=root / "seeds",
-                       classes=root / "classes.txt")
+    tree = DatasetTree(image_root=root / "JPEGImages", labels_file=root / "labels.txt",
+                       label_root=root / "seeds", classes=root / "classes.txt")
     folder = root / "records"
     prepare(tree, root / "list.txt", folder, num_parts=2, workers=1)
     return folder
@@ -87,7 +89,9 @@ def damage_one_file(rng, folder):
 
 
 def damage_and_sign(rng, folder):
-    """Damage records, table or manifest and make all checksums fit, so that bounds, framing and decoders are left; return the names."""
+    """Damage records, table or manifest and make all checksums fit, so that bounds, framing and
+    decoders are left; return the names.
+    """
     name = str(rng.choice(SETS))
     manifest = json.loads((folder / f"{name}.json").read_text())
     table_path = folder / manifest["table"]["file"]
@@ -125,11 +129,12 @@ def _damage_table(rng, table):
     column = rng.choice(sorted(table))
     array = table[column]
     if rng.randint(3) == 0 or array.size == 0:
-        table[column] = [array[:-1], np.concatenate([array, array]), array.astype(np.float32), array.reshape(-1, 1), array[:0],
-                         np.array(0, array.dtype)][rng.randint(6)]
+        table[column] = [array[:-1], np.concatenate([array, array]), array.astype(np.float32),
+                         array.reshape(-1, 1), array[:0], np.array(0, array.dtype)][rng.randint(6)]
     else:
         limits = np.iinfo(array.dtype)
-        array.reshape(-1)[rng.randint(array.size)] = rng.choice([limits.min, limits.max, limits.max // 2, 0, 1, 2, 8, rng.randint(100)])
+        array.reshape(-1)[rng.randint(array.size)] = rng.choice([limits.min, limits.max, limits.max // 2, 0,
+                                                                 1, 2, 8, rng.randint(100)])
 
 
 def _damage_manifest(rng, manifest):
@@ -140,7 +145,8 @@ def _damage_manifest(rng, manifest):
         if not isinstance(holder[key], (dict, list)) or not holder[key] or rng.randint(3) == 0:
             break
         holder = holder[key]
-    values = [None, True, -1, 0, 1, 2, 10 ** 30, 1.5, "", "x", "../list.json", "background", [], {}, [[]], [None], ["a", 1], "\0"]
+    values = [None, True, -1, 0, 1, 2, 10 ** 30, 1.5, "", "x", "../list.json", "background", [], {}, [[]],
+              [None], ["a", 1], "\0"]
     if rng.randint(8) == 0 and isinstance(holder, dict):
         del holder[key]
     else:
@@ -148,7 +154,9 @@ def _damage_manifest(rng, manifest):
 
 
 def _run_batch(source, folder, damage, seed, expected, result):
-    """In a child: every case on the good files; sends the number of clean errors, or the first case that failed."""
+    """In a child: every case on the good files; sends the number of clean errors, or the first case
+    that failed.
+    """
     errors = 0
     shutil.copytree(source, folder)
     touched = []
@@ -187,8 +195,10 @@ def test_mutations_end_in_a_clean_error_or_a_correct_read(packed, tmp_path, dama
     assert child.exitcode == 0, f"the process died with {child.exitcode}"
     outcome = result.get(timeout=20)
     assert isinstance(outcome, int), outcome
-    print(f"{CASES_A_BATCH} cases, {len(SETS) * CASES_A_BATCH} readings: {outcome} errors that name the folder, the others were read")
-    assert outcome > 0.25 * CASES_A_BATCH  # the index for other readers is one file in two, and is left to --verify
+    print(f"{CASES_A_BATCH} cases, {len(SETS) * CASES_A_BATCH} readings: {outcome} errors that name the "
+          "folder, the others were read")
+    # the index for other readers is one file in two, and is left to --verify
+    assert outcome > 0.25 * CASES_A_BATCH
 
 
 def test_every_single_flipped_byte_of_every_file_that_is_read_is_found(packed, tmp_path):
@@ -201,8 +211,10 @@ def test_every_single_flipped_byte_of_every_file_that_is_read_is_found(packed, t
         name = entry.split(".")[0]
         expected = content_of(packed, name)
         for position in range(0, len(good), max(len(good) // 60, 1)):
-            (folder / entry).write_bytes(good[:position] + bytes([good[position] ^ 0x20]) + good[position + 1:])
+            (folder / entry).write_bytes(good[:position] + bytes([good[position] ^ 0x20]) + good[position
+                                                                                                 + 1:])
             try:
-                assert content_of(folder, name) == expected and entry.endswith(".json"), (entry, position)  # white space of the manifest
+                # white space of the manifest
+                assert content_of(folder, name) == expected and entry.endswith(".json"), (entry, position)
             except InputError:
                 continue

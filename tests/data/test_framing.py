@@ -7,8 +7,8 @@ import pytest
 
 from cian.data.framing import MAGIC, MAX_BYTES, frame, unframe
 
-CONTENTS = [b"", b"a", b"abc", b"abcd", b"abcde", MAGIC, MAGIC * 3, b"x" + MAGIC, b"abcd" + MAGIC + b"e", MAGIC + b"abc" + MAGIC,
-            b"abcd" + MAGIC + MAGIC + b"efgh" + MAGIC, b"ab" + MAGIC + b"cd" + MAGIC,
+CONTENTS = [b"", b"a", b"abc", b"abcd", b"abcde", MAGIC, MAGIC * 3, b"x" + MAGIC, b"abcd" + MAGIC + b"e",
+            MAGIC + b"abc" + MAGIC, b"abcd" + MAGIC + MAGIC + b"efgh" + MAGIC, b"ab" + MAGIC + b"cd" + MAGIC,
             *(np.random.RandomState(0).bytes(size) + MAGIC * (size % 3) for size in range(1, 60, 7))]
 
 
@@ -35,10 +35,12 @@ def word(kind, length):
 
 
 @pytest.mark.parametrize(("record", "problem"), [
-    (b"", "no record starts at byte 0"), (b"\0" * 12, "no record starts"), (MAGIC, "no record starts"), (word(0, 4) + b"ab", "beyond"),
-    (word(0, 0) + b"abcd", "ends at byte 8 of 12"), (word(2, 0), "out of order"), (word(3, 0), "out of order"),
-    (word(7, 0), "out of order"), (word(1, 0), "no record starts at byte 8"), (word(1, 0) + word(0, 0), "out of order"),
-    (word(1, 0) + word(1, 0), "out of order"),
+    (b"", "no record starts at byte 0"), (b"\0" * 12, "no record starts"), (MAGIC, "no record starts"),
+    (word(0, 4) + b"ab", "beyond"),
+    (word(0, 0) + b"abcd", "ends at byte 8 of 12"), (word(2, 0), "out of order"),
+    (word(3, 0), "out of order"),
+    (word(7, 0), "out of order"), (word(1, 0), "no record starts at byte 8"),
+    (word(1, 0) + word(0, 0), "out of order"), (word(1, 0) + word(1, 0), "out of order"),
     (word(0, MAX_BYTES), "beyond")])
 def test_damaged_frames_say_what_is_wrong(record, problem):
     with pytest.raises(ValueError, match=problem):

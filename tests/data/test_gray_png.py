@@ -20,7 +20,8 @@ def test_opencv_reads_the_same_map(label):
 def test_files_of_other_kinds_are_left_to_others(label):
     colour = np.repeat(label[:, :, None], 3, axis=2)
     filtered = cv2.imencode(".png", np.cumsum(label, axis=1).astype(np.uint8))[1].tobytes()
-    for content in (b"", b"GIF89a", filtered, cv2.imencode(".png", colour)[1].tobytes(), cv2.imencode(".jpg", label)[1].tobytes(),
+    for content in (b"", b"GIF89a", filtered, cv2.imencode(".png", colour)[1].tobytes(),
+                    cv2.imencode(".jpg", label)[1].tobytes(),
                     cv2.imencode(".png", label.astype(np.uint16))[1].tobytes()):
         assert decode_gray_png(content) is None
 

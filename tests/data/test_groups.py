@@ -25,7 +25,9 @@ def random_labels(seed, count, num_classes, empty=0.0):
 
 
 def groups_by_rescanning(order, sets, group_size):
-    """The queue in its plainest form: one list, asked from the front; who was passed over goes to the end of who waits."""
+    """The queue in its plainest form: one list, asked from the front; who was passed over goes to
+    the end of who waits.
+    """
     waiting, fresh, groups = [], list(order), []
     while waiting or fresh:
         group, passed = [], []
@@ -58,7 +60,8 @@ def test_the_queue_by_hand():
 
 def test_waiting_images_that_a_search_did_not_reach_come_before_those_it_passed_over():
     labels = multi_hot([{1}, {2}, {3}, {2, 3}, {1}, {2}, {3}, {3}], 4)
-    # 0 passes over 1, 2, 3 and takes 4; 1 passes over 2 and takes 3; 2 waits alone, passes over 5 and takes 6; 5 ends the epoch.
+    # 0 passes over 1, 2, 3 and takes 4; 1 passes over 2 and takes 3; 2 waits alone, passes over 5
+    # and takes 6; 5 ends the epoch.
     assert common_groups(range(8), class_masks(labels), 2) == [(0, 4), (1, 3), (2, 6)]
     labels = multi_hot([{1}, {2}, {3}, {2}, {4}, {1}, {3}, {4}], 5)
     # 0 passes over 1-4; 1 passes over 2 and takes 3; now 4 waits before 2.
@@ -91,7 +94,8 @@ def test_even_groups_share_a_class_and_leave_nobody_out():
         served = np.bincount(groups.ravel(), minlength=len(labels))
         assert served.min() >= 1
         trees = labels.shape[1] - 1 - len(class_tree(labels))
-        assert (served - 1).sum() <= (group_size - 1) * trees, "only the root of each tree of classes may need fillers here"
+        assert (served - 1).sum() <= (group_size
+                                      - 1) * trees, "only the root of each tree of classes may need fillers here"
         for group in groups:
             assert labels[group, 1:].all(axis=0).any()
             assert len(set(group)) == group_size
@@ -109,27 +113,33 @@ def test_a_lonely_image_is_grouped_with_itself_and_a_small_class_fills_up_from_i
     groups = {tuple(sorted(group)) for group in even_groups(labels, 3, np.random.RandomState(0)).tolist()}
     assert {(0, 0, 0), (1, 1, 1)} <= groups
     assert {(2, 2, 3), (2, 3, 3)} & groups
-    assert all(set(group) <= {4, 5, 6, 7} and len(set(group)) == 3 for group in groups - {(0, 0, 0), (1, 1, 1), (2, 2, 3), (2, 3, 3)})
+    assert all(set(group) <= {4, 5, 6, 7} and len(set(group)) == 3
+               for group in groups - {(0, 0, 0), (1, 1, 1), (2, 2, 3), (2, 3, 3)})
 
 
 def test_partners_of_even_groups_are_drawn_fairly():
-    """Six images of a class: 15 pairs, equally often. An image of two classes: half of the time with either."""
+    """Six images of a class: 15 pairs, equally often. An image of two classes: half of the time
+    with either.
+    """
     rng, pairs, partners, rounds = np.random.RandomState(0), Counter(), Counter(), 3000
     one_class = multi_hot([{1}] * 6, 2)
     two_classes = multi_hot([{1, 2}] * 6 + [{1}] * 8 + [{2}] * 8, 3)
     for _ in range(rounds):
         pairs.update(tuple(sorted(pair)) for pair in even_groups(one_class, 2, rng).tolist())
-        partners.update(image for pair in even_groups(two_classes, 2, rng).tolist() if 0 in pair for image in pair)
+        partners.update(image for pair in even_groups(two_classes, 2, rng).tolist() if 0 in pair
+                        for image in pair)
     expected = rounds * 3 / 15
     assert len(pairs) == 15
-    assert sum((count - expected) ** 2 / expected for count in pairs.values()) < 36.1  # chi-square, 14 degrees, p = 0.001
+    # chi-square, 14 degrees, p = 0.001
+    assert sum((count - expected) ** 2 / expected for count in pairs.values()) < 36.1
     first, second = (sum(partners[image] for image in images) for images in (range(6, 14), range(14, 22)))
     assert abs(first - second) < 4 * (first + second) ** 0.5
 
 
 def test_the_class_tree_joins_by_the_most_shared_images_and_lists_leaves_first():
     labels = multi_hot([{1, 2}, {1, 2}, {2, 3}, {1, 3}, {2, 3}, {2, 3}, {5}], 6)
-    assert class_tree(labels) == [(2, 1), (1, 0)]  # classes 1, 2, 3 without background: 0-1 shares 2, 1-2 shares 3, 0-2 shares 1
+    # classes 1, 2, 3 without background: 0-1 shares 2, 1-2 shares 3, 0-2 shares 1
+    assert class_tree(labels) == [(2, 1), (1, 0)]
 
 
 def test_random_groups_are_consecutive_and_drop_the_rest():

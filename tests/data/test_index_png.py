@@ -1,4 +1,6 @@
-"""The fast reader of label maps: right where it answers, and silent wherever a general reader has to decide."""
+"""The fast reader of label maps: right where it answers, and silent wherever a general reader has
+to decide.
+"""
 import io
 import zlib
 
@@ -54,8 +56,8 @@ def test_differences_wrap_around_at_256():
 
 def test_other_kinds_are_left_to_a_general_reader(labels):
     few = Image.fromarray(labels % 2).convert("P")
-    others = [saved(Image.fromarray(labels).convert("RGB")), saved(few, bits=1), saved(Image.fromarray(labels).convert("LA")),
-              saved(Image.fromarray(labels.astype(np.uint16)))]
+    others = [saved(Image.fromarray(labels).convert("RGB")), saved(few, bits=1),
+              saved(Image.fromarray(labels).convert("LA")), saved(Image.fromarray(labels.astype(np.uint16)))]
     assert all(decode_index_png(content) is None for content in others)
 
 
@@ -80,7 +82,8 @@ def test_every_damage_is_refused_and_none_is_read_as_something_else(labels, tmp_
     for cut in range(0, len(content), 7):
         assert decode_index_png(content[:cut]) is None
         try:
-            assert np.array_equal(decode_label_png(content[:cut], "map.png"), labels)  # without the end mark alone
+            # without the end mark alone
+            assert np.array_equal(decode_label_png(content[:cut], "map.png"), labels)
             assert cut > len(content) - 12
         except InputError as error:
             assert "map.png" in str(error)

@@ -1,4 +1,6 @@
-"""Batches of groups and of single images: layout, exact state, parts, workers, and the original's own loader."""
+"""Batches of groups and of single images: layout, exact state, parts, workers, and the original's
+own loader.
+"""
 import json
 import os
 import sys
@@ -47,12 +49,14 @@ def test_a_batch_is_what_its_index_says(records, tree):
         assert (images.shape, seeds.shape, labels.shape) == ((8, 3, CROP, CROP), (8, 8, 8), (8, 21))
         assert {array.dtype for array in (*batch.data, *batch.label)} == {np.float32}
         assert batch.pad == 0
-        assert [desc.shape for desc in iterator.provide_data + iterator.provide_label] == [images.shape, seeds.shape, labels.shape]
+        assert [desc.shape for desc in iterator.provide_data + iterator.provide_label] == [images.shape,
+                                                                                           seeds.shape, labels.shape]
         groups = iterator.sampler.groups[:4]
     assert index.tolist() == [*groups[:2, 0], *groups[:2, 1], *groups[2:, 0], *groups[2:, 1]]
     assert np.array_equal(labels, tree.labels[index])
     for row, position in enumerate(index):
-        rgb = cv2.imread(str(tree.root / "JPEGImages" / f"{names[position]}.jpg"))[:, :, ::-1].transpose(2, 0, 1).astype(np.float32)
+        rgb = cv2.imread(str(tree.root / "JPEGImages" / f"{names[position]}.jpg"))[:, :, ::-1].transpose(2, 0,
+                                                                                                         1).astype(np.float32)
         cut = images[row][:, :min(CROP, rgb.shape[1]), :min(CROP, rgb.shape[2])]
         windows = np.lib.stride_tricks.sliding_window_view(rgb, cut.shape)[0]
         assert (windows == cut).all(axis=(2, 3, 4)).any(), f"row {row} is no part of image {names[position]}"
@@ -63,7 +67,8 @@ def test_a_batch_is_what_its_index_says(records, tree):
 @pytest.mark.parametrize("order", ["original", "counter"])
 @pytest.mark.parametrize("workers, start_method", [(1, "fork"), (3, "fork"), (2, "spawn")])
 def test_batches_do_not_depend_on_the_workers(records, order, workers, start_method):
-    with pair_iter(records, order=order) as alone, pair_iter(records, order=order, workers=workers, start_method=start_method) as helped:
+    with pair_iter(records, order=order) as alone, pair_iter(records, order=order, workers=workers,
+                                                             start_method=start_method) as helped:
         for first, second in zip(epochs(alone, 2), epochs(helped, 2)):
             assert first
             assert same(first, second)
@@ -124,7 +129,8 @@ def test_reset_of_a_fresh_epoch_changes_nothing(records):
 def test_a_counted_sample_depends_on_seed_epoch_and_image_only(records):
     """The same image in the same epoch: the same crop, in batches of another size, pairing and order too."""
     seen = {}
-    for options in ({"pairing": "common"}, {"pairing": "random", "batch_size": 8}, {"pairing": "random", "group_size": 4}):
+    for options in ({"pairing": "common"}, {"pairing": "random", "batch_size": 8},
+                    {"pairing": "random", "group_size": 4}):
         with pair_iter(records, order="counter", **options) as iterator:
             for batch in iterator:
                 for row, position in enumerate(batch.index.tolist()):
@@ -155,7 +161,8 @@ def test_parts_together_are_one_iterator_with_all_devices(records, order):
         with pair_iter(records, order=order, part_index=part, num_parts=3, workers=part) as iterator:
             parts.append(epochs(iterator, 2))
     for epoch, batches in enumerate(expected):
-        joined = [[np.concatenate(arrays) for arrays in zip(*of_parts)] for of_parts in zip(*(part[epoch] for part in parts))]
+        joined = [[np.concatenate(arrays) for arrays in zip(*of_parts)]
+                  for of_parts in zip(*(part[epoch] for part in parts))]
         assert same(joined, batches)
         assert len(batches) == 2
         served = np.concatenate([batch[-1] for batch in batches])
@@ -163,7 +170,8 @@ def test_parts_together_are_one_iterator_with_all_devices(records, order):
 
 
 def test_a_state_of_other_settings_is_refused_by_name(records):
-    with pair_iter(records) as iterator, pair_iter(records, scales=(1.0,)) as scaled, pair_iter(records, pairing="even") as even:
+    with pair_iter(records) as iterator, pair_iter(records, scales=(1.0,)) as scaled, pair_iter(records,
+                                                                                                pairing="even") as even:
         state = iterator.state_dict()
         with pytest.raises(InputError, match="^scales: the saved state has"):
             scaled.load_state_dict(state)
@@ -173,8 +181,10 @@ def test_a_state_of_other_settings_is_refused_by_name(records):
 
 @pytest.mark.parametrize("options, message", [
     ({"batch_size": 6, "group_size": 4}, "batch_size: 6 images do not divide into groups of 4 on 1 device"),
-    ({"batch_size": 4, "num_devices": 4}, "use a multiple of 8"), ({"part_index": 2, "num_parts": 2}, "part_index: 2 is not a part of 2"),
-    ({"workers": -1}, "workers: must be at least 0"), ({"label_resize": "cubic"}, "label_resize: "), ({"pairing": "all"}, "pairing: ")])
+    ({"batch_size": 4, "num_devices": 4}, "use a multiple of 8"),
+    ({"part_index": 2, "num_parts": 2}, "part_index: 2 is not a part of 2"),
+    ({"workers": -1}, "workers: must be at least 0"), ({"label_resize": "cubic"}, "label_resize: "),
+    ({"pairing": "all"}, "pairing: ")])
 def test_wrong_options_are_refused_by_name(records, options, message):
     with pytest.raises(InputError, match=message):
         pair_iter(records, **options)
@@ -236,7 +246,8 @@ def test_single_images_come_with_their_labels_and_go_on_after_restoring(records,
 def test_parts_of_single_images_are_disjoint(records):
     served = []
     for part in range(2):
-        with ClassificationIter(records.images, batch_size=3, crop_px=CROP, part_index=part, num_parts=2) as iterator:
+        with ClassificationIter(records.images, batch_size=3, crop_px=CROP, part_index=part,
+                                num_parts=2) as iterator:
             served.append(np.concatenate([batch.index for batch in iterator]))
     together = np.concatenate([one.reshape(-1, 3) for one in served], axis=1)
     assert set(together.ravel()) == set(range(31))
@@ -295,27 +306,33 @@ def test_a_feed_fetches_the_next_batch_before_it_hands_one_out(records):
 
 
 @pytest.mark.original
-@pytest.mark.skipif(not os.environ.get("CIAN_ORIGINAL"), reason="CIAN_ORIGINAL does not name a checkout of the original code")
-@pytest.mark.parametrize("batch_size, group_size, devices, crop_px, workers", [(4, 2, 1, 61, 0), (12, 3, 2, 33, 2), (8, 2, 2, 97, 1)])
-def test_batches_are_those_of_the_original_bit_for_bit(tree, records, monkeypatch, batch_size, group_size, devices, crop_px, workers):
+@pytest.mark.skipif(not os.environ.get("CIAN_ORIGINAL"),
+                    reason="CIAN_ORIGINAL does not name a checkout of the original code")
+@pytest.mark.parametrize("batch_size, group_size, devices, crop_px, workers",
+                         [(4, 2, 1, 61, 0), (12, 3, 2, 33, 2), (8, 2, 2, 97, 1)])
+def test_batches_are_those_of_the_original_bit_for_bit(tree, records, monkeypatch, batch_size, group_size,
+                                                       devices, crop_px, workers):
     monkeypatch.setattr(sys, "path", [os.environ["CIAN_ORIGINAL"], *sys.path])
     from lib.loader.voc_seg_group_loader import VOCSegGroupLoader
 
     np.random.seed(batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        original = VOCSegGroupLoader(str(tree.root / "JPEGImages"), str(tree.root / "seeds"), str(tree.root / "Annotations"),
-                                     str(tree.root / "train.txt"), batch_size, group_size, devices, crop_px, shuffle=True,
+        original = VOCSegGroupLoader(str(tree.root / "JPEGImages"), str(tree.root / "seeds"),
+                                     str(tree.root / "Annotations"),
+                                     str(tree.root / "train.txt"), batch_size, group_size, devices, crop_px,
+                                     shuffle=True,
                                      rand_scale=True, rand_mirror=True, rand_crop=True, downsample=8)
-    with pair_iter(records, batch_size=batch_size, group_size=group_size, num_devices=devices, crop_px=crop_px, workers=workers,
-                   seed=batch_size) as iterator:
+    with pair_iter(records, batch_size=batch_size, group_size=group_size, num_devices=devices,
+                   crop_px=crop_px, workers=workers, seed=batch_size) as iterator:
         for _ in range(3):
             original.reset()
             iterator.reset()
             theirs = [[array.asnumpy() for array in (*batch.data, *batch.label)] for batch in original]
             ours = [contents(batch) for batch in iterator]
             assert len(ours) == len(theirs) > 0
-            assert all(np.array_equal(a, b) for one, other in zip(ours, theirs) for a, b in zip(one[:2], other))
+            assert all(np.array_equal(a, b) for one, other in zip(ours, theirs) for a,
+                       b in zip(one[:2], other))
             states = np.random.get_state(), iterator.sampler.rng.get_state()
             assert np.array_equal(states[0][1], states[1][1])
             assert states[0][2:] == states[1][2:]

@@ -16,13 +16,15 @@ def test_all_problems_of_a_list_are_named_with_their_lines(tmp_path):
     path.write_text("one\ntwo\none\n\nthree 1\n../four\n/five\ntwo\n")
     names, problems = check_list(path)
     assert names == ["one", "two"]
-    assert [problem.field for problem in problems] == ["line 3", "line 4", "line 5", "line 6", "line 7", "line 8"]
+    assert [problem.field for problem in problems] == ["line 3", "line 4", "line 5", "line 6", "line 7",
+                                                       "line 8"]
     assert "'one' is already in line 1" in str(problems[0]) and "one image name a line" in str(problems[2])
     with pytest.raises(Problems, match="6 problems"):
         read_list(path)
 
 
-@pytest.mark.parametrize(("text", "problem"), [("", "is empty"), ("\n \n", "holds no names"), (None, "does not exist")])
+@pytest.mark.parametrize(("text", "problem"),
+                         [("", "is empty"), ("\n \n", "holds no names"), (None, "does not exist")])
 def test_a_list_without_names_is_named(tmp_path, text, problem):
     path = tmp_path / "a.txt"
     if text is not None:

@@ -21,13 +21,14 @@ FORK = multiprocessing.get_context("fork")
 @pytest.fixture
 def tree(make_voc_tree, tmp_path):
     root = make_voc_tree(tmp_path / "tree", images=12)
-    return DatasetTree(root, classes=os.path.join(root, "classes.txt"), label_root=os.path.join(root, "seeds"))
+    return DatasetTree(root, classes=os.path.join(root, "classes.txt"),
+                       label_root=os.path.join(root, "seeds"))
 
 
 def pack_some(tree, out, count, **options):
     names = tree.names("train")[:count]
-    return pack_images(out, "train", names, [tree.image_path(name) for name in names], tree.labels(names), tree.classes, workers=1,
-                       **options)
+    return pack_images(out, "train", names, [tree.image_path(name) for name in names], tree.labels(names),
+                       tree.classes, workers=1, **options)
 
 
 def _pack_within(tree, out, limit, result):
@@ -121,7 +122,8 @@ def test_sets_of_two_names_are_packed_at_once(tree, tmp_path):
     try:
         assert started.wait(20)
         names = tree.names("train")
-        assert len(pack_images(out, "val", names, [tree.image_path(name) for name in names], tree.labels(names), tree.classes)) == 12
+        assert len(pack_images(out, "val", names, [tree.image_path(name) for name in names],
+                               tree.labels(names), tree.classes)) == 12
     finally:
         first.kill()
         first.join()

@@ -33,8 +33,9 @@ def crc32(array, kind):
     return zlib.crc32(np.asarray(array, kind).tobytes())
 
 
-# Measured once on the original's VOCSegGroupLoader (git 680c625) with np.random.seed: batches and CRC-32 of the image positions of the
-# first two epochs, then the generator's keys (CRC-32) and position.
+# Measured once on the original's VOCSegGroupLoader (git 680c625) with np.random.seed: batches and
+# CRC-32 of the image positions of the first two epochs, then the generator's keys (CRC-32) and
+# position.
 ORIGINAL = [
     ((11, 997, 21), (16, 2, 1, 5), [(62, 3910404377), (62, 640280320)], (467564557, 418)),
     ((12, 1009, 16), (12, 3, 2, 6), [(84, 1062494594), (84, 763416235)], (2686887973, 519)),
@@ -45,7 +46,8 @@ ORIGINAL = [
 @pytest.mark.parametrize("data, batch, epochs, state", ORIGINAL)
 def test_groups_are_those_of_the_original_from_the_same_seed(data, batch, epochs, state):
     batch_size, group_size, devices, seed = batch
-    sampler = GroupSampler(random_labels(*data), group_size=group_size, groups_per_batch=batch_size // group_size, seed=seed)
+    sampler = GroupSampler(random_labels(*data), group_size=group_size,
+                           groups_per_batch=batch_size // group_size, seed=seed)
     for count, crc in epochs:
         rows = batch_rows(sampler.next_epoch(), sampler.groups_per_batch, devices)
         assert (len(rows), crc32(rows, "<i4")) == (count, crc)
@@ -92,7 +94,8 @@ def test_a_counted_epoch_does_not_depend_on_those_before(pairing):
     direct.epoch = 1
     assert np.array_equal(direct.next_epoch(), epochs[2])
     assert not np.array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(GroupSampler(labels, pairing=pairing, order="counter", seed=9).next_epoch(), epochs[0])
+    assert not np.array_equal(GroupSampler(labels, pairing=pairing, order="counter", seed=9).next_epoch(),
+                              epochs[0])
 
 
 @pytest.mark.parametrize("change, field", [
@@ -139,7 +142,8 @@ UNUSUAL = two_classes({1}, {1}, {2}, {3}, set(), {2}, {1})
 
 
 def test_common_ends_the_epoch_at_a_lonely_image_as_the_original_does_and_says_so():
-    with pytest.warns(UserWarning, match=r"2 image\(s\) share no class with any other \(d, e\): they end the epoch"):
+    with pytest.warns(UserWarning,
+                      match=r"2 image\(s\) share no class with any other \(d, e\): they end the epoch"):
         sampler = GroupSampler(UNUSUAL, names="abcdefg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,7 +158,8 @@ def test_common_can_leave_lonely_images_out():
         sampler = GroupSampler(UNUSUAL, lonely="skip")
     served = [set(sampler.next_epoch().ravel()) for _ in range(40)]
     assert set().union(*served) == {0, 1, 2, 5, 6}
-    assert {len(images) for images in served} == {2, 4}  # the odd image of class 1 ends the epoch when its turn comes early
+    # the odd image of class 1 ends the epoch when its turn comes early
+    assert {len(images) for images in served} == {2, 4}
 
 
 def test_an_epoch_without_a_batch_is_announced():
@@ -220,7 +225,8 @@ def test_more_images_than_a_batch_holds_are_not_needed_for_single_images():
 
 def test_batches_are_ordered_by_device_and_then_by_member():
     groups = np.arange(24).reshape(8, 3)
-    assert batch_rows(groups, 4, 2).tolist() == [[0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11], [12, 15, 13, 16, 14, 17, 18, 21, 19, 22, 20, 23]]
+    assert batch_rows(groups, 4, 2).tolist() == [[0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11],
+                                                 [12, 15, 13, 16, 14, 17, 18, 21, 19, 22, 20, 23]]
 
 
 def test_packed_arrays_keep_every_bit():

@@ -44,15 +44,20 @@ def damage_everything(root):
 
 
 EXPECTED = [
-    ("train.txt", "'image_00' is already in line 1"), ("image_03.xml", "does not exist"), ("image_04.xml", "unknown class 'cow'"),
-    ("image_05.xml", "names no object"), ("image_99.xml", "does not exist"), ("image_01.jpg", "does not exist"),
-    ("image_02.jpg", "is a damaged JPEG"), ("image_99.jpg", "does not exist"), ("image_06.png", "does not exist"),
-    ("image_07.png", "is 40x37 pixels, but its image is 41x37"), ("image_08.png", "holds the value 9"), ("image_99.png", "does not exist")]
+    ("train.txt", "'image_00' is already in line 1"), ("image_03.xml", "does not exist"),
+    ("image_04.xml", "unknown class 'cow'"),
+    ("image_05.xml", "names no object"), ("image_99.xml", "does not exist"),
+    ("image_01.jpg", "does not exist"),
+    ("image_02.jpg", "is a damaged JPEG"), ("image_99.jpg", "does not exist"),
+    ("image_06.png", "does not exist"),
+    ("image_07.png", "is 40x37 pixels, but its image is 41x37"), ("image_08.png", "holds the value 9"),
+    ("image_99.png", "does not exist")]
 
 
 def test_every_problem_is_found_at_once_and_nothing_is_written(root, tmp_path):
     damage_everything(root)
-    result = survey(open_tree(root, label_root=in_root(root, "seeds")), "train", tmp_path / "records", workers=1)
+    result = survey(open_tree(root, label_root=in_root(root, "seeds")), "train", tmp_path / "records",
+                    workers=1)
     assert [os.path.basename(problem.file) for problem in result.problems] == [file for file, _ in EXPECTED]
     for problem, (_, text) in zip(result.problems, EXPECTED):
         assert text in str(problem)
@@ -96,13 +101,15 @@ def test_a_changed_input_is_packed_again(root, tmp_path, change):
         os.replace(in_root(root, "Annotations", "image_00.xml"), in_root(root, "Annotations", "image_01.xml"))
         os.link(in_root(root, "Annotations", "image_01.xml"), in_root(root, "Annotations", "image_00.xml"))
     elif change == "list":
-        write_list(in_root(root, "ImageSets", "Segmentation", "train.txt"), [f"image_{number:02d}" for number in range(11)])
+        write_list(in_root(root, "ImageSets", "Segmentation", "train.txt"),
+                   [f"image_{number:02d}" for number in range(11)])
     elif change == "classes":
         write_list(in_root(root, "classes.txt"), ["background", "cat", "dog", "bird", "cow"])
     result = survey(open_tree(root), "train", out, num_parts=2 if change == "parts" else 1, workers=1)
     assert result.images is not None
     new = prepare(open_tree(root), "train", out, num_parts=2 if change == "parts" else 1, workers=1).images
-    assert (new.identity == old.identity) == (change == "image")  # the same bytes under a new time are the same content
+    # the same bytes under a new time are the same content
+    assert (new.identity == old.identity) == (change == "image")
 
 
 def test_a_damaged_record_file_is_packed_again(root, tmp_path):

@@ -1,4 +1,6 @@
-"""The generated data set keeps its promises: VOC layout, determinism, truthful annotations, classes that differ by their heads."""
+"""The generated data set keeps its promises: VOC layout, determinism, truthful annotations, classes
+that differ by their heads.
+"""
 import os
 
 import cv2
@@ -26,9 +28,11 @@ def files_below(root):
 
 
 def test_it_passes_the_checks_of_prepare(toy, tmp_path):
-    toy_with_masks = DatasetTree(toy.root, classes=os.path.join(toy.root, "classes.txt"), label_root=toy.mask_root)
+    toy_with_masks = DatasetTree(toy.root, classes=os.path.join(toy.root, "classes.txt"),
+                                 label_root=toy.mask_root)
     prepared = prepare(toy_with_masks, "train", tmp_path / "records", workers=1)
-    assert len(prepared.images) == 12 and len(prepare(toy, "val", tmp_path / "records", workers=1).images) == 3
+    assert len(prepared.images) == 12 and len(prepare(toy, "val", tmp_path / "records",
+                                                      workers=1).images) == 3
     assert toy.names("train_aug") == toy.names("train")
 
 
@@ -47,7 +51,8 @@ def test_every_class_occurs_and_some_images_show_several(toy):
 
 
 def test_some_images_stand_upright(toy):
-    assert {cv2.imread(toy.image_path(name)).shape for name in toy.names("train")} == {(80, 96, 3), (96, 80, 3)}
+    assert {cv2.imread(toy.image_path(name)).shape for name in toy.names("train")} == {(80, 96, 3),
+                                                                                       (96, 80, 3)}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_a_longer_list_begins_with_the_shorter(toy, tmp_path):
@@ -57,7 +62,8 @@ def test_the_same_seed_gives_the_same_bytes_and_a_longer_list_begins_with_the_sh
     assert len(pictures) == 1 + 3 * 7 and all(shorter[name] == longer[name] for name in pictures)
     other = files_below(make_toy(tmp_path / "b", 2, 0, seed=6, width_px=96, height_px=80))
     name = os.path.join("JPEGImages", "train_00000.jpg")
-    assert other[name] != longer[name] and longer[name] != longer[os.path.join("JPEGImages", "train_00005.jpg")]
+    assert other[name] != longer[name] and longer[name] != longer[os.path.join("JPEGImages",
+                                                                               "train_00005.jpg")]
 
 
 def mean_colours(name, seeds=8):
@@ -68,7 +74,8 @@ def mean_colours(name, seeds=8):
         pose = Pose(120.0, 120.0, 60.0, 1, 0.0)
         draw_creature(canvas, np.random.default_rng(seed), name, 1, pose)
         columns, rows = np.meshgrid(np.arange(300), np.arange(240))
-        head = (canvas.labels > 0) & (columns > pose.x + 1.05 * pose.unit) & (rows < pose.y - 0.45 * pose.unit)
+        head = (canvas.labels > 0) & (columns > pose.x + 1.05 * pose.unit) & (rows < pose.y - 0.45
+                                                                              * pose.unit)
         body = (canvas.labels > 0) & (columns < pose.x + 0.5 * pose.unit)
         parts["head"].append(canvas.colours[head].mean(axis=0))
         parts["body"].append(canvas.colours[body].mean(axis=0))
@@ -95,7 +102,8 @@ def test_occluders_leave_most_of_every_creature():
 
 
 @pytest.mark.parametrize(("options", "problem"), [
-    ({"classes": ["lion", "dragon"]}, r"unknown creatures \['dragon'\]; choose among: lion"), ({"classes": []}, "no class was named"),
+    ({"classes": ["lion", "dragon"]}, r"unknown creatures \['dragon'\]; choose among: lion"),
+    ({"classes": []}, "no class was named"),
     ({"width_px": 16}, "at least 32 pixels"), ({"num_train": -1}, "cannot draw -1")])
 def test_wrong_wishes_are_refused(tmp_path, options, problem):
     with pytest.raises(InputError, match=problem):

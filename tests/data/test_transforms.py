@@ -22,12 +22,14 @@ def whole_then_cut(array, draw, crop_px, interpolation, padding):
     if draw.scale != 1:
         height, width = scaled_size(*array.shape[:2], draw.scale)
         array = cv2.resize(array, (width, height), interpolation=interpolation)
-    large = np.full((max(crop_px, array.shape[0]), max(crop_px, array.shape[1]), *array.shape[2:]), padding, np.uint8)
+    large = np.full((max(crop_px, array.shape[0]), max(crop_px, array.shape[1]), *array.shape[2:]), padding,
+                    np.uint8)
     large[:array.shape[0], :array.shape[1]] = array
     return large[draw.top:draw.top + crop_px, draw.left:draw.left + crop_px]
 
 
-CASES = [(size, scale, mirror) for size, scale, mirror in product([(37, 53), (61, 131), (113, 59), (47, 47)], SCALES, (False, True))]
+CASES = [(size, scale, mirror) for size, scale,
+         mirror in product([(37, 53), (61, 131), (113, 59), (47, 47)], SCALES, (False, True))]
 
 
 @pytest.mark.parametrize("size, scale, mirror", CASES)
@@ -40,9 +42,11 @@ def test_image_and_label_equal_the_whole_picture_cut(size, scale, mirror):
         rows, columns = (max(side - 47, 0) + 1 for side in scaled_size(*size, scale))
         draw = Draw(scale, mirror, int(rng.randint(rows)), int(rng.randint(columns)))
         transform.image(image, draw, out)
-        assert np.array_equal(out, whole_then_cut(image, draw, 47, cv2.INTER_LINEAR, 0)[:, :, ::-1].transpose(2, 0, 1))
+        assert np.array_equal(out, whole_then_cut(image, draw, 47, cv2.INTER_LINEAR, 0)[:, :,
+                                                                                        ::-1].transpose(2, 0, 1))
         transform.label(label, draw, reduced)
-        assert np.array_equal(reduced, cv2.resize(whole_then_cut(label, draw, 47, cv2.INTER_NEAREST, 0), (6, 6)))
+        assert np.array_equal(reduced,
+                              cv2.resize(whole_then_cut(label, draw, 47, cv2.INTER_NEAREST, 0), (6, 6)))
 
 
 def test_nearest_takes_the_label_below_each_logit():
@@ -74,7 +78,8 @@ def test_padding_of_labels_is_an_option_and_that_of_images_is_black(padding, val
 
 
 def test_draws_in_order_take_from_the_stream_what_the_original_takes():
-    transform, rng, twin = CropTransform(crop_px=47, scales=SCALES), np.random.RandomState(4), np.random.RandomState(4)
+    transform, rng, twin = CropTransform(crop_px=47,
+                                         scales=SCALES), np.random.RandomState(4), np.random.RandomState(4)
     for size in [(37, 53), (61, 131), (113, 59)] * 20:
         scale = twin.choice(list(SCALES))
         mirror = twin.rand() > 0.5
@@ -93,7 +98,8 @@ def test_without_mirror_or_scales_nothing_is_drawn_for_them():
 def test_counted_draws_are_pinned():
     """From Philox-4x64 itself, so that no release of NumPy may change them."""
     transform = CropTransform(crop_px=47, scales=SCALES)
-    words = np.random.Generator(np.random.Philox(key=[7, 3], counter=[0, 11, 1, 1])).bit_generator.random_raw(4)
+    words = np.random.Generator(np.random.Philox(key=[7, 3],
+                                                 counter=[0, 11, 1, 1])).bit_generator.random_raw(4)
     top, left = (int(int(word) * count >> 64) for word, count in zip(words[2:], (200 - 47 + 1, 300 - 47 + 1)))
     draw = transform.draw_by_counter(7, 3, 11, 1, (200, 300))
     assert CropTransform(crop_px=47, scales=()).draw_by_counter(7, 3, 11, 1, (200, 300))[2:] == (top, left)
@@ -105,7 +111,8 @@ def test_counted_draws_differ_in_every_argument_and_cover_their_range_evenly():
     base = transform.draw_by_counter(1, 2, 3, 0, (1047, 1047))
     for other in [(2, 2, 3, 0), (1, 3, 3, 0), (1, 2, 4, 0), (1, 2, 3, 1), (2, 1, 3, 0)]:
         assert transform.draw_by_counter(*other, (1047, 1047)) != base
-    draws = [CropTransform(crop_px=47, scales=SCALES).draw_by_counter(0, 0, index, 0, (50, 200)) for index in range(4000)]
+    draws = [CropTransform(crop_px=47, scales=SCALES).draw_by_counter(0, 0, index, 0, (50, 200))
+             for index in range(4000)]
     counts = [sum(draw.scale == scale for draw in draws) for scale in SCALES]
     assert all(abs(count - 800) < 5 * 800 ** 0.5 for count in counts)
     assert abs(sum(draw.mirror for draw in draws) - 2000) < 5 * 1000 ** 0.5
@@ -116,7 +123,8 @@ def test_counted_draws_differ_in_every_argument_and_cover_their_range_evenly():
 
 @pytest.mark.parametrize("options, message", [
     ({"label_resize": "area"}, "label_resize: 'area' is not allowed; use one of: bilinear, nearest"),
-    ({"label_padding": "x"}, "label_padding: 'x' is not allowed"), ({"crop_px": 0}, "crop_px: must be at least 1, not 0"),
+    ({"label_padding": "x"}, "label_padding: 'x' is not allowed"),
+    ({"crop_px": 0}, "crop_px: must be at least 1, not 0"),
     ({"stride": 0}, "stride: must be at least 1"), ({"scales": (1.0, 0.0)}, "scales: must be above 0")])
 def test_wrong_options_are_refused_by_name(options, message):
     with pytest.raises(InputError, match=message):

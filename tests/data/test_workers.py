@@ -112,7 +112,8 @@ def test_any_other_exception_names_the_image(pool):
 def test_a_dead_process_is_noticed_and_its_batch_named(pool):
     for task in (samples(1, 80), samples(2, 3)):
         pool.submit(task)
-    with pytest.raises(WorkerDied, match=r"has died \(exit code 7\) over the batch of images picture-1, picture-80"):
+    with pytest.raises(WorkerDied,
+                       match=r"has died \(exit code 7\) over the batch of images picture-1, picture-80"):
         pool.result()
 
 
@@ -166,7 +167,8 @@ def test_workers_import_no_mxnet():
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-# A program with a pool. It prints the workers' process numbers, waits for a slow task (or leaves its workers idle), and ends.
+# A program with a pool. It prints the workers' process numbers, waits for a slow task (or leaves
+# its workers idle), and ends.
 PROGRAM = """
 import sys, time
 sys.path.insert(0, {folder!r})
@@ -185,12 +187,13 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("number, busy, on_interrupt, code", [
-    (signal.SIGINT, True, "pool.close()", 130), (signal.SIGINT, True, "pass", 130), (signal.SIGTERM, False, "pass", -15),
-    (signal.SIGKILL, False, "pass", -9)])
+    (signal.SIGINT, True, "pool.close()", 130), (signal.SIGINT, True, "pass", 130),
+    (signal.SIGTERM, False, "pass", -15), (signal.SIGKILL, False, "pass", -9)])
 def test_no_worker_outlives_its_program(number, busy, on_interrupt, code):
-    program = PROGRAM.format(folder=os.path.dirname(os.path.abspath(__file__)), busy=busy, on_interrupt=on_interrupt)
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    program = PROGRAM.format(folder=os.path.dirname(os.path.abspath(__file__)), busy=busy,
+                             on_interrupt=on_interrupt)
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
     pids = [int(word) for word in process.stdout.readline().split()]
     assert len(pids) == 2
     assert all(map(is_running, pids))

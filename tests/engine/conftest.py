@@ -8,12 +8,14 @@ import pytest
 
 @pytest.fixture
 def outliving(tmp_path):
-    """Runs a program that prints the numbers of its processes and kills itself; returns those of them that still run 20 seconds later."""
+    """Runs a program that prints the numbers of its processes and kills itself; returns those of
+    them that still run 20 seconds later.
+    """
     def run(code, *arguments):
         (tmp_path / "killed.py").write_text(code)
         with open(tmp_path / "log", "w") as log:  # not a pipe, which the processes would keep open
-            subprocess.run([sys.executable, str(tmp_path / "killed.py"), *map(str, arguments)], stdout=log, stderr=subprocess.DEVNULL,
-                           timeout=60)
+            subprocess.run([sys.executable, str(tmp_path / "killed.py"), *map(str, arguments)], stdout=log,
+                           stderr=subprocess.DEVNULL, timeout=60)
         left = [int(number) for number in (tmp_path / "log").read_text().split()]
         assert left, "it has printed no process"
         deadline = time.monotonic() + 20

@@ -9,12 +9,16 @@ from cian.tools.engine.config import PRESETS, SECTIONS, Config, load_config, sav
 
 # What the released code uses, read off its command line and its sources.
 ORIGINAL = {
-    "network.group_size": 2, "network.merge_type": "max", "network.merge_self": True, "loss.completion_labels": "seed",
-    "loss.completion_target": "cross", "loss.normalise": "device", "train.epochs": 20, "train.batch_size": 16, "train.crop_px": 321,
-    "train.lr": 5e-4, "train.lr_mult_new": 10.0, "train.momentum": 0.9, "train.weight_decay": 5e-4, "train.decay_beta": False,
-    "train.lr_power": 0.9, "train.lr_decay": "epoch", "train.pairing": "common", "train.scales": (0.5, 0.75, 1.0, 1.25, 1.5),
-    "train.label_padding": "background", "train.label_resize": "bilinear", "train.keep": 5, "predict.size_px": 513,
-    "predict.scales": (1.0, 0.75, 1.25), "predict.fit": "pad",
+    "network.group_size": 2, "network.merge_type": "max", "network.merge_self": True,
+    "loss.completion_labels": "seed",
+    "loss.completion_target": "cross", "loss.normalise": "device", "train.epochs": 20, "train.batch_size": 16,
+    "train.crop_px": 321,
+    "train.lr": 5e-4, "train.lr_mult_new": 10.0, "train.momentum": 0.9, "train.weight_decay": 5e-4,
+    "train.decay_beta": False,
+    "train.lr_power": 0.9, "train.lr_decay": "epoch", "train.pairing": "common",
+    "train.scales": (0.5, 0.75, 1.0, 1.25, 1.5),
+    "train.label_padding": "background", "train.label_resize": "bilinear", "train.keep": 5,
+    "predict.size_px": 513, "predict.scales": (1.0, 0.75, 1.25), "predict.fit": "pad",
 }
 
 
@@ -49,17 +53,22 @@ def test_every_key_of_a_preset_is_valid():
 
 
 def test_layers_win_in_order_preset_file_later_file_flag_override(tmp_path):
-    first = write(tmp_path / "a.yaml", "preset: paper\ntrain: {lr: 0.1, epochs: 7, batch_size: 6, crop_px: 33, label_resize: bilinear}\n")
+    first = write(tmp_path / "a.yaml",
+                  "preset: paper\ntrain: {lr: 0.1, epochs: 7, batch_size: 6, crop_px: 33, label_resize: "
+                  "bilinear}\n")
     second = write(tmp_path / "b.yaml", "train: {epochs: 11, batch_size: 8, crop_px: 35}\n")
-    config = load_config([first, second], ["train.crop_px=41"], flags={"train": {"batch_size": 10, "crop_px": 37}})
-    assert (config.train.lr, config.train.epochs, config.train.batch_size, config.train.crop_px) == (0.1, 11, 10, 41)
+    config = load_config([first, second], ["train.crop_px=41"],
+                         flags={"train": {"batch_size": 10, "crop_px": 37}})
+    assert (config.train.lr, config.train.epochs, config.train.batch_size, config.train.crop_px) == (0.1, 11,
+                                                                                                     10, 41)
     assert config.train.label_resize == "bilinear" and config.train.label_padding == "ignore"
 
 
 def test_a_base_is_found_beside_the_file_that_names_it(tmp_path):
     (tmp_path / "deep").mkdir()
     write(tmp_path / "base.yaml", "train: {epochs: 3}\nnetwork: {group_size: 5}\n")
-    top = write(tmp_path / "deep" / "top.yaml", "base: ../base.yaml\nclaim: {anything: goes}\ntrain: {epochs: 13}\n")
+    top = write(tmp_path / "deep" / "top.yaml",
+                "base: ../base.yaml\nclaim: {anything: goes}\ntrain: {epochs: 13}\n")
     config = load_config([top])
     assert (config.train.epochs, config.network.group_size) == (13, 5)
 
@@ -71,9 +80,12 @@ def test_a_preset_on_the_command_line_wins_over_the_files(tmp_path):
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("train.lr=5e-4", 5e-4), ("train.lr=1", 1.0), ("train.mirror=false", False), ("train.scales=[1, 0.5]", (1.0, 0.5)),
-    ("train.scales=0.5", (0.5,)), ("run.devices=cpu:0,cpu:1", ("cpu:0", "cpu:1")), ("run.devices=[gpu:0]", ("gpu:0",)),
-    ("data.train_list=2007", "2007"), ("network.pretrained=", ""), ("train.freeze=stage1,conv0", ("stage1", "conv0")),
+    ("train.lr=5e-4", 5e-4), ("train.lr=1", 1.0), ("train.mirror=false", False),
+    ("train.scales=[1, 0.5]", (1.0, 0.5)),
+    ("train.scales=0.5", (0.5,)), ("run.devices=cpu:0,cpu:1", ("cpu:0", "cpu:1")),
+    ("run.devices=[gpu:0]", ("gpu:0",)),
+    ("data.train_list=2007", "2007"), ("network.pretrained=", ""),
+    ("train.freeze=stage1,conv0", ("stage1", "conv0")),
 ])
 def test_an_override_is_read_as_its_keys_type(text, expected):
     value = get(load_config(overrides=[text]), text.partition("=")[0])
@@ -104,9 +116,10 @@ def test_a_wrong_override_is_refused_by_name(text, message):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("train: [1, 2]\n", "must hold keys"), ("- 1\n", "must hold sections"), ("train: {epochs: 3\n", "not valid YAML"),
-    ("base: missing.yaml\n", "missing.yaml: cannot be read"), ("base: a.yaml\n", "circle"), ("train: {lr: fast}\n", "train.lr"),
-    ("preset: best\n", "unknown preset"),
+    ("train: [1, 2]\n", "must hold keys"), ("- 1\n", "must hold sections"),
+    ("train: {epochs: 3\n", "not valid YAML"),
+    ("base: missing.yaml\n", "missing.yaml: cannot be read"), ("base: a.yaml\n", "circle"),
+    ("train: {lr: fast}\n", "train.lr"), ("preset: best\n", "unknown preset"),
 ])
 def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(InputError, match=re.escape(message)):
@@ -119,7 +132,8 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 
 
 def test_a_saved_configuration_reads_back_equal_with_its_hash_on_top(tmp_path):
-    config = load_config(overrides=["train.lr=3e-5", "train.freeze=stage1", "data.root=/some/where", "predict.scales=[1]"], preset="paper")
+    config = load_config(overrides=["train.lr=3e-5", "train.freeze=stage1", "data.root=/some/where",
+                                    "predict.scales=[1]"], preset="paper")
     save_config(config, tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
     assert text.startswith(f"# hash: {config.hash()}\n")
@@ -130,9 +144,11 @@ def test_a_saved_configuration_reads_back_equal_with_its_hash_on_top(tmp_path):
 
 def test_the_hash_changes_with_what_is_computed_and_not_with_where_or_how_fast():
     base = load_config()
-    for override in ("train.seed=1", "network.affinity=self", "loss.completion=false", "run.devices=cpu:0,cpu:1", "train.scales=[1]"):
+    for override in ("train.seed=1", "network.affinity=self", "loss.completion=false",
+                     "run.devices=cpu:0,cpu:1", "train.scales=[1]"):
         assert load_config(overrides=[override]).hash() != base.hash(), override
-    for override in ("data.root=/else", "run.workers=3", "run.snapshot=/there", "train.keep=2", "train.save_every=7", "train.log_every=1"):
+    for override in ("data.root=/else", "run.workers=3", "run.snapshot=/there", "train.keep=2",
+                     "train.save_every=7", "train.log_every=1"):
         assert load_config(overrides=[override]).hash() == base.hash(), override
     assert re.fullmatch(r"[0-9a-f]{12}", base.hash())
 

@@ -14,14 +14,17 @@ def test_names_become_contexts_in_their_order():
     assert split_devices(("gpu:1", " cpu ", "gpu")) == [("gpu", 1), ("cpu", 0), ("gpu", 0)]
 
 
-@pytest.mark.parametrize("names", [(), ("",), ("cuda:0",), ("cpu:-1",), ("cpu:0", "cpu"), ("gpu:0:1",), ("0",)])
+@pytest.mark.parametrize("names",
+                         [(), ("",), ("cuda:0",), ("cpu:-1",), ("cpu:0", "cpu"), ("gpu:0:1",), ("0",)])
 def test_a_wrong_name_is_refused(names):
     with pytest.raises(InputError, match="run.devices"):
         split_devices(names)
 
 
 def test_a_gpu_that_this_build_cannot_use_is_refused_with_the_remedy():
-    with pytest.raises(InputError, match=r"run\.devices: gpu:0 was asked for, but the installed MXNet is the CPU build; .*cian\[gpu\]"):
+    with pytest.raises(InputError,
+                       match=r"run\.devices: gpu:0 was asked for, but the installed MXNet is the CPU "
+                             r"build; .*cian\[gpu\]"):
         parse_devices(("gpu:0",))
 
 
@@ -42,8 +45,10 @@ def test_two_cpu_devices_compute_at_once_when_named_before_mxnet_is_loaded():
             "x = [mx.nd.ones((1, 3, 65, 65), ctx=c) for c in contexts]\n"
             "w = [mx.nd.ones((8, 3, 3, 3), ctx=c) for c in contexts]\n"
             "for _ in range(20):\n"
-            "    y = [mx.nd.Convolution(a, b, kernel=(3, 3), num_filter=8, no_bias=True) for a, b in zip(x, w)]\n"
+            "    y = [mx.nd.Convolution(a, b, kernel=(3, 3), num_filter=8, no_bias=True) for a, b in "
+            "zip(x, w)]\n"
             "print(os.environ['OMP_NUM_THREADS'], [float(a[0, 0, 0, 0].asscalar()) for a in y])")
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+                            timeout=60, check=True)
     assert result.stdout.strip() == "1 [27.0, 27.0]"

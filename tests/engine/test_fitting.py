@@ -45,7 +45,8 @@ def test_padding_leaves_the_sides_that_are_longer():
     assert fit.enlarge(np.zeros((2, 4, 3), np.float32)).shape == (2, 31, 17)
 
 
-@pytest.mark.parametrize("side, padded", [(1, 33), (33, 33), (34, 65), (375, 385), (500, 513), (513, 513), (514, 545)])
+@pytest.mark.parametrize("side, padded",
+                         [(1, 33), (33, 33), (34, 65), (375, 385), (500, 513), (513, 513), (514, 545)])
 def test_tight_pads_to_sides_that_every_usual_scale_keeps_whole_strides_apart(side, padded):
     fit = Fit.of((side, 17), "tight", 23)
     assert fit.network_size == (padded, 33)

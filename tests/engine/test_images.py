@@ -25,11 +25,13 @@ def test_a_folder_gives_its_images_in_order(folder):
 
 def test_a_list_names_files_beside_it(folder):
     (folder / "some.txt").write_text("c.png\n\na.jpg\n")
-    assert find_images([str(folder / "some.txt")]) == [Sample("c", str(folder / "c.png")), Sample("a", str(folder / "a.jpg"))]
+    assert find_images([str(folder / "some.txt")]) == [Sample("c", str(folder / "c.png")),
+                                                       Sample("a", str(folder / "a.jpg"))]
 
 
 def test_a_pattern_and_files_join_and_the_same_file_counts_once(folder):
-    assert names(find_images([str(folder / "c.png"), str(folder / "*.jpg"), str(folder / "c.png")])) == ["c", "a"]
+    assert names(find_images([str(folder / "c.png"), str(folder / "*.jpg"), str(folder / "c.png")])) == ["c",
+                                                                                                         "a"]
 
 
 def test_two_images_of_one_name_are_refused(folder):
@@ -68,7 +70,8 @@ def test_a_gray_image_and_one_with_alpha_become_rgb(tmp_path):
     random = np.random.RandomState(0)
     cv2.imwrite(str(tmp_path / "gray.png"), random.randint(0, 256, (5, 7), np.uint8))
     cv2.imwrite(str(tmp_path / "alpha.png"), random.randint(0, 256, (5, 7, 4), np.uint8))
-    assert read_image(str(tmp_path / "gray.png")).shape == read_image(str(tmp_path / "alpha.png")).shape == (5, 7, 3)
+    assert read_image(str(tmp_path / "gray.png")).shape == read_image(str(tmp_path
+                                                                          / "alpha.png")).shape == (5, 7, 3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -80,7 +83,8 @@ def test_a_truncated_image_is_refused_by_name(tmp_path, suffix):
         read_image(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"plain text", b"\xff\xd8\xff\xe0 not really", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("content",
+                         [b"", b"plain text", b"\xff\xd8\xff\xe0 not really", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_is_refused_by_name(tmp_path, content):
     path = tmp_path / "odd.jpg"
     path.write_bytes(content)

@@ -58,7 +58,8 @@ def test_pairs_are_counted_over_all_values_and_exactly_where_float32_no_longer_c
 
 
 def test_one_pixel_is_one_count():
-    np.testing.assert_array_equal(confusion_matrix(np.ones((1, 1), np.uint8), np.zeros((1, 1), np.uint8), 2), [[0, 0], [1, 0]])
+    np.testing.assert_array_equal(confusion_matrix(np.ones((1, 1), np.uint8), np.zeros((1, 1), np.uint8), 2),
+                                  [[0, 0], [1, 0]])
 
 
 def test_a_folder_sums_its_images(folders):
@@ -76,7 +77,8 @@ def test_iou_by_hand_and_absent_classes_in_both_means():
     assert evaluation.mean_iou_present == pytest.approx((6 / 9 + 3 / 6) / 2)
     assert evaluation.pixel_accuracy == pytest.approx(9 / 12)
     rows = dict(score_rows(evaluation))
-    assert rows["cow"] == "absent" and rows["mean IoU"] == "29.17" and rows["mean IoU without the 2 absent"] == "58.33"
+    assert rows["cow"] == "absent" and rows["mean IoU"] == "29.17" and rows[
+        "mean IoU without the 2 absent"] == "58.33"
     assert evaluation.to_dict()["iou"]["cow"] is None
     assert evaluation.to_dict()["confusion"][0] == [6, 2, 0, 0]
 
@@ -99,7 +101,8 @@ def test_every_misfit_is_named_in_one_report(folders):
         evaluate(names, pred, truth, CLASSES)
     report = "\n".join(map(str, caught.value.problems))
     for line in ("image_0: has no prediction", "stranger: has a prediction and is not in the list",
-                 "image_1: prediction is 4x3 pixels, the truth 11x8", "image_2: prediction holds 4, but the classes are 0 to 3",
+                 "image_1: prediction is 4x3 pixels, the truth 11x8",
+                 "image_2: prediction holds 4, but the classes are 0 to 3",
                  "image_3: prediction holds 255", "image_4.png: is damaged"):
         assert line in report
     assert len(caught.value.problems) == 6
@@ -138,9 +141,11 @@ def test_processes_count_as_threads_do(folders):
     program = ("import json, sys; from cian.tools.engine import metrics; pool = metrics._pool; used = []\n"
                "metrics._pool = lambda *sizes: used.append(type(pool(*sizes)).__name__) or pool(*sizes)\n"
                "names, *folders, classes = json.loads(sys.argv[1])\n"
-               "print(json.dumps([used, metrics.evaluate(names, *folders, classes, workers=2).confusion.tolist()]))")
+               "print(json.dumps([used, metrics.evaluate(names, *folders, classes, "
+               "workers=2).confusion.tolist()]))")
     arguments = json.dumps([names, str(predictions), str(truth), CLASSES])
-    done = subprocess.run([sys.executable, "-c", program, arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, arguments], capture_output=True, text=True,
+                          check=True)
     used, confusion = json.loads(done.stdout)
     assert used == ["ProcessPoolExecutor"]
     np.testing.assert_array_equal(confusion, by_threads.confusion)

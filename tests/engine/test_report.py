@@ -30,7 +30,8 @@ def test_html_escapes_markup_and_marks_numbers():
 def test_a_png_picture_is_the_picture():
     picture = np.random.RandomState(0).randint(0, 256, (7, 11, 3), np.uint8)
     content = base64.b64decode(encode_picture(picture).partition("base64,")[2])
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], picture)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1],
+                                  picture)
 
 
 def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(tmp_path):

@@ -5,7 +5,9 @@ import pytest
 
 
 def convolve(x, weight, bias=None, stride=1, dilation=1, groups=1):
-    """Convolution padded by dilation * (kernel // 2): the sum over kernel positions of shifted, weighted inputs."""
+    """Convolution padded by dilation * (kernel // 2): the sum over kernel positions of shifted,
+    weighted inputs.
+    """
     x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
     kernel = weight.shape[2]
     pad = dilation * (kernel // 2)
@@ -18,7 +20,8 @@ def convolve(x, weight, bias=None, stride=1, dilation=1, groups=1):
         for i in range(kernel):
             for j in range(kernel):
                 top, left = i * dilation, j * dilation
-                seen = padded[:, channels, top:top + (height - 1) * stride + 1:stride, left:left + (width - 1) * stride + 1:stride]
+                seen = padded[:, channels, top:top + (height - 1) * stride + 1:stride,
+                              left:left + (width - 1) * stride + 1:stride]
                 out[:, rows] += np.einsum("nchw,oc->nohw", seen, weight[rows, :, i, j])
     return out if bias is None else out + np.asarray(bias, np.float64).reshape((1, -1, 1, 1))
 
@@ -34,7 +37,8 @@ def max_pool(x, stride=2):
 
 def normalise(x, gamma, beta, mean, variance, eps=1e-5):
     """Batch norm with given statistics."""
-    gamma, beta, mean, variance = (np.asarray(v, np.float64).reshape((1, -1, 1, 1)) for v in (gamma, beta, mean, variance))
+    gamma, beta, mean, variance = (np.asarray(v, np.float64).reshape((1, -1, 1, 1))
+                                   for v in (gamma, beta, mean, variance))
     return (np.asarray(x, np.float64) - mean) / np.sqrt(variance + eps) * gamma + beta
 
 
@@ -52,13 +56,15 @@ def resize(x, height, width):
         matrix[np.arange(new), low] += 1 - (at - low)
         matrix[np.arange(new), np.minimum(low + 1, old - 1)] += at - low
         return matrix
-    return np.einsum("ih,jw,nchw->ncij", weights(x.shape[2], height), weights(x.shape[3], width), np.asarray(x, np.float64))
+    return np.einsum("ih,jw,nchw->ncij", weights(x.shape[2], height), weights(x.shape[3], width),
+                     np.asarray(x, np.float64))
 
 
 class Reference:
     """The functions above, as one fixture."""
 
-    convolve, max_pool, normalise, softmax, resize = map(staticmethod, (convolve, max_pool, normalise, softmax, resize))
+    convolve, max_pool, normalise, softmax, resize = map(staticmethod,
+                                                         (convolve, max_pool, normalise, softmax, resize))
 
 
 @pytest.fixture
@@ -72,7 +78,9 @@ def as_list(outputs):
 
 @pytest.fixture
 def randomise():
-    """Random values for every parameter, statistics included: ``randomise(block, seed)`` returns name -> array, full names."""
+    """Random values for every parameter, statistics included: ``randomise(block, seed)`` returns
+    name -> array, full names.
+    """
     def run(block, seed=0):
         rng = np.random.RandomState(seed)
         values = {}
@@ -89,7 +97,9 @@ def randomise():
 
 @pytest.fixture
 def outputs_three_ways(tmp_path):
-    """Outputs of a block, the same imperatively, hybridized and exported and imported again: a list of arrays."""
+    """Outputs of a block, the same imperatively, hybridized and exported and imported again: a list
+    of arrays.
+    """
     def run(block, *inputs, tolerance=1e-5):
         inputs = [mx.nd.array(x) for x in inputs]
         block.hybridize(False)
@@ -120,5 +130,6 @@ def gradients():
             total = sum((y * mx.nd.array(rng.randn(*y.shape))).sum() for y in outputs)
         total.backward()
         mx.nd.waitall()
-        return {name: param.grad().asnumpy() for name, param in block.collect_params().items() if param.grad_req != "null"}
+        return {name: param.grad().asnumpy() for name, param in block.collect_params().items()
+                if param.grad_req != "null"}
     return run

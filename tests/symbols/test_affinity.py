@@ -31,7 +31,8 @@ def expected(values, feat, group_size, merge_type, merge_self, reference, traini
     own = np.array([message(i, i) for i in range(count)])
     merged = []
     for i in range(count):
-        heard = [message(i, (i + shift * count // group_size) % count) for shift in range(1, group_size)] + [own[i]] * merge_self
+        heard = [message(i, (i + shift * count // group_size) % count)
+                 for shift in range(1, group_size)] + [own[i]] * merge_self
         merged.append(np.max(heard, axis=0) if merge_type == "max" else np.mean(heard, axis=0))
 
     def out(messages):
@@ -43,12 +44,14 @@ def expected(values, feat, group_size, merge_type, merge_self, reference, traini
     return [out(own)] if group_size == 1 else [out(own), out(np.array(merged))]
 
 
-SETTINGS = [(1, "max", True), (2, "max", True), (2, "avg", True), (2, "max", False), (3, "max", True), (3, "avg", False), (3, "avg", True)]
+SETTINGS = [(1, "max", True), (2, "max", True), (2, "avg", True), (2, "max", False), (3, "max", True),
+            (3, "avg", False), (3, "avg", True)]
 
 
 @pytest.mark.parametrize("group_size, merge_type, merge_self", SETTINGS)
 @pytest.mark.parametrize("reordered", [False, True])
-def test_residuals_agree_with_numpy_in_three_ways(group_size, merge_type, merge_self, reordered, reference, randomise, outputs_three_ways):
+def test_residuals_agree_with_numpy_in_three_ways(group_size, merge_type, merge_self, reordered, reference,
+                                                  randomise, outputs_three_ways):
     block = CrossImageAffinity(CHANNELS, EMBED, group_size, merge_type, merge_self)
     reorder_sums(block, reordered)
     assert block.reordered == reordered
@@ -69,7 +72,8 @@ def test_a_row_of_three_pixels_by_hand():
         layer.weight.set_data(mx.nd.full((1, 1, 1, 1), weight))
     feat = mx.nd.array([[0, 0, 1], [2, 0, 0]]).reshape((2, 1, 1, 3))
     own, cross = (residual.asnumpy().reshape(2, 3) for residual in block(feat))
-    # Keys of image 0 are (0, log 3): a query of 1 weighs its values (0, 1) as 1 : 3, one of 0 as 1 : 1. Image 1: 2 log 3 and 0.
+    # Keys of image 0 are (0, log 3): a query of 1 weighs its values (0, 1) as 1 : 3, one of 0 as 1
+    # : 1. Image 1: 2 log 3 and 0.
     np.testing.assert_allclose(own, 2 * np.array([[1 / 2, 1 / 2, 3 / 4], [2 * 81 / 82, 1, 1]]), rtol=1e-4)
     np.testing.assert_allclose(cross, 2 * np.array([[1, 1, 2 * 9 / 10], [2 * 81 / 82, 1, 1]]), rtol=1e-4)
     averaged = CrossImageAffinity(1, 1, group_size=2, merge_type="avg", shared=block)
@@ -89,7 +93,8 @@ def test_self_pair_equals_self_affinity(group_size, merge_type, randomise):
 def test_affinity_of_every_query_pixel_sums_to_one_over_the_reference(randomise):
     block = CrossImageAffinity(CHANNELS, EMBED)
     randomise(block)
-    found = block.compare(mx.nd.array(features(1)), mx.nd.array(np.random.RandomState(3).randn(1, CHANNELS, 5, 13)))
+    found = block.compare(mx.nd.array(features(1)),
+                          mx.nd.array(np.random.RandomState(3).randn(1, CHANNELS, 5, 13)))
     assert found["affinity_self"].shape == (2 * 6, 33) and found["affinity_cross"].shape == (3 * 7, 33)
     for name in ("affinity_self", "affinity_cross"):
         affinity = found[name].asnumpy()
@@ -107,9 +112,11 @@ def test_comparing_two_images_gives_the_residuals_of_the_pair(randomise):
     np.testing.assert_allclose(found["residual_cross"].asnumpy()[0], cross.asnumpy()[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("group_size, merge_type, merge_self", [(1, "max", True), (2, "max", True), (3, "avg", True), (2, "max", False)])
+@pytest.mark.parametrize("group_size, merge_type, merge_self",
+                         [(1, "max", True), (2, "max", True), (3, "avg", True), (2, "max", False)])
 @pytest.mark.parametrize("reordered", [False, True])
-def test_gradients_agree_with_differences_of_the_numpy_reference(group_size, merge_type, merge_self, reordered, reference, randomise):
+def test_gradients_agree_with_differences_of_the_numpy_reference(group_size, merge_type, merge_self,
+                                                                 reordered, reference, randomise):
     block = CrossImageAffinity(CHANNELS, EMBED, group_size, merge_type, merge_self)
     reorder_sums(block, reordered)
     values = {name: value.astype(np.float64) for name, value in randomise(block).items()}
@@ -128,21 +135,25 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(group_size, mer
         if param.grad_req == "null":
             continue
         direction = rng.randn(*param.shape)
-        slope = (total({**values, name: values[name] + 1e-6 * direction}) - total({**values, name: values[name] - 1e-6 * direction})) / 2e-6
+        slope = (total({**values, name: values[name] + 1e-6 * direction}) - total({**values,
+                                                                                   name: values[name] - 1e-6 * direction})) / 2e-6
         found = float((param.grad().asnumpy() * direction).sum())
         scale = np.linalg.norm(param.grad().asnumpy()) * np.linalg.norm(direction)
         assert scale > 0 and abs(found - slope) <= 1e-4 * scale, name
 
 
-@pytest.mark.parametrize("hybrid", [{}, {"active": True}, {"active": True, "static_alloc": True, "static_shape": True}])
+@pytest.mark.parametrize("hybrid",
+                         [{}, {"active": True}, {"active": True, "static_alloc": True, "static_shape": True}])
 def test_output_norm_takes_both_branches_into_its_statistics(hybrid, reference, randomise):
-    """Cross first, for the backward pass updates them: m <- .81 m + .09 cross + .1 self, with the biased variance."""
+    """Cross first, for the backward pass updates them: m <- .81 m + .09 cross + .1 self, with the
+    biased variance.
+    """
     block = CrossImageAffinity(CHANNELS, EMBED)
     before = randomise(block)
     block.hybridize(**(hybrid or {"active": False}))
     feat = features(4)
-    raw = dict(before, bn_out_gamma=np.ones(CHANNELS), bn_out_beta=np.zeros(CHANNELS), bn_out_moving_mean=np.zeros(CHANNELS),
-               bn_out_moving_var=np.full(CHANNELS, 1 - 1e-5))
+    raw = dict(before, bn_out_gamma=np.ones(CHANNELS), bn_out_beta=np.zeros(CHANNELS),
+               bn_out_moving_mean=np.zeros(CHANNELS), bn_out_moving_var=np.full(CHANNELS, 1 - 1e-5))
     own, cross = expected(raw, feat, 2, "max", True, reference)  # identity norm: what enters bn_out
     with mx.autograd.record():
         outputs = block(mx.nd.array(feat))
@@ -150,15 +161,19 @@ def test_output_norm_takes_both_branches_into_its_statistics(hybrid, reference, 
     loss.backward()
     mx.nd.waitall()
     for kind, statistic in (("mean", np.mean), ("var", np.var)):
-        wanted = 0.81 * before[f"bn_out_moving_{kind}"] + 0.09 * statistic(cross, axis=(0, 2, 3)) + 0.1 * statistic(own, axis=(0, 2, 3))
-        np.testing.assert_allclose(block.collect_params()[f"bn_out_moving_{kind}"].data().asnumpy(), wanted, rtol=1e-4, atol=1e-6)
+        wanted = 0.81 * before[f"bn_out_moving_{kind}"] + 0.09 * statistic(cross,
+                                                                           axis=(0, 2, 3)) + 0.1 * statistic(
+                                                                               own, axis=(0, 2, 3))
+        np.testing.assert_allclose(block.collect_params()[f"bn_out_moving_{kind}"].data().asnumpy(), wanted,
+                                   rtol=1e-4, atol=1e-6)
 
 
 def test_half_of_the_channels_are_embedded_by_default():
     assert CrossImageAffinity(14).query.weight.shape == (7, 14, 1, 1)
 
 
-@pytest.mark.parametrize("options, message", [({"merge_type": "sum"}, "'sum'.*max, avg"), ({"group_size": 0}, "at least 1")])
+@pytest.mark.parametrize("options, message",
+                         [({"merge_type": "sum"}, "'sum'.*max, avg"), ({"group_size": 0}, "at least 1")])
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         CrossImageAffinity(8, **options)

@@ -24,7 +24,8 @@ def test_maps_are_the_features_weighted_by_the_classifier(reference, randomise):
     net = CAMClassifier("resnet18", 5, TINY["resnet18"])
     values = randomise(net)
     feat = net.backbone(mx.nd.array(X)).asnumpy()
-    np.testing.assert_allclose(net.cam(mx.nd.array(X)).asnumpy(), reference.convolve(feat, values["fc_cam_weight"]),
+    np.testing.assert_allclose(net.cam(mx.nd.array(X)).asnumpy(),
+                               reference.convolve(feat, values["fc_cam_weight"]),
                                atol=1e-5 * np.abs(feat).max())
 
 
@@ -42,13 +43,15 @@ def test_every_parameter_that_should_train_gets_a_gradient(backbone, randomise, 
 
 def test_vgg16_classifies_by_its_convolutions_alone():
     net = CAMClassifier("vgg16", 20)
-    assert net.classifier.weight.shape == (20, 512, 1, 1) and not [name for name in net.collect_params() if name.startswith("fc6")]
+    assert net.classifier.weight.shape == (20, 512, 1, 1) and not [name for name in net.collect_params()
+                                                                   if name.startswith("fc6")]
 
 
 def test_settings_build_the_same_network_again():
     net = CAMClassifier("vgg16", 3, TINY["vgg16"])
     again = CAMClassifier(**net.settings)
-    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(n, p.shape) for n, p in net.collect_params().items()]
+    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(n, p.shape) for n,
+                                                                         p in net.collect_params().items()]
 
 
 def test_wrong_settings_are_refused():

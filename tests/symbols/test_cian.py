@@ -29,7 +29,8 @@ def test_every_parameter_that_should_train_gets_a_gradient(model, randomise, gra
     randomise(net)
     configure_training(net)
     found = gradients(net, images(3, 41, 43))
-    assert {"conv_embed_q_weight", "conv_embed_k_weight", "conv_embed_v_weight", "conv_out_weight", "bn_out_gamma"} <= set(found)
+    assert {"conv_embed_q_weight", "conv_embed_k_weight", "conv_embed_v_weight", "conv_out_weight",
+            "bn_out_gamma"} <= set(found)
     assert not [name for name, gradient in found.items() if not np.abs(gradient).max() > 0]
 
 
@@ -71,10 +72,12 @@ def test_a_network_starts_as_vanilla_deeplab_when_its_output_norm_starts_at_zero
 
 
 def test_settings_build_the_same_network_again():
-    net = build_model("vgg16_largefov", tiny=True, num_classes=CLASSES, group_size=3, merge_type="avg", merge_self=False, embed_channels=11)
+    net = build_model("vgg16_largefov", tiny=True, num_classes=CLASSES, group_size=3, merge_type="avg",
+                      merge_self=False, embed_channels=11)
     again = CIAN(**net.settings)
     assert again.settings == net.settings
-    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(n, p.shape) for n, p in net.collect_params().items()]
+    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(n, p.shape) for n,
+                                                                         p in net.collect_params().items()]
 
 
 def test_vgg_ends_in_the_originals_fc8_and_resnet_in_its_fc1():
@@ -114,8 +117,10 @@ def test_pictures_take_a_reference_of_another_size(randomise):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"model": "resnet50"}, "'resnet50'.*resnet50_largefov"), ({"affinity": "both"}, "'both'.*none, self, cross"),
-    ({"group_size": 1}, "at least 2"), ({"num_classes": 1}, "at least one class"), ({"merge_type": "min"}, "max, avg")])
+    ({"model": "resnet50"}, "'resnet50'.*resnet50_largefov"),
+    ({"affinity": "both"}, "'both'.*none, self, cross"),
+    ({"group_size": 1}, "at least 2"), ({"num_classes": 1}, "at least one class"),
+    ({"merge_type": "min"}, "max, avg")])
 def test_wrong_settings_are_refused_by_name(settings, message):
     with pytest.raises(InputError, match=message):
         CIAN(**{"model": "resnet18_largefov", **settings})

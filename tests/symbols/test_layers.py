@@ -9,7 +9,8 @@ X = np.random.RandomState(0).randn(3, 2, 5, 7).astype(np.float32)
 
 
 def test_batch_norm_has_the_names_of_mxnets_symbols():
-    assert list(BatchNorm(2, "bn0_").collect_params()) == ["bn0_gamma", "bn0_beta", "bn0_moving_mean", "bn0_moving_var"]
+    assert list(BatchNorm(2, "bn0_").collect_params()) == ["bn0_gamma", "bn0_beta", "bn0_moving_mean",
+                                                           "bn0_moving_var"]
 
 
 def test_batch_norm_computes_by_hand():
@@ -17,14 +18,17 @@ def test_batch_norm_computes_by_hand():
     block.initialize()
     for param, value in zip((block.gamma, block.beta, block.moving_mean, block.moving_var), (3, 1, 2, 2)):
         param.set_data(mx.nd.array([value]))
-    assert block(mx.nd.array([[[[5.0]]]])).asscalar() == pytest.approx((5 - 2) / 1.5 * 3 + 1)  # sqrt(2 + 0.25) = 1.5
+    # sqrt(2 + 0.25) = 1.5
+    assert block(mx.nd.array([[[[5.0]]]])).asscalar() == pytest.approx((5 - 2) / 1.5 * 3 + 1)
 
 
 def test_batch_norm_uses_moving_statistics_outside_of_training(reference, randomise, outputs_three_ways):
     block = BatchNorm(2, "bn_")
     values = randomise(block)
     out, = outputs_three_ways(block, X)
-    expected = reference.normalise(X, *(values[f"bn_{kind}"] for kind in ("gamma", "beta", "moving_mean", "moving_var")))
+    expected = reference.normalise(X,
+                                   *(values[f"bn_{kind}"] for kind in ("gamma", "beta", "moving_mean",
+                                                                       "moving_var")))
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
@@ -51,18 +55,23 @@ def test_fixed_gamma_is_one(randomise):
 
 
 @pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 4), (3, 2, 1), (5, 2, 1), (7, 2, 1)])
-def test_convolution_agrees_with_numpy_and_keeps_the_size_rule(kernel, stride, dilation, reference, randomise, outputs_three_ways):
+def test_convolution_agrees_with_numpy_and_keeps_the_size_rule(kernel, stride, dilation, reference, randomise,
+                                                               outputs_three_ways):
     block = convolution(4, 2, kernel, "conv_", stride=stride, dilation=dilation, use_bias=True)
     values = randomise(block)
     for side in (11, 13, 16):
         x = np.random.RandomState(side).randn(2, 2, side, side + 3).astype(np.float32)
         out, = outputs_three_ways(block, x)
         assert out.shape[2:] == ((side - 1) // stride + 1, (side + 2) // stride + 1)
-        np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], values["conv_bias"], stride, dilation), atol=1e-5)
+        np.testing.assert_allclose(out,
+                                   reference.convolve(x, values["conv_weight"], values["conv_bias"], stride,
+                                                      dilation), atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel, stride, dilation, blocked", [(3, 2, 1, False), (5, 1, 2, False), (5, 1, 2, True), (3, 1, 4, True)])
-def test_depthwise_convolution_agrees_with_numpy_in_blocks_and_without(kernel, stride, dilation, blocked, reference, randomise,
+@pytest.mark.parametrize("kernel, stride, dilation, blocked",
+                         [(3, 2, 1, False), (5, 1, 2, False), (5, 1, 2, True), (3, 1, 4, True)])
+def test_depthwise_convolution_agrees_with_numpy_in_blocks_and_without(kernel, stride, dilation, blocked,
+                                                                       reference, randomise,
                                                                       outputs_three_ways):
     block = DepthwiseConvolution(32, kernel, "conv_", stride=stride, dilation=dilation)
     if blocked:
@@ -71,7 +80,8 @@ def test_depthwise_convolution_agrees_with_numpy_in_blocks_and_without(kernel, s
     assert block.blocked == blocked and values["conv_weight"].shape == (32, 1, kernel, kernel)
     x = np.random.RandomState(1).randn(2, 32, 11, 14).astype(np.float32)
     out, = outputs_three_ways(block, x)
-    np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], None, stride, dilation, 32), atol=1e-5)
+    np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], None, stride, dilation, 32),
+                               atol=1e-5)
 
 
 def test_blocks_leave_gradients_as_they_are(randomise, gradients):
@@ -79,7 +89,8 @@ def test_blocks_leave_gradients_as_they_are(randomise, gradients):
     found = []
     for blocked in (False, True):
         net = mx.gluon.nn.HybridSequential(prefix="")
-        net.add(convolution(32, 32, 1, "first_"), DepthwiseConvolution(32, 5, "conv_", dilation=2))  # the first sees the data's gradient
+        # the first sees the data's gradient
+        net.add(convolution(32, 32, 1, "first_"), DepthwiseConvolution(32, 5, "conv_", dilation=2))
         if blocked:
             block_depthwise(net)
         net.hybridize()
@@ -96,9 +107,11 @@ def test_blocks_are_for_dilated_convolutions_of_whole_blocks(channels, dilation)
     assert not layer.blocked
 
 
-@pytest.mark.parametrize("kernel, dilation, use_bias", [(1, 1, True), (3, 1, False), (3, 12, True), (5, 2, False)])
+@pytest.mark.parametrize("kernel, dilation, use_bias",
+                         [(1, 1, True), (3, 1, False), (3, 12, True), (5, 2, False)])
 @pytest.mark.parametrize("taps", [False, True])
-def test_a_convolution_by_its_taps_agrees_with_numpy(kernel, dilation, use_bias, taps, reference, randomise, outputs_three_ways):
+def test_a_convolution_by_its_taps_agrees_with_numpy(kernel, dilation, use_bias, taps, reference, randomise,
+                                                     outputs_three_ways):
     block = TapConvolution(3, 4, kernel, "fc1_", dilation=dilation, use_bias=use_bias)
     reorder_sums(block, taps)
     values = randomise(block)
@@ -106,7 +119,9 @@ def test_a_convolution_by_its_taps_agrees_with_numpy(kernel, dilation, use_bias,
     for side in (9, 14):
         x = np.random.RandomState(side).randn(2, 4, side, side + 2).astype(np.float32)
         out, = outputs_three_ways(block, x)
-        np.testing.assert_allclose(out, reference.convolve(x, values["fc1_weight"], values.get("fc1_bias"), 1, dilation), atol=1e-5)
+        np.testing.assert_allclose(out,
+                                   reference.convolve(x, values["fc1_weight"], values.get("fc1_bias"), 1,
+                                                      dilation), atol=1e-5)
 
 
 def test_taps_leave_gradients_as_they_are(randomise, gradients):

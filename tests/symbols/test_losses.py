@@ -11,7 +11,9 @@ PARTS = CIANLoss.PARTS
 
 
 def sample(seed=0):
-    """Logits of two branches, seeds (about half ignored, not all classes), image labels with the background."""
+    """Logits of two branches, seeds (about half ignored, not all classes), image labels with the
+    background.
+    """
     rng = np.random.RandomState(seed)
     logits, other = rng.randn(2, N, C, H, W).astype(np.float32)
     seeds = rng.randint(0, C - 1, (N, H, W)).astype(np.float32)
@@ -88,7 +90,9 @@ def test_completion_loss_has_the_originals_gradient_and_none_through_its_target(
     assert not np.abs(found[1]).any()
 
 
-@pytest.mark.parametrize("make", [lambda: SeedLoss(C), lambda: CompletionLoss(C), lambda: CompletionLoss(C, "image", "image")])
+@pytest.mark.parametrize("make",
+                         [lambda: SeedLoss(C), lambda: CompletionLoss(C),
+                          lambda: CompletionLoss(C, "image", "image")])
 def test_gradients_are_the_slopes_of_the_values(make):
     logits, other, seeds, image_labels = sample(1)
     loss = make()
@@ -128,7 +132,8 @@ def test_a_loss_without_pixels_is_zero_with_zero_gradient(normalise):
     """The original's completion loss divides by zero here and puts NaN into every parameter."""
     logits, other, seeds, image_labels = sample()
     nothing = np.full_like(seeds, IGNORE)
-    for loss, inputs in ((SeedLoss(C, normalise), (logits, nothing)), (CompletionLoss(C, "seed", normalise), (logits, other, nothing)),
+    for loss, inputs in ((SeedLoss(C, normalise), (logits, nothing)),
+                         (CompletionLoss(C, "seed", normalise), (logits, other, nothing)),
                          (CompletionLoss(C, "image", normalise), (logits, other, seeds, 0 * image_labels))):
         value, found = value_and_gradients(loss, *inputs)
         assert value[0] == 0 and not np.abs(found[0]).any()
@@ -148,7 +153,8 @@ def test_image_normalisation_weighs_images_alike_and_device_normalisation_pixels
 
 def test_completion_labels_of_the_image_let_classes_through_that_the_seed_lacks():
     logits, other, seeds, image_labels = sample()
-    other[1, 2] += 100  # the second image is predicted as class 2, which its labels hold and its seed does not
+    # the second image is predicted as class 2, which its labels hold and its seed does not
+    other[1, 2] += 100
     by_seed = value_and_gradients(CompletionLoss(C, "seed"), logits, other, seeds)[1][0]
     by_image = value_and_gradients(CompletionLoss(C, "image"), logits, other, seeds, image_labels)[1][0]
     assert not np.abs(by_seed[1]).any() and np.abs(by_image[1]).all()
@@ -194,7 +200,9 @@ def test_an_own_target_teaches_each_branch_by_itself():
     _, shared, _ = overall(completion_target="cross")
     _, own, _ = overall(completion_target="own")
     wanted, _ = cross_entropy(logits, completion_target(logits, seeds, image_labels, "seed"), "device")
-    assert own["completion_self"] == pytest.approx(wanted, rel=1e-5) and shared["completion_self"] != pytest.approx(wanted, rel=1e-2)
+    assert own["completion_self"] == pytest.approx(wanted,
+                                                   rel=1e-5) and shared["completion_self"] != pytest.approx(
+                                                       wanted, rel=1e-2)
     assert own["completion_cross"] == shared["completion_cross"]
 
 
@@ -212,7 +220,8 @@ def test_one_branch_has_one_seed_loss_and_may_complete_itself(affinity):
     assert total == parts["seed_self"] > 0
     assert parts["seed_cross"] == parts["completion_self"] == parts["completion_cross"] == 0
     total, parts, _ = overall(affinity, completion_target="own")
-    assert total == pytest.approx(parts["seed_self"] + parts["completion_self"]) and parts["completion_self"] > 0
+    assert total == pytest.approx(parts["seed_self"] + parts["completion_self"]) and parts[
+        "completion_self"] > 0
     with pytest.raises(InputError, match="no cross branch"):
         CIANLoss(C, affinity)
 
@@ -224,7 +233,9 @@ def test_without_completion_only_the_seeds_teach():
     np.testing.assert_allclose(found[1], cross_entropy(other, one_hot(seeds), "device")[1], atol=1e-7)
 
 
-@pytest.mark.parametrize("settings", [{}, {"completion_labels": "image", "completion_target": "own", "normalise": "image"}])
+@pytest.mark.parametrize("settings",
+                         [{}, {"completion_labels": "image", "completion_target": "own",
+                               "normalise": "image"}])
 def test_the_overall_loss_is_the_same_hybridized(settings):
     logits, other, seeds, image_labels = (mx.nd.array(x) for x in sample())
     loss = CIANLoss(C, **settings)

@@ -12,7 +12,8 @@ def saved(tmp_path):
     net = build_model("resnet18_largefov", tiny=True, num_classes=3)
     initialize(net)
     path = tmp_path / "resnet18_largefov-0000.params"
-    save_params(net, path, {"network": net.settings, "classes": ["background", "cat", "dog"], "config_hash": "0123"})
+    save_params(net, path, {"network": net.settings, "classes": ["background", "cat", "dog"],
+                            "config_hash": "0123"})
     return path
 
 
@@ -38,7 +39,8 @@ def test_a_missing_key_is_asked_for_by_name(saved, key):
     source = metadata_path(saved)
     with open(source, encoding="utf-8") as stream:
         content = json.load(stream)
-    for broken, message in (({k: v for k, v in content.items() if k != key}, "missing"), ({**content, key: 3}, "wrong type")):
+    for broken, message in (({k: v for k, v in content.items() if k != key}, "missing"),
+                            ({**content, key: 3}, "wrong type")):
         with open(source, "w", encoding="utf-8") as stream:
             json.dump(broken, stream)
         with pytest.raises(InputError, match=f"params.json: {key}: is .*{message}"):
@@ -46,8 +48,8 @@ def test_a_missing_key_is_asked_for_by_name(saved, key):
 
 
 @pytest.mark.parametrize("classes, message", [
-    (["background", "cat"], "2 names, and the network has 3"), (["background", "cat", "cat"], "different names"),
-    (["a", "b", 3], "different names")])
+    (["background", "cat"], "2 names, and the network has 3"),
+    (["background", "cat", "cat"], "different names"), (["a", "b", 3], "different names")])
 def test_classes_must_fit_the_network(saved, classes, message):
     with pytest.raises(InputError, match=f"classes: .*{message}"):
         write_metadata(saved, {"network": {"num_classes": 3}, "classes": classes})

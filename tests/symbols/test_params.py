@@ -42,7 +42,8 @@ def test_initial_values_depend_on_seed_and_name_alone():
 def test_what_a_file_did_not_bring_starts_as_if_all_had_been_initialised(tmp_path):
     net = build_model("resnet50_largefov", num_classes=5, tiny=True)
     initial = values(tiny())
-    backbone = {name: value + 1 for name, value in initial.items() if not name.startswith(tuple(net.new_layers))}
+    backbone = {name: value + 1 for name, value in initial.items()
+                if not name.startswith(tuple(net.new_layers))}
     write_params(tmp_path / "w-0000.params", backbone, {})
     load_params(net, tmp_path / "w-0000.params", new=net.new_layers)
     initialize(net, missing=True)
@@ -51,13 +52,15 @@ def test_what_a_file_did_not_bring_starts_as_if_all_had_been_initialised(tmp_pat
 
 
 def test_initial_values_are_those_of_the_paper_for_new_layers():
-    net = build_model("resnet50_largefov", backbone_options={"units": (1, 1, 1, 1), "widths": (64, 64, 128, 256, 512)})
+    net = build_model("resnet50_largefov",
+                      backbone_options={"units": (1, 1, 1, 1), "widths": (64, 64, 128, 256, 512)})
     initialize(net)
     found = values(net)
     for name in ("conv_embed_q_weight", "conv_out_weight", "fc1_weight"):
         assert found[name].std() == pytest.approx(0.01, rel=0.01) and abs(found[name].mean()) < 1e-4
     assert found["conv0_weight"].std() == pytest.approx(np.sqrt(2 / (3 * 49)), rel=0.05)
-    assert not found["bn_out_gamma"].any() and (found["bn1_gamma"] == 1).all() and not found["bn_out_beta"].any()
+    assert not found["bn_out_gamma"].any() and (found["bn1_gamma"] == 1).all() and not found[
+        "bn_out_beta"].any()
     assert (found["stage1_unit1_bn1_moving_var"] == 1).all() and not found["bn_out_moving_mean"].any()
     np.testing.assert_allclose(found["bn_data_moving_mean"], (123.68, 116.779, 103.939))
     initialize(net, zero_gamma=False)
@@ -65,7 +68,8 @@ def test_initial_values_are_those_of_the_paper_for_new_layers():
 
 
 @pytest.mark.parametrize("model, options", [
-    ("resnet18_largefov", {}), ("resnet101_largefov", {"widths": (16, 32, 48, 64, 80)}), ("efficientnet_lite0_largefov", {})])
+    ("resnet18_largefov", {}), ("resnet101_largefov", {"widths": (16, 32, 48, 64, 80)}),
+    ("efficientnet_lite0_largefov", {})])
 def test_random_networks_keep_the_scale_of_their_signals(model, options):
     net = build_model(model, affinity="none", backbone_options=options)
     initialize(net)
@@ -80,7 +84,8 @@ def test_training_settings_are_those_of_the_original():
     trained = {name for name, p in params.items() if p.grad_req != "null"}
     assert trained == {name for name in params if name.endswith("_weight")} | {"bn_out_gamma", "bn_out_beta"}
     fast = {name for name in trained if params[name].lr_mult == 10}
-    assert fast == {f"conv_embed_{part}_weight" for part in "qkv"} | {"conv_out_weight", "fc1_weight", "bn_out_gamma", "bn_out_beta"}
+    assert fast == {f"conv_embed_{part}_weight" for part in "qkv"} | {"conv_out_weight", "fc1_weight",
+                                                                      "bn_out_gamma", "bn_out_beta"}
     assert all(params[name].lr_mult == 1 for name in trained - fast)
     assert {name for name in trained if params[name].wd_mult == 0} == {"bn_out_beta"}
     configure_training(net, lr_mult_new=3, decay_beta=True)
@@ -91,7 +96,8 @@ def test_vggs_biases_train_without_decay_and_only_fc8_is_fast():
     net = tiny("vgg16_largefov")
     configure_training(net)
     params = net.collect_params()
-    assert all(params[name].wd_mult == 0 and params[name].grad_req == "write" for name in params if name.endswith("_bias"))
+    assert all(params[name].wd_mult == 0 and params[name].grad_req == "write" for name in params
+               if name.endswith("_bias"))
     assert [params[f"{layer}_weight"].lr_mult for layer in ("conv5_3", "fc6", "fc7", "fc8")] == [1, 1, 1, 10]
 
 
@@ -108,7 +114,9 @@ def test_frozen_prefixes_do_not_train_and_unknown_ones_are_refused():
 
 
 def test_two_steps_of_a_trainer_follow_the_originals_update(randomise):
-    """v <- .9 v - lr_mult lr (g / batch + wd w); w <- w + v. Frozen parameters and the backbone's statistics stay."""
+    """v <- .9 v - lr_mult lr (g / batch + wd w); w <- w + v. Frozen parameters and the backbone's
+    statistics stay.
+    """
     net = build_model("resnet50_largefov", tiny=True, num_classes=5)
     randomise(net)
     configure_training(net)
@@ -135,12 +143,14 @@ def test_two_steps_of_a_trainer_follow_the_originals_update(randomise):
         mx.nd.waitall()
         expected = {**expected, **updated}
         for name, value in values(net).items():
-            if name.startswith("bn_out_moving") or name == "bn_data_gamma":  # a gamma that is fixed is set to 1
+            # a gamma that is fixed is set to 1
+            if name.startswith("bn_out_moving") or name == "bn_data_gamma":
                 continue
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
             expected[name] = value
     unmoved = [name for name in start if np.array_equal(expected[name], start[name])]
-    assert len(unmoved) > 60 and set(unmoved) | set(updated) | {"bn_out_moving_mean", "bn_out_moving_var"} == set(start)
+    assert len(unmoved) > 60 and set(unmoved) | set(updated) | {"bn_out_moving_mean",
+                                                                "bn_out_moving_var"} == set(start)
 
 
 def test_a_saved_network_comes_back_whole(tmp_path):
@@ -171,7 +181,8 @@ def test_saving_right_after_a_step_holds_that_steps_statistics(tmp_path):
     """The original saves before the backward pass has written them."""
     net = tiny("vgg16_largefov")
     net.hybridize(static_alloc=True, static_shape=True)
-    x = mx.nd.array(RNG.uniform(0, 255, (2, 3, 193, 193)))  # large enough that the backward pass outlasts the reading
+    # large enough that the backward pass outlasts the reading
+    x = mx.nd.array(RNG.uniform(0, 255, (2, 3, 193, 193)))
     for _ in range(3):
         with mx.autograd.record():
             total = sum(y.sum() for y in net(x))
@@ -186,7 +197,9 @@ def test_wrong_checkpoints_are_refused_by_name_and_shape(tmp_path):
     net = tiny()
     path = tmp_path / "a.params"
     save_params(net, path)
-    with pytest.raises(InputError, match=r"a.params: does not fit.*1 of another shape: fc1_weight \(5, 20, 3, 3\), needs \(7, 20, 3, 3\)"):
+    with pytest.raises(InputError,
+                       match=r"a.params: does not fit.*1 of another shape: fc1_weight \(5, 20, 3, 3\), "
+                             r"needs \(7, 20, 3, 3\)"):
         load_params(tiny(num_classes=7), path)
     with pytest.raises(InputError, match="8 not of this network: .*conv_embed"):
         load_params(tiny(affinity="none"), path)
@@ -201,7 +214,9 @@ def test_wrong_checkpoints_are_refused_by_name_and_shape(tmp_path):
 
 
 def zoo_file(path, net, classifier):
-    """Weights of the backbone of ``net``, times 2, and a classifier of 1000 classes, as a file of the model zoo."""
+    """Weights of the backbone of ``net``, times 2, and a classifier of 1000 classes, as a file of
+    the model zoo.
+    """
     arg, aux = {}, {}
     for name, param in net.backbone.collect_params().items():
         if not name.startswith(("fc6", "fc7")):
@@ -214,8 +229,8 @@ def zoo_file(path, net, classifier):
 @pytest.mark.parametrize("model, classifier", [
     ("resnet50_largefov", {"fc1_weight": (1000, 20), "fc1_bias": (1000,)}),
     ("resnet101_largefov", {"fc1_weight": (1000, 20), "fc1_bias": (1000,)}),
-    ("vgg16_largefov", {"fc6_weight": (13, 343), "fc6_bias": (13,), "fc7_weight": (13, 13), "fc7_bias": (13,), "fc8_weight": (1000, 13),
-                        "fc8_bias": (1000,)})])
+    ("vgg16_largefov", {"fc6_weight": (13, 343), "fc6_bias": (13,), "fc7_weight": (13, 13), "fc7_bias": (13,),
+                        "fc8_weight": (1000, 13), "fc8_bias": (1000,)})])
 def test_the_model_zoos_classifier_is_replaced_and_reported(tmp_path, model, classifier):
     net = tiny(model)
     before = values(net)

@@ -28,7 +28,8 @@ def test_a_file_comes_back_and_is_byte_for_byte_mxnets_own(tmp_path):
     arg, aux = read_params(tmp_path / "a.params")
     same(arg, ARG)
     same(aux, AUX)
-    arrays = {**{f"arg:{k}": mx.nd.array(v) for k, v in ARG.items()}, **{f"aux:{k}": mx.nd.array(v) for k, v in AUX.items()}}
+    arrays = {**{f"arg:{k}": mx.nd.array(v) for k, v in ARG.items()},
+              **{f"aux:{k}": mx.nd.array(v) for k, v in AUX.items()}}
     mx.nd.save(str(tmp_path / "b.params"), arrays)
     assert (tmp_path / "a.params").read_bytes() == (tmp_path / "b.params").read_bytes()
     same({name: array.asnumpy() for name, array in mx.nd.load(str(tmp_path / "a.params")).items()},
@@ -43,7 +44,9 @@ def test_every_type_of_mxnet_is_read(tmp_path, dtype):
 
 
 def old_file(version, arrays):
-    """A file as MXNet wrote it before 1.0: version 0 has the number of dimensions first, version 1 a magic number."""
+    """A file as MXNet wrote it before 1.0: version 0 has the number of dimensions first, version 1
+    a magic number.
+    """
     parts = [struct.pack("<QQQ", 0x112, 0, len(arrays))]
     for array in arrays.values():
         if version == 0:
@@ -79,7 +82,9 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, content):
 
 
 def test_thousands_of_mutated_files_are_read_or_refused(content):
-    """Each is either refused in one line that names the file, or read with the shapes it had, for a byte of data has changed."""
+    """Each is either refused in one line that names the file, or read with the shapes it had, for a
+    byte of data has changed.
+    """
     rng = np.random.RandomState(1)
     path = "mutated.params"
     headers = 24 + 64  # where most of the structure is
@@ -89,7 +94,8 @@ def test_thousands_of_mutated_files_are_read_or_refused(content):
         for _ in range(rng.randint(1, 4)):
             at = rng.randint(headers if case % 2 else len(mutated))
             if case % 4 == 3:
-                mutated[at:at + 8] = rng.choice([0, 1, 2 ** 31, 2 ** 63 - 1, 2 ** 64 - 1]).astype(np.uint64).tobytes()
+                mutated[at:at + 8] = rng.choice([0, 1, 2 ** 31, 2 ** 63 - 1,
+                                                 2 ** 64 - 1]).astype(np.uint64).tobytes()
             else:
                 mutated[at] = rng.randint(256)
         try:
@@ -103,7 +109,8 @@ def test_thousands_of_mutated_files_are_read_or_refused(content):
     assert outcomes["refused"] > 1000 and outcomes["read"] > 500
 
 
-def one_array(shape=(3,), magic=V2_MAGIC, storage=0, type_flag=0, data=None, names=(b"arg:x",), count=1, tail=b""):
+def one_array(shape=(3,), magic=V2_MAGIC, storage=0, type_flag=0, data=None, names=(b"arg:x",), count=1,
+              tail=b""):
     header = struct.pack(f"<Iii{len(shape)}qiii", magic, storage, len(shape), *shape, 1, 0, type_flag)
     body = np.ones(3, np.float32).tobytes() if data is None else data
     listing = struct.pack("<Q", len(names)) + b"".join(struct.pack("<Q", len(name)) + name for name in names)
@@ -111,10 +118,13 @@ def one_array(shape=(3,), magic=V2_MAGIC, storage=0, type_flag=0, data=None, nam
 
 
 @pytest.mark.parametrize("hostile, message", [
-    ({"shape": (2 ** 40, 2 ** 40)}, "ends too early"), ({"shape": (-3,)}, "of the shape"), ({"shape": (0,)}, "of the shape"),
+    ({"shape": (2 ** 40, 2 ** 40)}, "ends too early"), ({"shape": (-3,)}, "of the shape"),
+    ({"shape": (0,)}, "of the shape"),
     ({"shape": (1,) * 9}, "9 dimensions"), ({"type_flag": 99}, "unknown type 99"), ({"storage": 1}, "sparse"),
-    ({"count": 2 ** 60}, "more than it can hold"), ({"names": (b"arg:x", b"arg:y")}, "1 arrays under 2 names"),
-    ({"names": (b"arg:\xff",)}, "not ASCII"), ({"names": (b"x",)}, "x: is not named"), ({"names": (b"arg:",)}, "is not named"),
+    ({"count": 2 ** 60}, "more than it can hold"),
+    ({"names": (b"arg:x", b"arg:y")}, "1 arrays under 2 names"),
+    ({"names": (b"arg:\xff",)}, "not ASCII"), ({"names": (b"x",)}, "x: is not named"),
+    ({"names": (b"arg:",)}, "is not named"),
     ({"names": (b"aux:x",)}, "no parameters"), ({"tail": b"12345"}, "goes on for 5 bytes"),
     ({"data": np.array([1, np.nan, 2], np.float32).tobytes()}, "not finite"),
     ({"data": np.array([1, np.inf, 2], np.float32).tobytes()}, "not finite")])

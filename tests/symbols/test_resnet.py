@@ -27,7 +27,8 @@ def test_names_are_those_of_the_model_zoo(depth):
     assert set(ResNet(depth).collect_params()) == zoo_names(DEPTHS[depth][0], DEPTHS[depth][2])
 
 
-# torchvision's parameters without classifier and batch norms; its depths 18 and 34 do not project the first stage's 64 channels.
+# torchvision's parameters without classifier and batch norms; its depths 18 and 34 do not project
+# the first stage's 64 channels.
 @pytest.mark.parametrize("depth, weights", [
     (18, 11_689_512 - 513_000 - 9_600 + 64 * 64), (34, 21_797_672 - 513_000 - 17_024 + 64 * 64),
     (50, 25_557_032 - 2_049_000 - 53_120), (101, 44_549_160 - 2_049_000 - 105_344)])
@@ -38,7 +39,8 @@ def test_convolutions_hold_as_many_weights_as_published_networks(depth, weights)
 
 @pytest.mark.parametrize("bottleneck", [False, True])
 @pytest.mark.parametrize("stride, dilation, projected", [(2, 1, True), (1, 2, True), (1, 4, False)])
-def test_a_unit_agrees_with_numpy(bottleneck, stride, dilation, projected, reference, randomise, outputs_three_ways):
+def test_a_unit_agrees_with_numpy(bottleneck, stride, dilation, projected, reference, randomise,
+                                  outputs_three_ways):
     c_in, c_out = (5, 8) if projected else (8, 8)
     unit = ResidualUnit(c_in, c_out, stride, dilation, bottleneck, projected, True, "u_")
     values = randomise(unit)
@@ -46,13 +48,16 @@ def test_a_unit_agrees_with_numpy(bottleneck, stride, dilation, projected, refer
     out, = outputs_three_ways(unit, x)
 
     def activated(y, i):
-        return np.maximum(reference.normalise(y, *(values[f"u_bn{i}_{k}"] for k in ("gamma", "beta", "moving_mean", "moving_var"))), 0)
+        return np.maximum(reference.normalise(y,
+                                              *(values[f"u_bn{i}_{k}"] for k in ("gamma", "beta",
+                                                                                 "moving_mean", "moving_var"))), 0)
 
     table = [(1, 1), (stride, dilation), (1, 1)] if bottleneck else [(stride, dilation), (1, 1)]
     y = activated(x, 1)
     shortcut = reference.convolve(y, values["u_sc_weight"], stride=stride) if projected else x
     for i, (step, rate) in enumerate(table, 1):
-        y = reference.convolve(y if i == 1 else activated(y, i), values[f"u_conv{i}_weight"], stride=step, dilation=rate)
+        y = reference.convolve(y if i == 1 else activated(y, i), values[f"u_conv{i}_weight"], stride=step,
+                               dilation=rate)
     np.testing.assert_allclose(out, y + shortcut, atol=2e-5)
 
 
@@ -69,7 +74,8 @@ def test_the_network_agrees_with_numpy_on_its_stem_and_end(reference, randomise)
     y = reference.convolve(norm(x, "bn_data"), values["conv0_weight"], stride=2)
     y = mx.nd.array(reference.max_pool(np.maximum(norm(y, "bn0"), 0)))
     expected = np.maximum(norm(block.stages(y).asnumpy(), "bn1"), 0)
-    np.testing.assert_allclose(block(mx.nd.array(x)).asnumpy(), expected, rtol=1e-3, atol=1e-3 * expected.max())
+    np.testing.assert_allclose(block(mx.nd.array(x)).asnumpy(), expected, rtol=1e-3,
+                               atol=1e-3 * expected.max())
 
 
 def test_dilation_replaces_the_stride_from_the_first_unit_of_a_stage_on():

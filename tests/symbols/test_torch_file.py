@@ -54,7 +54,8 @@ def storage(length, kind="FloatStorage", key="7"):
 
 
 def tensor(source, shape, strides, offset=0):
-    return Call(Global("torch._utils", "_rebuild_tensor_v2"), source, offset, shape, strides, False, OrderedDict())
+    return Call(Global("torch._utils", "_rebuild_tensor_v2"), source, offset, shape, strides, False,
+                OrderedDict())
 
 
 def torch_file(tensors, numbers, keys=("7",), magic=MAGIC):
@@ -68,7 +69,8 @@ NUMBERS = np.arange(30, dtype=np.float32)
 
 def test_tensors_come_back_with_their_strides_and_offsets():
     source = storage(30)
-    tensors = {"a": tensor(source, (2, 3), (3, 1)), "b": tensor(source, (3, 2), (1, 3), offset=4), "c": tensor(source, (), ())}
+    tensors = {"a": tensor(source, (2, 3), (3, 1)), "b": tensor(source, (3, 2), (1, 3), offset=4),
+               "c": tensor(source, (), ())}
     found = read_torch_arrays(torch_file(tensors, [NUMBERS]), "x.pth")
     np.testing.assert_array_equal(found["a"], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(found["b"], [[4, 7], [5, 8], [6, 9]])
@@ -76,15 +78,16 @@ def test_tensors_come_back_with_their_strides_and_offsets():
 
 
 @pytest.mark.parametrize("shape, strides, offset", [
-    ((31,), (1,), 0), ((5, 7), (7, 1), 0), ((2,), (30,), 0), ((2,), (1,), 29), ((1,), (1,), -1), ((2, 2), (1,), 0), ((-1,), (1,), 0),
-    ((2,), (-1,), 5)])
+    ((31,), (1,), 0), ((5, 7), (7, 1), 0), ((2,), (30,), 0), ((2,), (1,), 29), ((1,), (1,), -1),
+    ((2, 2), (1,), 0), ((-1,), (1,), 0), ((2,), (-1,), 5)])
 def test_a_tensor_outside_of_its_storage_is_refused(shape, strides, offset):
     with pytest.raises(InputError, match="x.pth.*(outside of its storage|impossible layout)"):
         read_torch_arrays(torch_file({"a": tensor(storage(30), shape, strides, offset)}, [NUMBERS]), "x.pth")
 
 
-@pytest.mark.parametrize("module, name", [("os", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("torch", "load"),
-                                          ("numpy", "fromfile"), ("cian.symbols.torch_file", "read_torch_arrays")])
+@pytest.mark.parametrize("module, name",
+                         [("os", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("torch", "load"),
+                          ("numpy", "fromfile"), ("cian.symbols.torch_file", "read_torch_arrays")])
 def test_a_file_that_asks_for_anything_else_is_refused_and_not_run(module, name, tmp_path):
     trap = tmp_path / "trap"
     hostile = torch_file({"a": Call(Global(module, name), f"touch {trap}")}, [NUMBERS])
@@ -100,13 +103,15 @@ def test_the_admitted_names_are_four():
 def test_other_formats_are_refused():
     whole = torch_file({"a": tensor(storage(30), (30,), (1,))}, [NUMBERS])
     assert read_torch_arrays(whole, "x.pth")["a"].shape == (30,)
-    for content in (b"", b"PK\x03\x04" + bytes(50), torch_file({}, [], magic=3), torch_file({"a": 3}, []), whole[:-1], whole[:60]):
+    for content in (b"", b"PK\x03\x04" + bytes(50), torch_file({}, [], magic=3), torch_file({"a": 3}, []),
+                    whole[:-1], whole[:60]):
         with pytest.raises(InputError, match="x.pth"):
             read_torch_arrays(content, "x.pth")
 
 
 def test_mutated_files_are_read_or_refused():
-    whole = torch_file({"a": tensor(storage(30), (2, 3), (3, 1)), "b": tensor(storage(30), (5,), (2,))}, [NUMBERS])
+    whole = torch_file({"a": tensor(storage(30), (2, 3), (3, 1)), "b": tensor(storage(30), (5,), (2,))},
+                       [NUMBERS])
     rng = np.random.RandomState(0)
     refused = 0
     for _ in range(2000):

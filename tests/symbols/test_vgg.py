@@ -14,7 +14,8 @@ def expected(values, x, reference, top):
     for block, (count, dilation, stride) in enumerate(BLOCKS, 1):
         for i in range(1, count + 1):
             name = f"conv{block}_{i}"
-            y = np.maximum(reference.convolve(y, values[f"{name}_weight"], values[f"{name}_bias"], dilation=dilation), 0)
+            y = np.maximum(reference.convolve(y, values[f"{name}_weight"], values[f"{name}_bias"],
+                                              dilation=dilation), 0)
         y = reference.max_pool(y, stride)
     if top:
         padded = np.pad(y, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -37,7 +38,8 @@ def test_features_agree_with_numpy(top, reference, randomise, outputs_three_ways
 def test_names_and_shapes_are_those_of_the_original_code():
     shapes = {name: p.shape for name, p in VGG16().collect_params().items()}
     counts = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
-    layers = [f"conv{block}_{i}" for block, count in counts.items() for i in range(1, count + 1)] + ["fc6", "fc7"]
+    layers = [f"conv{block}_{i}" for block, count in counts.items() for i in range(1, count + 1)] + ["fc6",
+                                                                                                     "fc7"]
     assert set(shapes) == {f"{layer}_{kind}" for layer in layers for kind in ("weight", "bias")}
     assert shapes["conv5_3_weight"] == (512, 512, 3, 3) and shapes["fc6_weight"] == (1024, 512, 3, 3)
     assert shapes["fc7_weight"] == (1024, 1024, 1, 1)

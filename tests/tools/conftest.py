@@ -7,7 +7,8 @@ import pytest
 
 from cian.data.classes import write_label_png
 
-CAM_FLAGS = ("--model", "efficientnet_lite0", "--pretrained", "package", "--epochs", "2", "cam.freeze_backbone=true")
+CAM_FLAGS = ("--model", "efficientnet_lite0", "--pretrained", "package", "--epochs", "2",
+             "cam.freeze_backbone=true")
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,8 @@ def labelled_data(make_voc_tree, tmp_path_factory):
     """Flags of seven images with image-level labels, and with ground truth that is of class 3 everywhere."""
     root = make_voc_tree(tmp_path_factory.mktemp("voc"), images=7)
     for number in range(7):
-        write_label_png(os.path.join(root, "SegmentationClassAug", f"image_{number:02d}.png"), np.full((37, 41), 3, np.uint8))
+        write_label_png(os.path.join(root, "SegmentationClassAug", f"image_{number:02d}.png"),
+                        np.full((37, 41), 3, np.uint8))
     return ["--data", root, "--classes", f"{root}/classes.txt", "--train-list", "train", "--workers", "1"]
 
 

@@ -1,4 +1,6 @@
-"""The whole pipeline, tool after tool, on tiny networks: it runs with every backbone, and it learns from image-level labels alone."""
+"""The whole pipeline, tool after tool, on tiny networks: it runs with every backbone, and it learns
+from image-level labels alone.
+"""
 from __future__ import annotations
 
 import ctypes
@@ -29,7 +31,9 @@ class Watch:
             pytest.skip(f"inotify does not watch here: {os.strerror(ctypes.get_errno())}")
 
     def opened(self):
-        """Names of the files that were opened since the last call; listing the folder itself has no name and does not count."""
+        """Names of the files that were opened since the last call; listing the folder itself has no
+        name and does not count.
+        """
         try:
             events = os.read(self._descriptor, 1 << 16)
         except BlockingIOError:
@@ -54,7 +58,8 @@ def tree(make_voc_tree, tmp_path):
     """Eight images with image-level labels, and masks that a training stage must leave alone."""
     root = make_voc_tree(tmp_path / "data", images=8)
     for number in range(8):
-        write_label_png(os.path.join(root, "SegmentationClassAug", f"image_{number:02d}.png"), np.full((37, 41), 1, np.uint8))
+        write_label_png(os.path.join(root, "SegmentationClassAug", f"image_{number:02d}.png"),
+                        np.full((37, 41), 1, np.uint8))
     return root
 
 
@@ -65,17 +70,21 @@ def train_stages(tree, out, cam_model, model, cam_weights, weights):
     small = ["--batch-size", "4", "--num-epoch", "1", "--image-size", "33"]
     packed = [*data, "--records", records]
     assert prepare.main([*data, "--out", records]) == 0
-    assert train_cam.main([*packed, *small, "--model", cam_model, "--pretrained", cam_weights, "--snapshot", cam]) == 0
-    assert make_seeds.main([*packed, "--classifier", cam, "--out", seeds, "seeds.background_threshold=0.2"]) == 0
-    assert train.main([*packed, *small, "--label-root", seeds, "--model", model, "--pretrained", weights, "--snapshot", first]) == 0
-    assert predict.main([*data, "--snapshot", first, "--retrain-labels", "--image-size", "41", "--quiet"]) == 0
+    assert train_cam.main([*packed, *small, "--model", cam_model, "--pretrained", cam_weights, "--snapshot",
+                           cam]) == 0
+    assert make_seeds.main([*packed, "--classifier", cam, "--out", seeds,
+                            "seeds.background_threshold=0.2"]) == 0
+    assert train.main([*packed, *small, "--label-root", seeds, "--model", model, "--pretrained", weights,
+                       "--snapshot", first]) == 0
+    assert predict.main([*data, "--snapshot", first, "--retrain-labels", "--image-size", "41",
+                         "--quiet"]) == 0
     assert retrain.main(["--snapshot", first, *small]) == 0
     return data, first
 
 
 @pytest.mark.parametrize("cam_model, model, given", [
-    ("vgg16", "resnet50_largefov", False), ("vgg16", "resnet101_largefov", True), ("vgg16", "vgg16_largefov", True),
-    ("resnet18", "vgg16_largefov", False)])
+    ("vgg16", "resnet50_largefov", False), ("vgg16", "resnet101_largefov", True),
+    ("vgg16", "vgg16_largefov", True), ("resnet18", "vgg16_largefov", False)])
 def test_chain_runs_from_labels_alone_with_every_backbone(tiny, tree, tmp_path, cam_model, model, given):
     weights = cam_weights = ""
     if given:  # files of the model zoo's names: the backbone, and a classifier of other classes
@@ -83,13 +92,16 @@ def test_chain_runs_from_labels_alone_with_every_backbone(tiny, tree, tmp_path, 
         for net, path in ((CIAN(model, 4), weights), (CAMClassifier(cam_model, 3), cam_weights)):
             initialize(net, 5)
             new = tuple(net.new_layers)
-            values = {name: param.data() for name, param in net.collect_params().items() if not name.startswith(new)}
-            mx.nd.save(path, {("aux:" if "_moving_" in name else "arg:") + name: value for name, value in values.items()})
+            values = {name: param.data() for name, param in net.collect_params().items()
+                      if not name.startswith(new)}
+            mx.nd.save(path, {("aux:" if "_moving_" in name else "arg:") + name: value for name,
+                              value in values.items()})
     watch = Watch(os.path.join(tree, "SegmentationClassAug"))
     data, first = train_stages(tree, tmp_path, cam_model, model, cam_weights, weights)
     assert watch.opened() == [], "a training stage opened ground truth"
     second = first + "_retrain"
-    assert predict.main([*data, "--snapshot", second, "--data-list", "train", "--image-size", "41", "--quiet"]) == 0
+    assert predict.main([*data, "--snapshot", second, "--data-list", "train", "--image-size", "41",
+                         "--quiet"]) == 0
     assert read_label_png(os.path.join(second, "pred_crf", "image_00.png"), 4).shape == (37, 41)
     assert evaluate.main([*data, "--snapshot", second, "--data-list", "train"]) == 0
     assert len(set(watch.opened())) == 8, "the watch sees evaluation open the masks"

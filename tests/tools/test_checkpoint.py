@@ -58,9 +58,10 @@ def test_a_file_of_the_model_zoo_lacks_the_new_layers_alone(tmp_path, capsys):
                  {name: array for name, array in statistics.items() if not name.startswith("bn_out")})
     assert checkpoint.main([path, "--model", MODEL]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("  8 missing: ") and {name.strip() for name in lines[1].partition(":")[2].split(",")} == {
-        "conv_embed_q_weight", "conv_embed_k_weight", "conv_embed_v_weight", "conv_out_weight", "bn_out_gamma", "bn_out_beta",
-        "bn_out_moving_mean", "bn_out_moving_var"}
+    assert lines[1].startswith("  8 missing: ") and {name.strip()
+                                                     for name in lines[1].partition(":")[2].split(",")} == {
+"conv_embed_q_weight", "conv_embed_k_weight", "conv_embed_v_weight", "conv_out_weight", "bn_out_gamma",
+"bn_out_beta", "bn_out_moving_mean", "bn_out_moving_var"}
     assert lines[2:] == ["  1 extra: fc1_bias", "  1 of another shape: fc1_weight"]
 
 
@@ -68,8 +69,10 @@ def test_a_file_of_the_model_zoo_lacks_the_new_layers_alone(tmp_path, capsys):
 def test_momentum_of_a_run_is_written_for_a_module_and_read_back(saved, tmp_path, capsys, devices):
     net, path = saved
     momentum = {name: np.random.RandomState(number).normal(size=parameter.shape).astype(np.float32)
-                for number, (name, parameter) in enumerate(net.collect_params().items()) if name.endswith("_weight")}
-    write_state(tmp_path / f"{MODEL}.state", {"version": 1, "epoch": 2, "batch": 0, "trainer": {"momentum": momentum}})
+                for number, (name, parameter) in enumerate(net.collect_params().items())
+                if name.endswith("_weight")}
+    write_state(tmp_path / f"{MODEL}.state",
+                {"version": 1, "epoch": 2, "batch": 0, "trainer": {"momentum": momentum}})
     written = str(tmp_path / "out.states")
     assert checkpoint.main([path, "--write-states", written, "--devices", str(devices)]) == 0
     with open(written, "rb") as stream:
@@ -77,7 +80,8 @@ def test_momentum_of_a_run_is_written_for_a_module_and_read_back(saved, tmp_path
     symbol = mx.sym.Group(net(mx.sym.var("data")))
     module = mx.mod.Module(symbol, label_names=None, context=mx.cpu())
     module.bind([("data", (2, 3, 33, 33))])
-    expected = {(module._param_names.index(name) if devices == 1 else name): value for name, value in momentum.items()}
+    expected = {(module._param_names.index(name) if devices == 1 else name): value for name,
+                value in momentum.items()}
     assert content.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_array_equal(content[key], value)
@@ -90,7 +94,8 @@ def test_a_state_of_another_epoch_and_a_missing_one_are_refused(saved, tmp_path)
     arguments = [saved[1], "--write-states", str(tmp_path / "out.states")]
     with pytest.raises(InputError, match=r"resnet18_largefov\.state: does not exist"):
         checkpoint.main(arguments)
-    write_state(tmp_path / f"{MODEL}.state", {"version": 1, "epoch": 2, "batch": 3, "trainer": {"momentum": {}}})
+    write_state(tmp_path / f"{MODEL}.state",
+                {"version": 1, "epoch": 2, "batch": 3, "trainer": {"momentum": {}}})
     with pytest.raises(InputError, match="after 2 epochs and 3 batches"):
         checkpoint.main(arguments)
 

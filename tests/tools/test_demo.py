@@ -44,22 +44,26 @@ def fake_results(out, config):
     """What the stages leave, from networks that were never trained, and labels that are the truth."""
     tree = DatasetTree(config.data.root, classes=config.data.classes)
     mx.random.seed(1)
-    classifier = CAMClassifier("resnet18", len(tree.classes) - 1, backbone_options={"units": (1, 1, 1, 1), "widths": (4, 8, 8, 8, 8)})
+    classifier = CAMClassifier("resnet18", len(tree.classes) - 1,
+                               backbone_options={"units": (1, 1, 1, 1), "widths": (4, 8, 8, 8, 8)})
     net = build_model("resnet18_largefov", tiny=True, num_classes=len(tree.classes))
-    for one, folder, metadata in ((classifier, "cam", {"kind": "cam", "classes": list(tree.classes.foreground)}),
+    for one, folder, metadata in ((classifier, "cam",
+                                   {"kind": "cam", "classes": list(tree.classes.foreground)}),
                                   (net, "first_retrain", {"classes": list(tree.classes.names)})):
         one.initialize(mx.init.Normal(0.3))
         (out / folder).mkdir()
         save_params(one, out / folder / f"{folder}-0000.params", {"network": one.settings, **metadata})
     for split, folders in (("train", ("seeds", "first/train_aug_pred", "first/train_aug_pred_crf")),
-                           ("val", ("first/pred", "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf"))):
+                           ("val", ("first/pred", "first/pred_crf", "first_retrain/pred",
+                                    "first_retrain/pred_crf"))):
         for folder in folders:
             for name in tree.names(split):
                 write_label_png(out / folder / f"{name}.png", np.zeros((8, 8), np.uint8))
-    for rank, name in enumerate(("first/train_aug_pred", "first/train_aug_pred_crf", "first/pred", "first/pred_crf", "first_retrain/pred",
-                                 "first_retrain/pred_crf")):
+    for rank, name in enumerate(("first/train_aug_pred", "first/train_aug_pred_crf", "first/pred",
+                                 "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf")):
         (out / f"{name}.json").write_text(json.dumps({"mean_iou": 0.5 + rank / 100}))
-    (out / "seeds" / "quality.json").write_text(json.dumps({"mean_iou": 0.4, "mean_iou_labelled": 0.6, "cam": {"mean_iou": 0.3}}))
+    (out / "seeds" / "quality.json").write_text(json.dumps({"mean_iou": 0.4, "mean_iou_labelled": 0.6,
+                                                            "cam": {"mean_iou": 0.3}}))
 
 
 def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(out, capsys):
@@ -71,7 +75,8 @@ def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(o
     assert tool.main(["--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("was done before") == 14
-    for row in ("CAM above its threshold              train    30.0", "first round                            val    52.0        53.0",
+    for row in ("CAM above its threshold              train    30.0",
+                "first round                            val    52.0        53.0",
                 "second round                           val    54.0        55.0"):
         assert row in printed
     page = (out / "index.html").read_text()

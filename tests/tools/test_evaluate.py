@@ -11,7 +11,9 @@ from cian.tools.evaluate import main
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree of three 2-pixel images, two right and one half right, and a class list of three with one absent."""
+    """A tree of three 2-pixel images, two right and one half right, and a class list of three with
+    one absent.
+    """
     (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("a\nb\nc\n")
     (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
@@ -22,7 +24,8 @@ def tree(tmp_path):
 
 
 def arguments(tree, *more):
-    return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--snapshot", str(tree / "snapshot"), *more]
+    return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--snapshot", str(tree / "snapshot"),
+            *more]
 
 
 def test_the_table_and_the_json_tell_the_same(tree, capsys):
@@ -38,9 +41,10 @@ def test_the_table_and_the_json_tell_the_same(tree, capsys):
 
 
 def test_the_flags_of_the_original_work(tree):
-    assert main(["--num-cls", "3", "--data-list", str(tree / "ImageSets/Segmentation/val.txt"), "--classes", str(tree / "classes.txt"),
-                 "--prediction-root", str(tree / "snapshot/pred_crf"), "--groundtruth-root", str(tree / "SegmentationClassAug"),
-                 "--json", str(tree / "figures.json")]) == 0
+    assert main(["--num-cls", "3", "--data-list", str(tree / "ImageSets/Segmentation/val.txt"), "--classes",
+                 str(tree / "classes.txt"),
+                 "--prediction-root", str(tree / "snapshot/pred_crf"), "--groundtruth-root",
+                 str(tree / "SegmentationClassAug"), "--json", str(tree / "figures.json")]) == 0
     assert json.loads((tree / "figures.json").read_text())["images"] == 3
 
 

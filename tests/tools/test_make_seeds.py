@@ -1,4 +1,6 @@
-"""tools/make_seeds.py: from a classifier to seeds, with the ground truth left alone unless it is asked for."""
+"""tools/make_seeds.py: from a classifier to seeds, with the ground truth left alone unless it is
+asked for.
+"""
 import json
 import os
 import shutil
@@ -17,8 +19,10 @@ def masks_of(flags):
     return os.path.join(flags[1], "SegmentationClassAug")
 
 
-def test_seeds_hold_the_image_level_labels_and_no_look_at_the_ground_truth(labelled_data, cam_snapshot, tmp_path, capsys, opened_files):
-    assert make_seeds.main([*labelled_data, "--snapshot", cam_snapshot, "--out", str(tmp_path / "seeds")]) == 0
+def test_seeds_hold_the_image_level_labels_and_no_look_at_the_ground_truth(labelled_data, cam_snapshot,
+                                                                           tmp_path, capsys, opened_files):
+    assert make_seeds.main([*labelled_data, "--snapshot", cam_snapshot, "--out",
+                            str(tmp_path / "seeds")]) == 0
     assert any("image_00.png" in name for name in opened_files)
     assert not [name for name in opened_files if "SegmentationClassAug" in name]
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'seeds'}: 7 seeds written, 0 were there"
@@ -57,7 +61,8 @@ def test_table_4_replaces_a_recorded_portion_of_the_seeds(labelled_data, cam_sna
 def test_classifier_may_be_named_by_its_file(labelled_data, cam_snapshot, tmp_path):
     path = os.path.join(cam_snapshot, "efficientnet_lite0_cam-0001.params")
     records = os.path.join(cam_snapshot, "records")
-    assert make_seeds.main([*labelled_data, "--records", records, "--classifier", path, "--out", str(tmp_path / "seeds")]) == 0
+    assert make_seeds.main([*labelled_data, "--records", records, "--classifier", path, "--out",
+                            str(tmp_path / "seeds")]) == 0
 
 
 @pytest.mark.parametrize(("change", "problem"), [
@@ -72,7 +77,8 @@ def test_classifier_may_be_named_by_its_file(labelled_data, cam_snapshot, tmp_pa
 ])
 def test_wrong_seed_options_end_in_one_line(labelled_data, cam_snapshot, tmp_path, change, problem):
     with pytest.raises(InputError) as caught:
-        make_seeds.main([*labelled_data, "--snapshot", cam_snapshot, "--out", str(tmp_path / "seeds"), *change])
+        make_seeds.main([*labelled_data, "--snapshot", cam_snapshot, "--out", str(tmp_path / "seeds"),
+                         *change])
     assert problem in str(caught.value) and "\n" not in str(caught.value)
 
 

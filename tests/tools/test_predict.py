@@ -1,4 +1,6 @@
-"""The prediction's command line: lists of a data set, images by themselves, shards, resuming, and what it refuses."""
+"""The prediction's command line: lists of a data set, images by themselves, shards, resuming, and
+what it refuses.
+"""
 import hashlib
 import json
 import subprocess
@@ -34,7 +36,8 @@ def tree(tmp_path_factory):
     for split, names in NAMES.items():
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
         for k, name in enumerate(names):
-            picture = cv2.resize(random.randint(0, 256, (4, 5, 3), np.uint8), (43 + k, 37), interpolation=cv2.INTER_NEAREST)
+            picture = cv2.resize(random.randint(0, 256, (4, 5, 3), np.uint8), (43 + k, 37),
+                                 interpolation=cv2.INTER_NEAREST)
             cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), picture)
             (root / "Annotations" / f"{name}.xml").write_text(XML.format("dog"))
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -47,11 +50,13 @@ def save_checkpoint(folder, seed):
     net = build_model("resnet18_largefov", tiny=True, num_classes=len(CLASSES))
     net.initialize(mx.init.Normal(0.3))
     folder.mkdir(exist_ok=True)
-    save_params(net, folder / "resnet18_largefov-0004.params", {"network": net.settings, "classes": list(CLASSES)})
+    save_params(net, folder / "resnet18_largefov-0004.params",
+                {"network": net.settings, "classes": list(CLASSES)})
 
 
 def arguments(tree, out, *more):
-    return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--train-list", "train", "--image-size", "65", "--snapshot",
+    return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--train-list", "train",
+            "--image-size", "65", "--snapshot",
             str(tree / "snapshot"), "--out", str(out), "--workers", "1", "--quiet", *more]
 
 
@@ -71,21 +76,26 @@ def test_the_validation_list_gets_label_maps_with_and_without_crf(tree, tmp_path
     for name in NAMES["val"]:
         expected = predictor.predict(read_image(str(tree / "JPEGImages" / f"{name}.jpg")))
         np.testing.assert_array_equal(read_label_png(tmp_path / "pred" / f"{name}.png"), expected.labels)
-        np.testing.assert_array_equal(read_label_png(tmp_path / "pred_crf" / f"{name}.png"), expected.labels_crf)
+        np.testing.assert_array_equal(read_label_png(tmp_path / "pred_crf" / f"{name}.png"),
+                                      expected.labels_crf)
     manifest = json.loads((tmp_path / "pred_crf" / "predictions.json").read_text())
     assert manifest["classes"] == list(CLASSES) and manifest["crf"]["iterations"] == 5
     assert manifest["settings"]["scales"] == [1.0, 0.75, 1.25]
-    assert manifest["checkpoint"] == hashlib.sha256((tree / "snapshot" / "resnet18_largefov-0004.params").read_bytes()).hexdigest()
+    assert manifest["checkpoint"] == hashlib.sha256((tree / "snapshot"
+                                                     / "resnet18_largefov-0004.params").read_bytes(
+                                                         )).hexdigest()
 
 
 def test_labels_of_the_second_round_are_warped_and_refined_by_ten_iterations(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--retrain-labels")) == 0
-    assert names_in(tmp_path / "train_aug_pred") == names_in(tmp_path / "train_aug_pred_crf") == list(NAMES["train"])
+    assert names_in(tmp_path / "train_aug_pred") == names_in(tmp_path
+                                                             / "train_aug_pred_crf") == list(NAMES["train"])
     net, _ = load_network(tree / "snapshot")
     image = read_image(str(tree / "JPEGImages" / "t1.jpg"))
     expected = Predictor(net, settings(fit="warp", crf="retrain")).predict(image)
     np.testing.assert_array_equal(read_label_png(tmp_path / "train_aug_pred" / "t1.png"), expected.labels)
-    np.testing.assert_array_equal(read_label_png(tmp_path / "train_aug_pred_crf" / "t1.png"), expected.labels_crf)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "train_aug_pred_crf" / "t1.png"),
+                                  expected.labels_crf)
 
 
 def test_what_the_command_line_says_wins_over_the_second_rounds_settings(tree, tmp_path):
@@ -96,7 +106,8 @@ def test_what_the_command_line_says_wins_over_the_second_rounds_settings(tree, t
 
 def test_files_and_keys_decide_how_the_second_rounds_labels_are_made(tree, tmp_path):
     (tmp_path / "labels.yaml").write_text("predict: {retrain_fit: native}\n")
-    assert main(arguments(tree, tmp_path, "--retrain-labels", "-c", str(tmp_path / "labels.yaml"), "predict.retrain_crf=none")) == 0
+    assert main(arguments(tree, tmp_path, "--retrain-labels", "-c", str(tmp_path / "labels.yaml"),
+                          "predict.retrain_crf=none")) == 0
     manifest = json.loads((tmp_path / "train_aug_pred" / "predictions.json").read_text())
     assert manifest["settings"]["fit"] == "native" and not (tmp_path / "train_aug_pred_crf").exists()
 
@@ -110,9 +121,11 @@ def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
 
 def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(Predictor, "start", lambda self, images, start=Predictor.start: seen.append(len(images)) or start(self, images))
+    monkeypatch.setattr(Predictor, "start", lambda self, images,
+                        start=Predictor.start: seen.append(len(images)) or start(self, images))
     for count in ("1", "2"):
-        assert main(arguments(tree, tmp_path / count, "--processes", count, "--probabilities", "npy", "--overlay")) == 0
+        assert main(arguments(tree, tmp_path / count, "--processes", count, "--probabilities", "npy",
+                              "--overlay")) == 0
     assert len(seen) == 3 + 2  # the second image went to the other process
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*"))
     assert len(files) == 4 * len(NAMES["val"]) + 4  # and their manifests
@@ -122,14 +135,18 @@ def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypat
 
 
 def test_what_is_wrong_with_a_model_is_told_once_whatever_the_processes(tree, tmp_path):
-    command = [sys.executable, "-m", "cian.tools.predict", *arguments(tree, tmp_path, "--processes", "2", "--checkpoint", "missing.params")]
+    command = [sys.executable, "-m", "cian.tools.predict",
+               *arguments(tree, tmp_path, "--processes", "2", "--checkpoint", "missing.params")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and "missing.params" in run.stderr and not list(tmp_path.iterdir())
+    assert run.returncode == 2 and len(run.stderr.splitlines(
+        )) == 1 and "missing.params" in run.stderr and not list(tmp_path.iterdir())
 
 
 def test_the_originals_process_number_is_a_shard_on_its_own_device(tree, tmp_path):
-    assert main(arguments(tree, tmp_path, "--crf", "none", "--devices", "cpu:0,cpu:1", "--pid", "1", "--infer", "--no-ms", "--no-mirror",
-                          "--annotation-root", str(tree / "Annotations"), "--model", "resnet18_largefov", "--num-epoch", "5")) == 0
+    assert main(arguments(tree, tmp_path, "--crf", "none", "--devices", "cpu:0,cpu:1", "--pid", "1",
+                          "--infer", "--no-ms", "--no-mirror",
+                          "--annotation-root", str(tree / "Annotations"), "--model", "resnet18_largefov",
+                          "--num-epoch", "5")) == 0
     assert names_in(tmp_path / "pred") == ["v1"]
     manifest = json.loads((tmp_path / "pred" / "predictions.json").read_text())["settings"]
     assert (manifest["scales"], manifest["add_max"], manifest["mirror"]) == ([1.0], False, False)
@@ -155,12 +172,15 @@ def test_predictions_of_another_checkpoint_or_setting_are_not_added_to(tree, tmp
 
 
 def test_images_are_predicted_without_a_data_set(tree, tmp_path):
-    assert main(["--checkpoint", str(tree / "snapshot"), "--out", str(tmp_path), "--images", str(tree / "JPEGImages" / "v*.jpg"), "--quiet",
-                 "--image-size", "65", "--workers", "1", "--crf", "none", "--overlay", "--probabilities", "npz"]) == 0
+    assert main(["--checkpoint", str(tree / "snapshot"), "--out", str(tmp_path), "--images",
+                 str(tree / "JPEGImages" / "v*.jpg"), "--quiet",
+                 "--image-size", "65", "--workers", "1", "--crf", "none", "--overlay", "--probabilities",
+                 "npz"]) == 0
     assert names_in(tmp_path / "pred") == names_in(tmp_path / "overlay") == list(NAMES["val"])
     with np.load(tmp_path / "probabilities" / "v0.npz") as stored:
         assert stored["classes"].tolist() == list(CLASSES)
-        np.testing.assert_array_equal(stored["probabilities"].argmax(0) == 1, read_label_png(tmp_path / "pred" / "v0.png") == 1)
+        np.testing.assert_array_equal(stored["probabilities"].argmax(0) == 1,
+                                      read_label_png(tmp_path / "pred" / "v0.png") == 1)
 
 
 def test_a_bad_image_is_named_and_the_others_are_done(tree, tmp_path, capsys):
@@ -168,8 +188,8 @@ def test_a_bad_image_is_named_and_the_others_are_done(tree, tmp_path, capsys):
     images.mkdir()
     (images / "good.jpg").write_bytes((tree / "JPEGImages" / "v0.jpg").read_bytes())
     (images / "cut.jpg").write_bytes((tree / "JPEGImages" / "v1.jpg").read_bytes()[:300])
-    code = main(["--checkpoint", str(tree / "snapshot"), "--out", str(tmp_path), "--images", str(images), "--image-size", "65", "--quiet",
-                 "--workers", "1", "--crf", "none"])
+    code = main(["--checkpoint", str(tree / "snapshot"), "--out", str(tmp_path), "--images", str(images),
+                 "--image-size", "65", "--quiet", "--workers", "1", "--crf", "none"])
     assert code == 1 and names_in(tmp_path / "pred") == ["good"]
     assert "cut.jpg" in capsys.readouterr().err
 

@@ -17,7 +17,8 @@ def root(make_voc_tree, tmp_path):
 
 
 def arguments(root, out, *more):
-    return ["--root", root, "--classes", os.path.join(root, "classes.txt"), "--out", str(out), "--workers", "1", *more]
+    return ["--root", root, "--classes", os.path.join(root, "classes.txt"), "--out", str(out), "--workers",
+            "1", *more]
 
 
 def test_lists_and_seeds_become_record_sets(root, tmp_path, capsys):
@@ -27,7 +28,8 @@ def test_lists_and_seeds_become_record_sets(root, tmp_path, capsys):
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{out / name}.json: {count} {kind}, packed" for name, count, kind in (
-            ("train", 8, "images"), ("train_seeds", 8, "labels"), ("val", 2, "images"), ("val_seeds", 2, "labels"))]
+            ("train", 8, "images"), ("train_seeds", 8, "labels"), ("val", 2, "images"),
+            ("val_seeds", 2, "labels"))]
     assert list(RecordSet.open(out, "val").names) == ["image_03", "image_01"]
     assert main(command) == 0
     assert capsys.readouterr().out.count("unchanged") == 4
@@ -37,7 +39,8 @@ def test_problems_of_all_lists_are_printed_and_no_list_is_packed(root, tmp_path,
     write_list(os.path.join(root, "ImageSets", "Segmentation", "val.txt"), ["image_03", "image_77"])
     os.truncate(os.path.join(root, "JPEGImages", "image_05.jpg"), 100)
     write_label_png(os.path.join(root, "seeds", "image_02.png"), np.zeros((2, 2), np.uint8))
-    assert main(arguments(root, tmp_path / "records", "--list", "val", "--list", "train", "--seeds", os.path.join(root, "seeds"))) == 2
+    assert main(arguments(root, tmp_path / "records", "--list", "val", "--list", "train", "--seeds",
+                          os.path.join(root, "seeds"))) == 2
     lines = capsys.readouterr().err.splitlines()
     for name in ("image_77.xml", "image_77.jpg", "image_77.png", "image_05.jpg", "image_02.png"):
         assert sum(name in line for line in lines) == 1, name
@@ -78,9 +81,12 @@ def test_an_index_that_does_not_match_its_records_is_named(root, tmp_path, capsy
 
 
 @pytest.mark.parametrize(("command", "problem"), [
-    (["--root", "absent", "--out", "out"], "absent: is not a folder"), (["--out", "out"], "no data set was named"),
-    (["--root", "."], "no folder for the record sets"), (["--verify", "--out", "absent"], "absent: holds no record set"),
-    (["--verify", "--out", "."], "holds no record set"), (["--nonsense"], "unrecognized arguments: --nonsense")])
+    (["--root", "absent", "--out", "out"], "absent: is not a folder"),
+    (["--out", "out"], "no data set was named"),
+    (["--root", "."], "no folder for the record sets"),
+    (["--verify", "--out", "absent"], "absent: holds no record set"),
+    (["--verify", "--out", "."], "holds no record set"),
+    (["--nonsense"], "unrecognized arguments: --nonsense")])
 def test_wrong_flags_end_in_one_clear_line(tmp_path, monkeypatch, command, problem):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=problem) as caught:
@@ -91,8 +97,10 @@ def test_wrong_flags_end_in_one_clear_line(tmp_path, monkeypatch, command, probl
 def test_a_missing_list_and_wrong_classes_are_named(root, tmp_path, capsys):
     with pytest.raises(InputError, match=r"trial\.txt: does not exist; lists there: train"):
         main(arguments(root, tmp_path / "records", "--list", "trial"))
-    assert main(["--root", root, "--list", "train", "--out", str(tmp_path / "records"), "train.seed=1", "data.labels_file="]) == 0
-    assert main(["--root", root, "--list", "train", "--out", str(tmp_path / "records"), "--classes", _without_bird(tmp_path)]) == 2
+    assert main(["--root", root, "--list", "train", "--out", str(tmp_path / "records"), "train.seed=1",
+                 "data.labels_file="]) == 0
+    assert main(["--root", root, "--list", "train", "--out", str(tmp_path / "records"), "--classes",
+                 _without_bird(tmp_path)]) == 2
     assert "unknown class 'bird'" in capsys.readouterr().err
 
 

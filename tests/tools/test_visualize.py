@@ -19,8 +19,10 @@ def tree(tmp_path_factory):
     for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation", "snapshot"):
         (root / folder).mkdir(parents=True)
     for name in ("a", "b"):
-        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), np.random.RandomState(0).randint(0, 256, (33, 41, 3), np.uint8))
-        (root / "Annotations" / f"{name}.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
+        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"),
+                    np.random.RandomState(0).randint(0, 256, (33, 41, 3), np.uint8))
+        (root / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><object><name>cat</name></object></annotation>")
         write_label_png(root / "pred" / f"{name}.png", np.ones((33, 41), np.uint8))
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("a\nb\n")
     (root / "classes.txt").write_text("\n".join(CLASSES))
@@ -29,24 +31,29 @@ def tree(tmp_path_factory):
         net = build_model("resnet18_largefov", tiny=True, num_classes=3, affinity=affinity)
         net.initialize(mx.init.Normal(0.3))
         (root / folder).mkdir(exist_ok=True)
-        save_params(net, root / folder / "resnet18_largefov-0000.params", {"network": net.settings, "classes": CLASSES})
+        save_params(net, root / folder / "resnet18_largefov-0000.params",
+                    {"network": net.settings, "classes": CLASSES})
     return root
 
 
 def arguments(tree, out, *more):
-    return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--snapshot", str(tree / "snapshot"), "--out", str(out), *more]
+    return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--snapshot", str(tree / "snapshot"),
+            "--out", str(out), *more]
 
 
 def test_pairs_and_gallery_are_drawn_and_joined_in_a_page(tree, tmp_path, capsys):
-    assert main(arguments(tree, tmp_path, "--partners", "1", "--pair", "b", "a", "--predictions", f"ours={tree / 'pred'}")) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.html", "gallery.png", "pair-a-b.png", "pair-b-a.png"]
+    assert main(arguments(tree, tmp_path, "--partners", "1", "--pair", "b", "a", "--predictions",
+                          f"ours={tree / 'pred'}")) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.html", "gallery.png", "pair-a-b.png",
+                                                                "pair-b-a.png"]
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "figures.html")
     assert (tmp_path / "figures.html").read_text().count("data:image/png") == 3
 
 
 def test_two_files_are_enough_for_a_pair(tree, tmp_path):
     files = [str(tree / "JPEGImages" / f"{name}.jpg") for name in "ab"]
-    assert main(["--checkpoint", str(tree / "snapshot"), "--pair", *files, "--out", str(tmp_path), "--class", "dog", "--pixel", "3,4"]) == 0
+    assert main(["--checkpoint", str(tree / "snapshot"), "--pair", *files, "--out", str(tmp_path), "--class",
+                 "dog", "--pixel", "3,4"]) == 0
     assert (tmp_path / "pair-a-b.png").exists()
 
 

@@ -1,16 +1,19 @@
 """Prepares the process before MXNet is imported; importing any part of ``cian`` runs it once.
 
 * ``numpy.bool``: MXNet 1.9.1 reads this alias, which NumPy 1.24 removed.
-* ``OMP_NUM_THREADS``: MXNet reads it when its library is loaded and takes half of the cores without it. It is set to the number of
-  cores that this process may use, unless the user has set it.
-* ``OPENBLAS_CORETYPE``: the OpenBLAS inside of MXNet 1.9.1 does not know processors that came after it and takes kernels of the time before
-  AVX for them, at less than half of the speed. It is told to use those for AVX2, where the processor has it and the user said nothing.
-* ``MXNET_CPU_TEMP_COPY``: how many buffers MXNet's operators take turns with for what they need while they run, 4 by itself. Each grows to
-  the largest need, and a CPU runs one operator at a time, so one is enough, unless the user has set another number.
-* ``scipy.stats``: MXNet imports it for some of its test utilities and for quantization, which takes a third of its start and 50 MB. These
-  get it when they first use it; nobody else sees a difference.
-* GPU wheels: ``mxnet-cu112`` links against CUDA 11 libraries that the ``nvidia-*-cu11`` wheels bring; they are loaded here
-  by path, so that no ``LD_LIBRARY_PATH`` is needed.
+* ``OMP_NUM_THREADS``: MXNet reads it when its library is loaded and takes half of the cores without
+  it. It is set to the number of cores that this process may use, unless the user has set it.
+* ``OPENBLAS_CORETYPE``: the OpenBLAS inside of MXNet 1.9.1 does not know processors that came after
+  it and takes kernels of the time before AVX for them, at less than half of the speed. It is told
+  to use those for AVX2, where the processor has it and the user said nothing.
+* ``MXNET_CPU_TEMP_COPY``: how many buffers MXNet's operators take turns with for what they need
+  while they run, 4 by itself. Each grows to the largest need, and a CPU runs one operator at a
+  time, so one is enough, unless the user has set another number.
+* ``scipy.stats``: MXNet imports it for some of its test utilities and for quantization, which takes
+  a third of its start and 50 MB. These get it when they first use it; nobody else sees a
+  difference.
+* GPU wheels: ``mxnet-cu112`` links against CUDA 11 libraries that the ``nvidia-*-cu11`` wheels
+  bring; they are loaded here by path, so that no ``LD_LIBRARY_PATH`` is needed.
 """
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-# The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that holds each.
+# The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that
+# holds each.
 CUDA_LIBRARIES = {
     "libcudart.so.11.0": "nvidia-cuda-runtime-cu11",
     "libnvrtc.so.11.2": "nvidia-cuda-nvrtc-cu11",
@@ -46,12 +50,15 @@ GPU_ARCHITECTURES = ("5.0", "6.0", "7.0", "8.0", "8.6")
 
 
 # The variables that prepare() sets, and their values as the user gave them.
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "MXNET_CPU_TEMP_COPY", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE")
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "MXNET_CPU_TEMP_COPY",
+             "MXNET_STORAGE_FALLBACK_LOG_VERBOSE")
 USERS_VALUES = {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 def users_environment() -> Dict[str, str]:
-    """The environment without what :func:`prepare` has set: for processes that are to choose by themselves."""
+    """The environment without what :func:`prepare` has set: for processes that are to choose by
+    themselves.
+    """
     return {**{name: value for name, value in os.environ.items() if name not in VARIABLES}, **USERS_VALUES}
 
 
@@ -61,10 +68,11 @@ def usable_cores() -> int:
 
 
 def keep_freed_memory(limit: int = 2 ** 25) -> None:
-    """Have glibc keep up to ``limit`` bytes of what this process frees, for its next arrays; nothing where the C library is another.
+    """Have glibc keep up to ``limit`` bytes of what this process frees, for its next arrays;
+    nothing where the C library is another.
 
-    Without it every array of an image goes back to the system and comes again as pages that must be zeroed: two fifths of the time of a
-    process that decodes and counts label maps.
+    Without it every array of an image goes back to the system and comes again as pages that must be
+    zeroed: two fifths of the time of a process that decodes and counts label maps.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -113,14 +121,17 @@ def preload_cuda() -> None:
     try:
         ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise ImportError("mxnet-cu112 needs an NVIDIA driver (libcuda.so.1), and none is installed; install a driver of "
-                          "version 450 or newer, or use the CPU build: pip install 'cian[cpu]' after pip uninstall mxnet-cu112"
+        raise ImportError("mxnet-cu112 needs an NVIDIA driver (libcuda.so.1), and none is installed; "
+                          "install a driver of "
+                          "version 450 or newer, or use the CPU build: pip install 'cian[cpu]' after pip "
+                          "uninstall mxnet-cu112"
                           ) from error
     for library, wheel in CUDA_LIBRARIES.items():
         try:
             ctypes.CDLL(_library_path(library) or library, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise ImportError(f"mxnet-cu112 needs {library}, which was not found; install it with: pip install {wheel}"
+            raise ImportError(f"mxnet-cu112 needs {library}, which was not found; install it with: pip "
+                              f"install {wheel}"
                               ) from error
 
 
@@ -130,28 +141,35 @@ def check_gpu(device_id: int) -> None:
     Raises
     ------
     ValueError
-        Naming the device, its compute capability and the supported ones, or the reason why it cannot be asked.
+        Naming the device, its compute capability and the supported ones, or the reason why it
+        cannot be asked.
     """
     if installed_mxnet() != "mxnet-cu112":
-        raise ValueError(f"gpu:{device_id} was asked for, but the installed MXNet is the CPU build; install the GPU build: "
+        raise ValueError(f"gpu:{device_id} was asked for, but the installed MXNet is the CPU build; "
+                         "install the GPU build: "
                          "pip uninstall mxnet && pip install 'cian[gpu]'")
     driver = ctypes.CDLL("libcuda.so.1")
     count, device = ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         raise ValueError("the NVIDIA driver reports no usable GPU; check nvidia-smi")
     if not 0 <= device_id < count.value:
-        raise ValueError(f"gpu:{device_id} does not exist; the driver reports {count.value} GPU(s), numbered from 0")
+        raise ValueError(f"gpu:{device_id} does not exist; the driver reports {count.value} GPU(s), "
+                         "numbered from 0")
     if driver.cuDeviceGet(ctypes.byref(device), device_id) != 0:
         raise ValueError(f"gpu:{device_id} cannot be opened; check nvidia-smi")
     major, minor = ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
     capability = (major.value, minor.value)
     # Machine code runs on the same major version at an equal or higher minor one.
     supported = [tuple(map(int, name.split("."))) for name in GPU_ARCHITECTURES]
     if not any(capability[0] == have[0] and capability[1] >= have[1] for have in supported):
-        raise ValueError(f"gpu:{device_id} has compute capability {capability[0]}.{capability[1]}, but mxnet-cu112 1.9.1 carries "
-                         f"machine code for {', '.join(GPU_ARCHITECTURES)} only and no PTX; use one of those GPUs or the CPU")
+        raise ValueError(f"gpu:{device_id} has compute capability {capability[0]}.{capability[1]}, but "
+                         "mxnet-cu112 1.9.1 carries "
+                         f"machine code for {', '.join(GPU_ARCHITECTURES)} only and no PTX; use one of "
+                         "those GPUs or the CPU")
 
 
 class LaterModule(ModuleType):
@@ -165,7 +183,9 @@ class LaterModule(ModuleType):
 
 @contextlib.contextmanager
 def imported_later(name: str) -> Iterator[None]:
-    """What imports a module inside of the block gets a :class:`LaterModule`, unless the module is there already."""
+    """What imports a module inside of the block gets a :class:`LaterModule`, unless the module is
+    there already.
+    """
     stand_in = LaterModule(name)
     sys.modules.setdefault(name, stand_in)
     try:
@@ -178,7 +198,8 @@ def imported_later(name: str) -> Iterator[None]:
 class MXNetFinder(MetaPathFinder):
     """Finds MXNet where it is, and has its import leave ``scipy.stats`` for later."""
 
-    def find_spec(self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
+    def find_spec(self, name: str, path: Optional[Sequence[str]] = None,
+                  target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
         spec = PathFinder.find_spec(name, path, target) if name == "mxnet" else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -206,6 +227,7 @@ def prepare() -> None:
         if not any(isinstance(finder, MXNetFinder) for finder in sys.meta_path):
             sys.meta_path.insert(0, MXNetFinder())
         if importlib.util.find_spec("mxnet") is None:
-            raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or 'cian[gpu]')")
+            raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or "
+                              "'cian[gpu]')")
         if installed_mxnet() == "mxnet-cu112":
             preload_cuda()

@@ -44,16 +44,18 @@ def _rebuild(problem, file, field, remedy):
 def run_tool(main: Callable[[], Optional[int]]) -> None:
     """Run an entry point and end the process as a command-line user expects.
 
-    Returns of ``main`` are exit codes (``None`` is 0). An :class:`InputError` prints ``error: ...`` on standard error as one line and
-    exits 2; an interrupt exits 130; a reader that closed our output early (``| head``) ends it quietly with 141. Any other exception is
-    a defect and keeps its traceback.
+    Returns of ``main`` are exit codes (``None`` is 0). An :class:`InputError` prints ``error: ...``
+    on standard error as one line and exits 2; an interrupt exits 130; a reader that closed our
+    output early (``| head``) ends it quietly with 141. Any other exception is a defect and keeps
+    its traceback.
     """
     try:
         code = main() or 0
         sys.stdout.flush()
         sys.exit(code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's flush at exit fails again
+        # or the interpreter's flush at exit fails again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

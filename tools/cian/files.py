@@ -1,4 +1,6 @@
-"""Files that are whole or absent: atomic writing, locks, and the one exception for many problems. Standard library only."""
+"""Files that are whole or absent: atomic writing, locks, and the one exception for many problems.
+Standard library only.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -13,16 +15,20 @@ _counter = itertools.count()
 
 
 class Problems(InputError):
-    """Several wrong inputs at once; ``.problems`` holds an :class:`InputError` for each, and the message quotes the first ones."""
+    """Several wrong inputs at once; ``.problems`` holds an :class:`InputError` for each, and the
+    message quotes the first ones.
+    """
 
     quoted = 3
 
-    def __init__(self, problems: Sequence[InputError], *, file: Optional[PathLike] = None, remedy: Optional[str] = None) -> None:
+    def __init__(self, problems: Sequence[InputError], *, file: Optional[PathLike] = None,
+                 remedy: Optional[str] = None) -> None:
         self.problems: List[InputError] = list(problems)
         quoted = " | ".join(str(problem) for problem in self.problems[:self.quoted])
         more = len(self.problems) - self.quoted
         count = f"{len(self.problems)} problems: " if len(self.problems) > 1 else ""
-        super().__init__(count + quoted + (f" | and {more} more" if more > 0 else ""), file=file, remedy=remedy)
+        super().__init__(count + quoted + (f" | and {more} more" if more > 0 else ""), file=file,
+                         remedy=remedy)
 
     def __reduce__(self):
         return _rebuild_problems, (self.problems, self.file, self.remedy)
@@ -35,24 +41,29 @@ def _rebuild_problems(problems, file, remedy):
 def write_error(error: OSError, path: PathLike) -> InputError:
     """What to tell the user when ``path`` could not be written."""
     return InputError(f"cannot be written ({error.strerror or error})", file=path,
-                      remedy="check the folder's permissions and free space; nothing was left under this name")
+                      remedy="check the folder's permissions and free space; nothing was left under this "
+                             "name")
 
 
 @contextlib.contextmanager
-def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False, before: Optional[Callable[[], Any]] = None) -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path`` and rename it to ``path`` once the block has ended without an exception.
+def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False,
+                 before: Optional[Callable[[], Any]] = None) -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` and rename it to ``path`` once the block has ended
+    without an exception.
 
     Parameters
     ----------
     path : the final name; missing parent folders are made.
     mode : 'wb' or 'w' (UTF-8).
     sync : also wait until the content is on the disk, so that it survives a power failure.
-    before : called when all is written and only the renaming is left; its exceptions leave ``path`` as it was.
+    before : called when all is written and only the renaming is left; its exceptions leave ``path``
+        as it was.
 
     Raises
     ------
     InputError
-        Naming ``path`` when it cannot be written (a full disk, no permission). ``path`` is then as it was before.
+        Naming ``path`` when it cannot be written (a full disk, no permission). ``path`` is then as
+        it was before.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode must be 'wb' or 'w', not {mode!r}")
@@ -90,7 +101,9 @@ def atomic_write_bytes(path: PathLike, content: bytes, *, sync: bool = False) ->
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """The content of a file; an :class:`InputError` that names it where it is missing, empty or unreadable."""
+    """The content of a file; an :class:`InputError` that names it where it is missing, empty or
+    unreadable.
+    """
     try:
         with open(path, "rb") as stream:
             content = stream.read()
@@ -113,7 +126,8 @@ def read_text(path: PathLike) -> str:
 
 @contextlib.contextmanager
 def locked(path: PathLike, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``, made for it and removed afterwards; a dead holder's lock is free.
+    """Hold an exclusive lock on the file ``path``, made for it and removed afterwards; a dead
+    holder's lock is free.
 
     Raises
     ------
@@ -128,7 +142,8 @@ def locked(path: PathLike, what: str) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
-            raise InputError(f"{what} is being written by process {holder}", file=path, remedy="wait until it has ended") from error
+            raise InputError(f"{what} is being written by process {holder}", file=path,
+                             remedy="wait until it has ended") from error
         if _same_file(descriptor, path):
             break
         os.close(descriptor)  # its holder removed the file between our open and our lock

@@ -52,33 +52,43 @@ class Model:
         return palette()
 
     def logits(self, image: Image) -> np.ndarray:
-        """(C, H, W) float32 logits at the image's size; logarithms of probabilities where an exported file gives those."""
+        """(C, H, W) float32 logits at the image's size; logarithms of probabilities where an
+        exported file gives those.
+        """
         return self._predictor.logits(as_rgb(image))
 
     def probabilities(self, image: Image, crf: str = "none") -> np.ndarray:
-        """(C, H, W) float32 class probabilities, refined by the dense CRF preset ``crf`` unless it is 'none'."""
+        """(C, H, W) float32 class probabilities, refined by the dense CRF preset ``crf`` unless it
+        is 'none'.
+        """
         found = self._predictor.predict(as_rgb(image), crf=crf).probabilities
         assert found is not None
         return found
 
     def predict(self, image: Image, crf: str = "none") -> np.ndarray:
-        """(H, W) uint8 labels, refined by the dense CRF preset ``crf`` ('test', 'retrain', 'deeplab') unless it is 'none'."""
+        """(H, W) uint8 labels, refined by the dense CRF preset ``crf`` ('test', 'retrain',
+        'deeplab') unless it is 'none'.
+        """
         return self._predictor.predict(as_rgb(image), crf=crf).best
 
 
-def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] = None, model: str = "", device: str = "cpu:0",
-               scales: Optional[Sequence[float]] = None, add_max: Optional[bool] = None, mirror: Optional[bool] = None,
+def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] = None, model: str = "",
+               device: str = "cpu:0",
+               scales: Optional[Sequence[float]] = None, add_max: Optional[bool] = None,
+               mirror: Optional[bool] = None,
                fit: Optional[str] = None, size_px: Optional[int] = None) -> Model:
     """Open a trained network.
 
     Parameters
     ----------
-    path : a snapshot folder of training, a ``.params`` file, the ``-symbol.json`` or ``.onnx`` file of tools/export.py.
+    path : a snapshot folder of training, a ``.params`` file, the ``-symbol.json`` or ``.onnx`` file
+        of tools/export.py.
     classes : class names, 'voc', or a file with a name a line; for a file that does not carry them.
     model : model name such as 'resnet101_largefov'; for a ``.params`` file without metadata.
     device : 'cpu:0' or 'gpu:0'.
-    scales, add_max, mirror, fit, size_px : see :class:`~cian.tools.engine.config.PredictConfig`; default the original's test procedure.
-        An exported file has its own scales and mirror inside.
+    scales, add_max, mirror, fit, size_px : see :class:`~cian.tools.engine.config.PredictConfig`;
+        default the original's test procedure. An exported file has its own scales and mirror
+        inside.
 
     Raises
     ------
@@ -88,14 +98,15 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
     table = None
     if classes is not None:
         table = load_classes(classes) if isinstance(classes, (str, os.PathLike)) else ClassTable(classes)
-    chosen: Dict[str, Any] = {"scales": None if scales is None else tuple(float(scale) for scale in scales), "add_max": add_max,
-                              "mirror": mirror, "fit": fit, "size_px": size_px}
-    settings = Config().replace(predict={key: value for key, value in chosen.items() if value is not None}).predict
+    chosen: Dict[str, Any] = {"scales": None if scales is None else tuple(float(scale) for scale in scales),
+                              "add_max": add_max, "mirror": mirror, "fit": fit, "size_px": size_px}
+    settings = Config().replace(predict={key: value for key, value in chosen.items()
+                                         if value is not None}).predict
     context = parse_devices([device])[0]
     source = open_model(path, ctx=context, model=model, classes=table)
     if source.procedure is not None and (chosen["scales"], add_max, mirror) != (None, None, None):
-        raise InputError("has scales and mirror inside it, and they cannot be changed", file=path, field="scales, add_max, mirror",
-                         remedy="leave them out, or load the checkpoint")
+        raise InputError("has scales and mirror inside it, and they cannot be changed", file=path,
+                         field="scales, add_max, mirror", remedy="leave them out, or load the checkpoint")
     return Model(source, settings, context)
 
 
@@ -111,6 +122,6 @@ def as_rgb(image: Image) -> np.ndarray:
         return read_image(os.fspath(image))
     array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or array.size == 0:
-        raise InputError(f"an image must be (height, width, 3) uint8 in RGB, not {array.shape} {array.dtype}", field="image",
-                         remedy="give a path, a PIL image or such an array")
+        raise InputError(f"an image must be (height, width, 3) uint8 in RGB, not {array.shape} {array.dtype}",
+                         field="image", remedy="give a path, a PIL image or such an array")
     return array

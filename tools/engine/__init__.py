@@ -1,1 +1,3 @@
-"""What a run is made of: configuration, training, checkpoints, prediction, CRF, metrics, reports and devices."""
+"""What a run is made of: configuration, training, checkpoints, prediction, CRF, metrics, reports
+and devices.
+"""

@@ -1,8 +1,10 @@
-"""The one configuration schema: typed sections, presets, YAML files, command-line overrides, and the hash of a run.
+"""The one configuration schema: typed sections, presets, YAML files, command-line overrides, and
+the hash of a run.
 
-A configuration is a :class:`Config` of frozen dataclasses. It comes from, in this order: the schema's defaults, the preset
-(``original`` or ``paper``), YAML files (each may name a ``base`` file), then ``section.key=value`` from the command line.
-Unknown keys and wrong types are refused by name.
+A configuration is a :class:`Config` of frozen dataclasses. It comes from, in this order: the
+schema's defaults, the preset (``original`` or ``paper``), YAML files (each may name a ``base``
+file), then ``section.key=value`` from the command line. Unknown keys and wrong types are refused by
+name.
 """
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional
            hashed: Union[bool, str] = True) -> Any:
     """A configuration key: its default, one line of help, its allowed values or lower bound.
 
-    ``hashed=False`` marks keys that say where and how fast a run happens and not what it computes; they stay out of the hash.
-    ``hashed="changed"`` keys enter it only where they are not at their default, so that files from before the key keep their hash.
+    ``hashed=False`` marks keys that say where and how fast a run happens and not what it computes;
+    they stay out of the hash. ``hashed="changed"`` keys enter it only where they are not at their
+    default, so that files from before the key keep their hash.
     """
     metadata = {"help": text, "choices": choices, "low": low, "hashed": hashed}
     if isinstance(default, (list, tuple)):
@@ -43,13 +46,21 @@ class DataConfig:
 
     root: str = option("", "VOC-layout tree: JPEGImages/ Annotations/ ImageSets/Segmentation/", hashed=False)
     image_root: str = option("", "folder of NAME.jpg; default ROOT/JPEGImages", hashed=False)
-    annotation_root: str = option("", "folder of NAME.xml with the image-level labels; default ROOT/Annotations", hashed=False)
-    labels_file: str = option("", "image-level labels as text, 'NAME class class ...' a line, in place of the XML", hashed=False)
+    annotation_root: str = option("",
+                                  "folder of NAME.xml with the image-level labels; default ROOT/Annotations",
+                                  hashed=False)
+    labels_file: str = option(
+        "", "image-level labels as text, 'NAME class class ...' a line, in place of the XML", hashed=False)
     label_root: str = option("", "folder of NAME.png seeds (pseudo-labels) to train on", hashed=False)
-    mask_root: str = option("", "folder of NAME.png ground truth, for measurement only; default ROOT/SegmentationClassAug", hashed=False)
-    classes: str = option("voc", "'voc' for VOC's 20 classes, or a file with a class a line, background first", hashed=False)
-    train_list: str = option("train_aug", "training list: a file, or a name below ImageSets/Segmentation", hashed=False)
-    val_list: str = option("val", "validation list: a file, or a name below ImageSets/Segmentation", hashed=False)
+    mask_root: str = option(
+        "", "folder of NAME.png ground truth, for measurement only; default ROOT/SegmentationClassAug",
+        hashed=False)
+    classes: str = option(
+        "voc", "'voc' for VOC's 20 classes, or a file with a class a line, background first", hashed=False)
+    train_list: str = option("train_aug", "training list: a file, or a name below ImageSets/Segmentation",
+                             hashed=False)
+    val_list: str = option("val", "validation list: a file, or a name below ImageSets/Segmentation",
+                           hashed=False)
     records: str = option("", "folder of prepared records; empty packs into SNAPSHOT/records", hashed=False)
 
 
@@ -57,13 +68,17 @@ class DataConfig:
 class NetworkConfig:
     """The segmentation network (paper, sections 'CIAN Module' and 'Multiple Pairs')."""
 
-    model: str = option("resnet101_largefov", "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or efficientnet_lite0")
-    affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)", ("none", "self", "cross"))
+    model: str = option("resnet101_largefov",
+                        "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or "
+                        "efficientnet_lite0")
+    affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)",
+                           ("none", "self", "cross"))
     group_size: int = option(2, "images in a group of common class; 2 is one reference for each query", low=2)
     merge_type: str = option("max", "merge of the messages, Eq. 5", ("max", "avg"))
     merge_self: bool = option(True, "the image's message to itself takes part in the merge")
     embed_channels: int = option(0, "channels of query, key and value; 0 is half of the backbone's", low=0)
-    pretrained: str = option("", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
+    pretrained: str = option(
+        "", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
 
 
 @dataclass(frozen=True)
@@ -72,13 +87,16 @@ class LossConfig:
 
     completion: bool = option(True, "add the completion loss (+CP)")
     completion_labels: str = option(
-        "seed", "classes that Eq. 7 lets through: those of the cropped, downsampled seed (original code) or the image-level labels and "
+        "seed", "classes that Eq. 7 lets through: those of the cropped, downsampled seed (original code) "
+                "or the image-level labels and "
         "background (paper)", ("seed", "image"))
     completion_target: str = option(
-        "cross", "branch whose argmax is the target: the cross one for both losses (original code) or each its own (paper's Eq. 7-9)",
+        "cross", "branch whose argmax is the target: the cross one for both losses (original code) or each "
+                 "its own (paper's Eq. 7-9)",
         ("cross", "own"))
     normalise: str = option(
-        "device", "divide by the mean number of pixels over the device's batch (original code) or by each image's own (paper's Eq. 6, 8)",
+        "device", "divide by the mean number of pixels over the device's batch (original code) or by each "
+                  "image's own (paper's Eq. 6, 8)",
         ("device", "image"))
 
 
@@ -95,32 +113,43 @@ class TrainConfig:
     weight_decay: float = option(5e-4, "weight decay of *_weight and bn_out_gamma", low=0)
     decay_beta: bool = option(False, "decay bn_out_beta too (the original's optimiser does not)")
     lr_power: float = option(0.9, "power of the poly decay", low=0)
-    lr_decay: str = option("epoch", "poly decay steps once an epoch (original code) or every iteration", ("epoch", "iteration"))
+    lr_decay: str = option("epoch", "poly decay steps once an epoch (original code) or every iteration",
+                           ("epoch", "iteration"))
     gamma_start: float = option(
-        0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity without effect until it has grown",
+        0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity "
+             "without effect until it has grown",
         hashed="changed")
     embed_start: float = option(
-        1.0, "factor of the query and key weights at the start of a first round; 1 is Normal(0.01) (original and paper), which leaves the "
+        1.0, "factor of the query and key weights at the start of a first round; 1 is Normal(0.01) "
+             "(original and paper), which leaves the "
         "affinity uniform where features are small", low=0, hashed="changed")
-    freeze: Tuple[str, ...] = option((), "name prefixes of parameters that do not train, beside the backbone's batch norms")
+    freeze: Tuple[str, ...] = option((),
+                                     "name prefixes of parameters that do not train, beside the backbone's "
+                                     "batch norms")
     pairing: str = option(
-        "common", "how groups are drawn: common (original's queue), even (every image a query once an epoch) or random (Table 3)",
+        "common", "how groups are drawn: common (original's queue), even (every image a query once an "
+                  "epoch) or random (Table 3)",
         ("common", "even", "random"))
     lonely: str = option(
-        "end", "common pairing of an image that shares no class with any other: end the epoch at its turn (original code) or skip it",
+        "end", "common pairing of an image that shares no class with any other: end the epoch at its turn "
+               "(original code) or skip it",
         ("end", "skip"))
     order: str = option(
-        "original", "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
+        "original", "random numbers: one np.random stream as the original code, or a counter of (seed, "
+                    "epoch, index)",
         ("original", "counter"))
     scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales")
     mirror: bool = option(True, "random horizontal flip")
     label_padding: str = option(
-        "background", "label of padded pixels: background (original code) or ignore", ("background", "ignore"))
+        "background", "label of padded pixels: background (original code) or ignore",
+        ("background", "ignore"))
     label_resize: str = option(
-        "bilinear", "reduction of labels to stride 8: bilinear of the indices (original code) or nearest", ("bilinear", "nearest"))
+        "bilinear", "reduction of labels to stride 8: bilinear of the indices (original code) or nearest",
+        ("bilinear", "nearest"))
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
     keep: int = option(5, "checkpoints to keep", low=1, hashed=False)
-    save_every: int = option(0, "also save every so many steps; 0 saves at the end of an epoch", low=0, hashed=False)
+    save_every: int = option(0, "also save every so many steps; 0 saves at the end of an epoch", low=0,
+                             hashed=False)
     log_every: int = option(50, "steps between lines of the log", low=1, hashed=False)
 
 
@@ -130,7 +159,8 @@ class CamConfig:
 
     model: str = option("vgg16", "backbone of the classifier",
                         ("vgg16", "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101"))
-    pretrained: str = option("", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
+    pretrained: str = option(
+        "", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
     epochs: int = option(15, "epochs", low=1)
     batch_size: int = option(16, "images a step", low=1)
     crop_px: int = option(321, "side of the training crop, pixels", low=9)
@@ -146,16 +176,22 @@ class CamConfig:
 class SeedConfig:
     """From class activation maps to seeds."""
 
-    foreground_threshold: float = option(0.3, "CAM in [0, 1] above which a pixel is a seed of the class", low=0)
+    foreground_threshold: float = option(0.3, "CAM in [0, 1] above which a pixel is a seed of the class",
+                                         low=0)
     background_threshold: float = option(
-        0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale", low=0)
+        0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale",
+        low=0)
     saliency: str = option(
-        "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and colour contrast to the image's "
-        "border) or low_cam (no map: the largest CAM of the image stands for it)", ("images", "builtin", "low_cam"))
+        "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and "
+                   "colour contrast to the image's "
+        "border) or low_cam (no map: the largest CAM of the image stands for it)",
+        ("images", "builtin", "low_cam"))
     conflicts: str = option(
-        "ignore", "pixels that several classes claim: ignored (paper) or given to the largest CAM; those that a class and the background "
+        "ignore", "pixels that several classes claim: ignored (paper) or given to the largest CAM; those "
+                  "that a class and the background "
         "claim are ignored always", ("ignore", "largest"))
-    saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1", hashed=False)
+    saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1",
+                                hashed=False)
     scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged")
     mirror: bool = option(False, "average the CAM with that of the mirrored image")
     strong_ratio: float = option(0.0, "portion of the seeds replaced with ground truth (Table 4)", low=0)
@@ -170,33 +206,50 @@ class PredictConfig:
     add_max: bool = option(True, "average in the maximum of the scales as one more map")
     mirror: bool = option(True, "average with the logits of the mirrored image")
     fit: str = option(
-        "pad", "images are padded to a square of size_px (original's test), warped to it (original's retraining labels), padded to sides "
-        "of 32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as they are",
+        "pad", "images are padded to a square of size_px (original's test), warped to it (original's "
+               "retraining labels), padded to sides "
+        "of 32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as "
+        "they are",
         FITS)
-    size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad", low=9)
-    filter_labels: bool = option(False, "restrict predictions to the image-level labels and background (the original does not)")
+    size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad",
+                          low=9)
+    filter_labels: bool = option(False,
+                                 "restrict predictions to the image-level labels and background (the "
+                                 "original does not)")
     crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", CRFS)
-    retrain_fit: str = option("warp", "fit of the images for the labels of the second round (original: warp)", FITS, hashed="changed")
-    retrain_crf: str = option("retrain", "CRF preset for the labels of the second round; none: the predictions without CRF", CRFS,
+    retrain_fit: str = option("warp", "fit of the images for the labels of the second round (original: warp)",
+                              FITS, hashed="changed")
+    retrain_crf: str = option("retrain",
+                              "CRF preset for the labels of the second round; none: the predictions "
+                              "without CRF", CRFS,
                               hashed="changed")
     batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, hashed=False)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how fast; none of it enters the hash except the devices, which the losses normalise by, and mixed precision. The order
-    of sums changes the rounding: it is not in the hash, but a run goes on only with the order that it began with."""
+    """Where and how fast; none of it enters the hash except the devices, which the losses normalise
+    by, and mixed precision. The order
+    of sums changes the rounding: it is not in the hash, but a run goes on only with the order that
+    it began with."""
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
     devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
     workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, hashed=False)
-    processes: int = option(0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for many images "
+    processes: int = option(
+        0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for "
+           "many images "
                                "where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
-    precision: str = option("float32", "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, never measured",
+    precision: str = option("float32",
+                            "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, "
+                            "never measured",
                             ("float32", "mixed"), hashed="changed")
-    sums: str = option("fast", "order of the sums in the classifier and the affinity in training on CPUs: fast, equal to the original's "
+    sums: str = option("fast", "order of the sums in the classifier and the affinity in training on CPUs: "
+                               "fast, equal to the original's "
                        "up to rounding; original, to the last bit", ("fast", "original"), hashed=False)
-    pinned: bool = option(False, "copy training batches to GPUs out of page-locked memory, beside the step before; never measured",
+    pinned: bool = option(
+        False, "copy training batches to GPUs out of page-locked memory, beside the step before; never "
+               "measured",
                           hashed=False)
 
 
@@ -215,15 +268,20 @@ class Config:
     run: RunConfig = RunConfig()
 
     def replace(self, **sections: Mapping[str, Any]) -> Config:
-        """A copy with keys of sections replaced: ``config.replace(train={"epochs": 3})``. Same checks as a file's."""
+        """A copy with keys of sections replaced: ``config.replace(train={"epochs": 3})``. Same
+        checks as a file's.
+        """
         return _merge(self, sections, "replace()")
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain nested dict of lists, strings and numbers, ready for YAML or JSON."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    def hash(self, sections: Iterable[str] = ("preset", "network", "loss", "train", "cam", "seeds", "predict", "run")) -> str:
-        """Twelve hexadecimal digits of SHA-256 over the hashed keys of the named sections (SHA-256 of a canonical JSON)."""
+    def hash(self, sections: Iterable[str] = ("preset", "network", "loss", "train", "cam", "seeds", "predict",
+                                              "run")) -> str:
+        """Twelve hexadecimal digits of SHA-256 over the hashed keys of the named sections (SHA-256
+        of a canonical JSON).
+        """
         content: Dict[str, Any] = {}
         for name in sorted(sections):
             section = getattr(self, name)
@@ -232,7 +290,8 @@ class Config:
 
     def hashed_keys(self, sections: Iterable[str]) -> Dict[str, Any]:
         """The hashed keys of the named sections and their values, by their full names (``train.lr``)."""
-        return {f"{name}.{key}": value for name in sections for key, value in _hashed(getattr(self, name)).items()}
+        return {f"{name}.{key}": value for name in sections for key,
+                value in _hashed(getattr(self, name)).items()}
 
 
 def _hashed(section: Any) -> Dict[str, Any]:
@@ -241,14 +300,17 @@ def _hashed(section: Any) -> Dict[str, Any]:
     return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
 
-SECTIONS: Dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items() if name != "preset"}
+SECTIONS: Dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items()
+                             if name != "preset"}
 
-# What a preset changes of the schema's defaults. 'original' is what the released code does and equals the defaults.
+# What a preset changes of the schema's defaults. 'original' is what the released code does and
+# equals the defaults.
 PRESETS: Dict[str, Dict[str, Dict[str, Any]]] = {
     "original": {},
     "paper": {
         "loss": {"completion_labels": "image", "completion_target": "own", "normalise": "image"},
-        "train": {"label_padding": "ignore", "label_resize": "nearest", "lr_decay": "iteration", "order": "counter"},
+        "train": {"label_padding": "ignore", "label_resize": "nearest", "lr_decay": "iteration",
+                  "order": "counter"},
     },
 }
 
@@ -259,7 +321,8 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
 
     Parameters
     ----------
-    files : paths of YAML files, later ones win; a file may name ``base: other.yaml`` (relative to itself) and ``preset:``.
+    files : paths of YAML files, later ones win; a file may name ``base: other.yaml`` (relative to
+        itself) and ``preset:``.
     overrides : ``section.key=value`` strings, the value in YAML.
     preset : 'original' or 'paper'; wins over the files' own.
     flags : sections of keys with values of the schema's types, laid over the files and under ``overrides``.
@@ -267,7 +330,8 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
     Raises
     ------
     InputError
-        Naming file, key and remedy: unreadable or invalid YAML, unknown section or key, wrong type, value out of range.
+        Naming file, key and remedy: unreadable or invalid YAML, unknown section or key, wrong type,
+        value out of range.
     """
     layers: List[Tuple[str, Dict[str, Any]]] = []
     for name in files:
@@ -287,17 +351,22 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
         except yaml.YAMLError as error:
             raise InputError(f"the value {value!r} is not valid YAML", field=key) from error
     layers.extend([("command line", dict(flags or {})), ("command line", overridden)])
-    chosen = preset or next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "original")
+    chosen = preset or next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer),
+                            "original")
     if chosen not in PRESETS:
-        raise InputError(f"unknown preset {chosen!r}", field="preset", remedy=f"use one of: {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset {chosen!r}", field="preset",
+                         remedy=f"use one of: {', '.join(PRESETS)}")
     config = dataclasses.replace(_merge(Config(), PRESETS[chosen], f"preset {chosen}"), preset=chosen)
     for source, layer in layers:
-        config = _merge(config, {k: v for k, v in layer.items() if k not in ("preset", "base", "claim")}, source)
+        config = _merge(config, {k: v for k, v in layer.items() if k not in ("preset", "base", "claim")},
+                        source)
     return config
 
 
 def save_config(config: Config, path: PathLike) -> None:
-    """Write the resolved configuration as YAML, with its hash in a comment on the first line; replaces the file at once."""
+    """Write the resolved configuration as YAML, with its hash in a comment on the first line;
+    replaces the file at once.
+    """
     text = f"# hash: {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
     temporary = f"{os.fspath(path)}.tmp"
     with open(temporary, "w", encoding="utf-8") as stream:
@@ -336,8 +405,10 @@ def _merge(config: Config, layer: Mapping[str, Any], source: str) -> Config:
         checked = {}
         for key, value in values.items():
             if key not in known:
-                raise InputError(f"unknown key {key!r}", file=source, field=f"{name}.{key}", remedy=_suggest(str(key), known))
-            checked[key] = _check(value, known[key], typing.get_type_hints(SECTIONS[name])[key], source, f"{name}.{key}")
+                raise InputError(f"unknown key {key!r}", file=source, field=f"{name}.{key}",
+                                 remedy=_suggest(str(key), known))
+            checked[key] = _check(value, known[key], typing.get_type_hints(SECTIONS[name])[key], source,
+                                  f"{name}.{key}")
         changed[name] = dataclasses.replace(getattr(config, name), **checked)
     return dataclasses.replace(config, **changed)
 
@@ -351,14 +422,18 @@ def _check(value: Any, key: dataclasses.Field[Any], kind: Any, source: str, name
     """``value`` converted to the key's type, or an :class:`InputError` that names it."""
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        items = value if isinstance(value, (list, tuple)) else str(value).split(",") if item is str and value != "" else value
+        items = value if isinstance(value,
+                                    (list, tuple)) else str(value).split(
+                                        ",") if item is str and value != "" else value
         if not isinstance(items, (list, tuple)):
             items = [] if value == "" else [value]
-        return tuple(_scalar(entry.strip() if isinstance(entry, str) else entry, item, source, name) for entry in items)
+        return tuple(_scalar(entry.strip() if isinstance(entry, str) else entry, item, source, name)
+                     for entry in items)
     converted = _scalar(value, kind, source, name)
     choices, low = key.metadata["choices"], key.metadata["low"]
     if choices and converted not in choices:
-        raise InputError(f"{converted!r} is not allowed", file=source, field=name, remedy=f"use one of: {', '.join(map(str, choices))}")
+        raise InputError(f"{converted!r} is not allowed", file=source, field=name,
+                         remedy=f"use one of: {', '.join(map(str, choices))}")
     if low is not None and not converted >= low:
         raise InputError(f"{converted!r} is below {low:g}", file=source, field=name)
     return converted

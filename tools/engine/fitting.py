@@ -1,8 +1,9 @@
 """How an image is brought to the size that the network sees, and its logits back to the size of the image.
 
-All resizing is bilinear with corners aligned, as MXNet's BilinearResize2D does it. Being linear and separable it is a pair of
-matrices here: averaging maps before enlarging them, cropping, and resizing twice all become products of small matrices.
-Imports neither MXNet nor, before it warps an image, OpenCV: processes that enlarge logits beside the network need none of them.
+All resizing is bilinear with corners aligned, as MXNet's BilinearResize2D does it. Being linear and
+separable it is a pair of matrices here: averaging maps before enlarging them, cropping, and
+resizing twice all become products of small matrices. Imports neither MXNet nor, before it warps an
+image, OpenCV: processes that enlarge logits beside the network need none of them.
 """
 from __future__ import annotations
 
@@ -36,21 +37,26 @@ class Fit:
     def of(cls, image_size: Tuple[int, int], how: str = "pad", size_px: int = 513) -> Fit:
         """The fit of an image of ``image_size``.
 
-        pad : each side shorter than ``size_px`` is padded to it, longer ones stay (the original's test, which cuts longer ones off).
+        pad : each side shorter than ``size_px`` is padded to it, longer ones stay (the original's
+            test, which cuts longer ones off).
         warp : both sides become ``size_px`` (the original's labels for the second round).
-        tight : each side is padded to the next 32 n + 1, of which the scales 0.75 and 1.25 are 8 n + 1 too: there, and only there, the
-            network sees the mirrored image at the same places.
+        tight : each side is padded to the next 32 n + 1, of which the scales 0.75 and 1.25 are 8 n
+            + 1 too: there, and only there, the network sees the mirrored image at the same places.
         native : the image as it is; a side of one pixel is padded to two, which resizing needs.
         """
         if how not in FITS:
-            raise InputError(f"{how!r} is not allowed", field="predict.fit", remedy=f"use one of: {', '.join(FITS)}")
+            raise InputError(f"{how!r} is not allowed", field="predict.fit",
+                             remedy=f"use one of: {', '.join(FITS)}")
         height, width = image_size
         sides = {"pad": lambda side: max(side, size_px), "warp": lambda side: size_px,
-                 "tight": lambda side: TIGHT_PX * max(1, -(-(side - 1) // TIGHT_PX)) + 1, "native": lambda side: max(side, 2)}
+                 "tight": lambda side: TIGHT_PX * max(1, -(-(side - 1) // TIGHT_PX)) + 1,
+                 "native": lambda side: max(side, 2)}
         return cls(how, (height, width), (sides[how](height), sides[how](width)))
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The (H, W, 3) uint8 image at ``network_size``: zeros below and on the right, or resized by OpenCV's bilinear."""
+        """The (H, W, 3) uint8 image at ``network_size``: zeros below and on the right, or resized
+        by OpenCV's bilinear.
+        """
         if self.network_size == self.image_size:
             return image
         height, width = self.network_size
@@ -69,7 +75,9 @@ class Fit:
         return np.matmul(np.matmul(rows, coarse.astype(np.float32, copy=False)), columns.T)
 
     def _matrix(self, coarse: int, axis: int) -> np.ndarray:
-        """(image side, coarse) along one axis: to the network's side, then cut off the padding or undo the warping."""
+        """(image side, coarse) along one axis: to the network's side, then cut off the padding or
+        undo the warping.
+        """
         enlarge = resize_matrix(coarse, self.network_size[axis])
         side = self.image_size[axis]
         if self.how == "warp":

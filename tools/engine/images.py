@@ -29,7 +29,9 @@ class Sample:
 
 
 def tree_samples(tree: DatasetTree, name_or_path: str, filter_labels: bool = False) -> List[Sample]:
-    """Samples of a list of a data set; with ``filter_labels`` each may have its image-level labels and background only."""
+    """Samples of a list of a data set; with ``filter_labels`` each may have its image-level labels
+    and background only.
+    """
     names = tree.names(name_or_path)
     allowed: Sequence[Optional[Tuple[int, ...]]] = [None] * len(names)
     if filter_labels:
@@ -41,12 +43,15 @@ def shard(samples: Sequence[Sample], text: str) -> List[Sample]:
     """The part 'I/N' of the samples, every N-th from I on: the shards are disjoint and together are all."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"{text!r} is no shard", field="--shard", remedy="write I/N with I below N, for example 0/2 and 1/2")
+        raise InputError(f"{text!r} is no shard", field="--shard",
+                         remedy="write I/N with I below N, for example 0/2 and 1/2")
     return list(samples[int(index)::int(count)])
 
 
 def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image file; an :class:`InputError` names one that is missing, truncated or no image."""
+    """(H, W, 3) uint8 RGB of an image file; an :class:`InputError` names one that is missing,
+    truncated or no image.
+    """
     content = read_bytes(path)
     if content[:2] == b"\xff\xd8":
         return np.ascontiguousarray(decode_jpeg(content, path)[..., ::-1])
@@ -57,32 +62,37 @@ def read_image(path: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error) as error:
         raise InputError("is no image, or a damaged one", file=path, remedy="use JPEG or PNG") from error
     if image is None:
-        raise InputError("is of a kind of image that cannot be read", file=path, remedy="convert it to JPEG or PNG")
+        raise InputError("is of a kind of image that cannot be read", file=path,
+                         remedy="convert it to JPEG or PNG")
     return np.ascontiguousarray(image[..., ::-1])
 
 
 def find_images(inputs: Sequence[str]) -> List[Sample]:
-    """Samples of image files, folders (the images directly inside), .txt lists (a path a line) and glob patterns.
+    """Samples of image files, folders (the images directly inside), .txt lists (a path a line) and
+    glob patterns.
 
     Paths in a list are relative to the list's folder. A sample's name is that of its file, without suffix.
 
     Raises
     ------
     InputError
-        For inputs that name no image, and for images of one name, which would share their output; all at once.
+        For inputs that name no image, and for images of one name, which would share their output;
+        all at once.
     """
     paths: List[str] = []
     problems: List[InputError] = []
     for given in inputs:
         found = _expand(given)
         if not found:
-            problems.append(InputError("names no image", file=given, remedy="give an image, a folder, a .txt list or a pattern in quotes"))
+            problems.append(InputError("names no image", file=given,
+                                       remedy="give an image, a folder, a .txt list or a pattern in quotes"))
         paths.extend(found)
     by_name: Dict[str, str] = {}
     for path in dict.fromkeys(map(os.path.normpath, paths)):
         name = os.path.splitext(os.path.basename(path))[0]
         if name in by_name:
-            problems.append(InputError(f"has the same name as {by_name[name]}", file=path, remedy="rename one, or predict them apart"))
+            problems.append(InputError(f"has the same name as {by_name[name]}", file=path,
+                                       remedy="rename one, or predict them apart"))
         by_name.setdefault(name, path)
     if problems:
         raise Problems(problems)
@@ -91,10 +101,12 @@ def find_images(inputs: Sequence[str]) -> List[Sample]:
 
 def _expand(given: str) -> List[str]:
     if os.path.isdir(given):
-        return sorted(os.path.join(given, name) for name in os.listdir(given) if name.lower().endswith(SUFFIXES))
+        return sorted(os.path.join(given, name) for name in os.listdir(given)
+                      if name.lower().endswith(SUFFIXES))
     if os.path.isfile(given):
         if not given.lower().endswith(".txt"):
             return [given]
         folder = os.path.dirname(given)
         return [os.path.join(folder, line.strip()) for line in read_text(given).splitlines() if line.strip()]
-    return sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path) and path.lower().endswith(SUFFIXES))
+    return sorted(path for path in glob.glob(given, recursive=True)
+                  if os.path.isfile(path) and path.lower().endswith(SUFFIXES))

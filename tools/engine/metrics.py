@@ -1,7 +1,8 @@
-"""Scores predictions against ground truth: an exact confusion matrix, intersection over union, and every misfit by name.
+"""Scores predictions against ground truth: an exact confusion matrix, intersection over union, and
+every misfit by name.
 
-Nothing is dropped: a prediction that is missing, of another size, unreadable or outside of the class list stops the evaluation
-after all files were looked at, and the report names each of them.
+Nothing is dropped: a prediction that is missing, of another size, unreadable or outside of the
+class list stops the evaluation after all files were looked at, and the report names each of them.
 """
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Evaluation:
 
     @property
     def iou(self) -> np.ndarray:
-        """(C,) float64: intersection over union of each class, NaN for one that neither truth nor prediction has."""
+        """(C,) float64: intersection over union of each class, NaN for one that neither truth nor
+        prediction has.
+        """
         both = np.diag(self.confusion)
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - both
         return np.where(union > 0, both / np.maximum(union, 1), np.nan)
@@ -70,7 +73,9 @@ class Evaluation:
 
 
 def pair_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(256, 256) int64: how many pixels have each pair of (truth, prediction). Both are uint8 of one shape (H, W)."""
+    """(256, 256) int64: how many pixels have each pair of (truth, prediction). Both are uint8 of
+    one shape (H, W).
+    """
     pairs, lengths = _runs(truth, prediction)
     return np.bincount(pairs, weights=lengths, minlength=2 ** 16).astype(np.int64).reshape(256, 256)
 
@@ -85,7 +90,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     """
     if truth.shape != prediction.shape:
         height, width = prediction.shape
-        raise InputError(f"prediction is {width}x{height} pixels, the truth {truth.shape[1]}x{truth.shape[0]}")
+        raise InputError(f"prediction is {width}x{height} pixels, the truth "
+                         f"{truth.shape[1]}x{truth.shape[0]}")
     pairs, lengths = _runs(truth, prediction)
     classes, predicted = pairs >> 8, pairs & 255
     _refuse_strangers(predicted, num_classes, "prediction")
@@ -97,10 +103,11 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
 
 def _runs(truth: np.ndarray, prediction: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Runs of pixels, row after row, with one pair of values: 256 * truth + prediction (uint16), and how long each is.
+    """Runs of pixels, row after row, with one pair of values: 256 * truth + prediction (uint16),
+    and how long each is.
 
-    Label maps are made of few long runs, so whatever is counted over runs is nearly free. Lengths are summed as float64, which is exact
-    up to 2^53 pixels.
+    Label maps are made of few long runs, so whatever is counted over runs is nearly free. Lengths
+    are summed as float64, which is exact up to 2^53 pixels.
     """
     truth, prediction = truth.ravel(), prediction.ravel()
     ends = truth[1:] != truth[:-1]
@@ -112,34 +119,40 @@ def _runs(truth: np.ndarray, prediction: np.ndarray) -> Tuple[np.ndarray, np.nda
 def _refuse_strangers(values: np.ndarray, num_classes: int, what: str) -> None:
     strangers = np.unique(values[values >= num_classes])
     if len(strangers):
-        raise InputError(f"{what} holds {', '.join(map(str, strangers))}, but the classes are 0 to {num_classes - 1}")
+        raise InputError(f"{what} holds {', '.join(map(str, strangers))}, but the classes are 0 to "
+                         f"{num_classes - 1}")
 
 
-def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLike, class_names: Sequence[str], *,
+def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLike,
+             class_names: Sequence[str], *,
              subset: bool = False, workers: int = 0, progress: bool = False) -> Evaluation:
     """Score ``prediction_root/NAME.png`` against ``truth_root/NAME.png`` for every name.
 
-    ``workers`` processes (0: one a core) work side by side; threads do where MXNet is loaded, whose own threads a fork does not survive,
-    and for few names.
+    ``workers`` processes (0: one a core) work side by side; threads do where MXNet is loaded, whose
+    own threads a fork does not survive, and for few names.
 
     Parameters
     ----------
-    subset : score those of the names that have a prediction, and ignore predictions that are not in the list. Without it both
-        are problems.
+    subset : score those of the names that have a prediction, and ignore predictions that are not in
+        the list. Without it both are problems.
 
     Raises
     ------
     Problems
-        Naming every prediction that is missing, extra, unreadable, of another size or holds values that are no class.
+        Naming every prediction that is missing, extra, unreadable, of another size or holds values
+        that are no class.
     """
     prediction_root, truth_root = os.fspath(prediction_root), os.fspath(truth_root)
     found = _png_names(prediction_root)
     if not os.path.isdir(truth_root):
-        raise InputError("is not a folder", file=truth_root, remedy="name the folder of ground truth NAME.png")
+        raise InputError("is not a folder", file=truth_root,
+                         remedy="name the folder of ground truth NAME.png")
     scored = [name for name in names if name in found] if subset else list(names)
-    problems = [] if subset else [InputError("has no prediction", field=name) for name in names if name not in found]
+    problems = [] if subset else [InputError("has no prediction", field=name) for name in names
+                                  if name not in found]
     if not subset:
-        problems += [InputError("has a prediction and is not in the list", field=name) for name in sorted(found.difference(names))]
+        problems += [InputError("has a prediction and is not in the list", field=name)
+                     for name in sorted(found.difference(names))]
     if subset and not scored:
         raise InputError("no image of the list has a prediction", file=prediction_root)
 
@@ -147,17 +160,21 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     present = [name for name in scored if name in found]
     score = functools.partial(_score, prediction_root, truth_root, len(class_names))
     with _pool(workers or usable_cores(), len(present)) as pool:
-        for result in tqdm(pool.map(score, present, chunksize=CHUNK), total=len(present), unit="image", disable=not progress, leave=False):
+        for result in tqdm(pool.map(score, present, chunksize=CHUNK), total=len(present), unit="image",
+                           disable=not progress, leave=False):
             if isinstance(result, InputError):
                 problems.append(result)
             else:
                 total += result
     if problems:
-        raise Problems(problems, file=prediction_root, remedy="predict the whole list again, or score a part of it with --subset")
-    return Evaluation(tuple(class_names), total, len(scored), tuple(name for name in names if name not in found))
+        raise Problems(problems, file=prediction_root,
+                       remedy="predict the whole list again, or score a part of it with --subset")
+    return Evaluation(tuple(class_names), total, len(scored),
+                      tuple(name for name in names if name not in found))
 
 
-def _score(prediction_root: str, truth_root: str, num_classes: int, name: str) -> Union[np.ndarray, InputError]:
+def _score(prediction_root: str, truth_root: str, num_classes: int, name: str) -> Union[np.ndarray,
+                                                                                        InputError]:
     """The confusion matrix of one image, or what is wrong with it."""
     try:
         prediction = read_label_png(os.path.join(prediction_root, name + ".png"))
@@ -174,7 +191,8 @@ def _pool(workers: int, count: int) -> Executor:
     """Processes or threads, as :func:`evaluate` says, for ``count`` images."""
     workers = max(1, min(workers, count // CHUNK))
     if workers > 1 and "mxnet" not in sys.modules:
-        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=keep_freed_memory)
+        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"),
+                                   initializer=keep_freed_memory)
     return ThreadPoolExecutor(workers)
 
 
@@ -188,7 +206,8 @@ def _png_names(folder: str) -> Set[str]:
 
 def score_rows(evaluation: Evaluation) -> List[Tuple[str, str]]:
     """(name, per cent) for the printed table: every class, then both means where they differ."""
-    rows = [(name, "absent" if np.isnan(value) else f"{100 * value:.2f}") for name, value in zip(evaluation.class_names, evaluation.iou)]
+    rows = [(name, "absent" if np.isnan(value) else f"{100 * value:.2f}") for name,
+            value in zip(evaluation.class_names, evaluation.iou)]
     rows.append(("mean IoU", f"{100 * evaluation.mean_iou:.2f}"))
     absent = int(np.isnan(evaluation.iou).sum())
     if absent:

@@ -1,4 +1,6 @@
-"""Tables as text, Markdown and HTML, and a page of tables and pictures in one file that needs nothing else."""
+"""Tables as text, Markdown and HTML, and a page of tables and pictures in one file that needs
+nothing else.
+"""
 from __future__ import annotations
 
 import base64
@@ -34,7 +36,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a terminal: the first to the left, numbers to the right."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))).rstrip()
+    lines = ["  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at,
+                       (cell, width) in enumerate(zip(row, widths))).rstrip()
              for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
@@ -49,7 +52,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table; every cell is escaped."""
     def line(cells: Sequence[str], tag: str) -> str:
-        marked = (f"<{tag}{' class=n' if at else ''}>{html.escape(str(cell))}</{tag}>" for at, cell in enumerate(cells))
+        marked = (f"<{tag}{' class=n' if at else ''}>{html.escape(str(cell))}</{tag}>" for at,
+                  cell in enumerate(cells))
         return f"<tr>{''.join(marked)}</tr>"
     body = "\n".join(line(row, "td") for row in rows)
     return f"<div class=scroll><table><thead>{line(header, 'th')}</thead><tbody>\n{body}\n</tbody></table></div>"
@@ -63,7 +67,8 @@ def encode_picture(picture: np.ndarray, jpeg_quality: Optional[int] = None) -> s
 
 
 class Page:
-    """One self-contained HTML page, filled from top to bottom. Text is escaped, markup never comes from outside.
+    """One self-contained HTML page, filled from top to bottom. Text is escaped, markup never comes
+    from outside.
 
     Parameters
     ----------
@@ -94,15 +99,20 @@ class Page:
 
     def legend(self, names: Sequence[str], colours: np.ndarray) -> None:
         """Names beside squares of their colours, (n, 3) uint8."""
-        items = "".join(f'<li><span style="background:rgb{tuple(int(level) for level in colour)}"></span>{html.escape(name)}</li>'
+        items = "".join('<li><span '
+                        f'style="background:rgb{tuple(int(level) for level in colour)}"></span>{html.escape(name)}</li>'
                         for name, colour in zip(names, colours))
         self._parts.append(f"<ul class=legend>{items}</ul>")
 
     def pictures(self, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 0,
                  jpeg_quality: Optional[int] = None) -> None:
-        """Pictures (H, W, 3) uint8 RGB side by side with a caption each, in ``columns`` columns (0: all in one row)."""
-        figures = "".join(f'<figure><img src="{encode_picture(picture, jpeg_quality)}" alt="{html.escape(caption)}">'
-                          f"<figcaption>{html.escape(caption)}</figcaption></figure>" for picture, caption in zip(pictures, captions))
+        """Pictures (H, W, 3) uint8 RGB side by side with a caption each, in ``columns`` columns (0:
+        all in one row).
+        """
+        figures = "".join(f'<figure><img src="{encode_picture(picture, jpeg_quality)}" '
+                          f'alt="{html.escape(caption)}">'
+                          f"<figcaption>{html.escape(caption)}</figcaption></figure>" for picture,
+                          caption in zip(pictures, captions))
         grid = f"grid-template-columns:repeat({columns or len(pictures)},minmax(0,1fr))"
         self._parts.append(f'<div class=grid style="{grid}">{figures}</div>')
 
@@ -115,5 +125,6 @@ class Page:
         """Write the page; the file is whole or absent."""
         body = "\n".join(self._parts)
         atomic_write_bytes(path, (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+            'content="width=device-width">'
             f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n").encode())

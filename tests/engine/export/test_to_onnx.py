@@ -19,7 +19,9 @@ def graph_of(symbol):
 
 def run_mxnet(symbol, params, images):
     arrays = {name: mx.nd.array(params[name]) for name in symbol.list_inputs() if name != "data"}
-    executor = symbol.bind(mx.cpu(), {"data": mx.nd.array(images), **{n: arrays[n] for n in symbol.list_arguments() if n != "data"}},
+    executor = symbol.bind(mx.cpu(),
+                           {"data": mx.nd.array(images), **{n: arrays[n] for n in symbol.list_arguments()
+                                                            if n != "data"}},
                            aux_states={n: arrays[n] for n in symbol.list_auxiliary_states()}, grad_req="null")
     return executor.forward(is_train=False)[0].asnumpy()
 
@@ -48,7 +50,8 @@ def mean_of(x):
 CASES = {
     "convolution with stride, dilation, padding and bias": lambda x: sym.Convolution(
         x, num_filter=5, kernel=(3, 2), stride=(2, 1), dilate=(1, 2), pad=(1, 2), name="conv"),
-    "convolution by channel": lambda x: sym.Convolution(x, num_filter=3, num_group=3, kernel=(3, 3), no_bias=True, name="conv"),
+    "convolution by channel": lambda x: sym.Convolution(x, num_filter=3, num_group=3, kernel=(3, 3),
+                                                        no_bias=True, name="conv"),
     "batch norm": lambda x: sym.BatchNorm(x, fix_gamma=False, eps=1e-3, name="bn"),
     "batch norm with fixed gamma": lambda x: sym.BatchNorm(x, fix_gamma=True, eps=1e-5, name="bn"),
     "batch norm by MXNet's defaults": lambda x: sym.BatchNorm(x, name="bn"),
@@ -66,12 +69,14 @@ CASES = {
     "split": lambda x: sym.concat(*list(sym.split(x, num_outputs=2, axis=0))[::-1], dim=0),
     "slice": lambda x: sym.slice_axis(sym.slice_axis(x, axis=3, begin=1, end=None), axis=2, begin=2, end=-3),
     "slice of several axes": lambda x: sym.slice(x, begin=(0, None, 1, 1), end=(1, 2, None, -2)),
-    "batch products": lambda x: sym.batch_dot(sym.batch_dot(flat(x), flat(x), transpose_a=True), flat(x), transpose_b=True),
+    "batch products": lambda x: sym.batch_dot(sym.batch_dot(flat(x), flat(x), transpose_a=True), flat(x),
+                                              transpose_b=True),
     "softmax": lambda x: sym.softmax(flat(x) * 0.1, axis=1),
     "softmax of the last axis": lambda x: sym.softmax(x),
     "reshape by the merging code": lambda x: sym.reshape(x, shape=(0, 0, -3)),
     "reshape like": lambda x: sym.reshape_like(flat(x) + 1, x),
-    "reshape parts like": lambda x: sym.reshape_like(flat(x), sym.concat(x, x, dim=1), lhs_begin=2, lhs_end=3, rhs_begin=2, rhs_end=4),
+    "reshape parts like": lambda x: sym.reshape_like(flat(x), sym.concat(x, x, dim=1), lhs_begin=2, lhs_end=3,
+                                                     rhs_begin=2, rhs_end=4),
     "transpose": lambda x: sym.transpose(x, axes=(0, 2, 3, 1)),
     "padding": lambda x: sym.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 2, 3, 4), constant_value=5),
     "padding with the edge": lambda x: sym.pad(x, mode="edge", pad_width=(0, 0, 0, 0, 0, 1, 2, 0)),
@@ -79,9 +84,11 @@ CASES = {
     "resize to a size": lambda x: sym.contrib.BilinearResize2D(x, height=5, width=17, mode="size"),
     "resize like another": lambda x: sym.contrib.BilinearResize2D(
         sym.Pooling(x, kernel=(2, 2), stride=(2, 2), pool_type="max"), x, mode="like"),
-    "resize by an odd scale": lambda x: sym.contrib.BilinearResize2D(x, scale_height=0.75, scale_width=1.25, mode="odd_scale"),
+    "resize by an odd scale": lambda x: sym.contrib.BilinearResize2D(x, scale_height=0.75, scale_width=1.25,
+                                                                     mode="odd_scale"),
     "resize an even side by an odd scale": lambda x: sym.contrib.BilinearResize2D(
-        sym.slice(x, begin=(0, 0, 1, 1), end=(None, None, None, None)), scale_height=0.7, scale_width=1.3, mode="odd_scale"),
+        sym.slice(x, begin=(0, 0, 1, 1), end=(None, None, None, None)), scale_height=0.7, scale_width=1.3,
+        mode="odd_scale"),
     "arithmetic": lambda x: sym.broadcast_div(sym.broadcast_add(x, x) * x - x / 7 + 3, x + 1),
     "arithmetic with scalars": lambda x: (x - 2) * 3,
     "square root": lambda x: sym.sqrt(x),

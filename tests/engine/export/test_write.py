@@ -1,4 +1,6 @@
-"""Exported files compute what the live network computes, in MXNet, its Module and onnxruntime, and say what they are."""
+"""Exported files compute what the live network computes, in MXNet, its Module and onnxruntime, and
+say what they are.
+"""
 import json
 import os
 import subprocess
@@ -47,7 +49,8 @@ def pixels(seed=3, shape=IMAGE):
     return np.random.RandomState(seed).uniform(0, 255, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("procedure", [Procedure(), TEST_TIME, Procedure(resolution="stride8", output="probabilities")],
+@pytest.mark.parametrize("procedure",
+                         [Procedure(), TEST_TIME, Procedure(resolution="stride8", output="probabilities")],
                          ids=["one pass", "test time", "probabilities at stride 8"])
 def test_a_symbol_gives_the_live_outputs_for_any_size_and_batch(net, tmp_path, procedure):
     agreement = export_symbol(net.for_prediction(), tmp_path / "m", metadata(net), procedure, [pixels()])
@@ -57,7 +60,8 @@ def test_a_symbol_gives_the_live_outputs_for_any_size_and_batch(net, tmp_path, p
     for shape in (IMAGE, (3, 3, 40, 97)):
         images = mx.nd.array(pixels(shape=shape))
         got = block(images).asnumpy()
-        size = shape[2:] if procedure.resolution == "input" else tuple((side - 1) // 8 + 1 for side in shape[2:])
+        size = shape[2:] if procedure.resolution == "input" else tuple((side - 1) // 8 + 1
+                                                                       for side in shape[2:])
         assert got.shape == (shape[0], len(CLASSES), *size)
         np.testing.assert_allclose(got, live(images).asnumpy(), rtol=1e-4, atol=1e-5)
     if procedure.output == "probabilities":
@@ -82,13 +86,15 @@ def test_a_symbol_loads_in_module_under_the_names_of_the_checkpoint(net, tmp_pat
 def test_a_network_that_a_trainer_has_reordered_is_exported_as_it_is_written(net, tmp_path):
     def operators(reordered):
         found = []
-        for export_one, name, more in ((export_symbol, "a-symbol.json", Procedure()), (export_onnx, "a.onnx", Procedure()),
+        for export_one, name, more in ((export_symbol, "a-symbol.json", Procedure()),
+                                       (export_onnx, "a.onnx", Procedure()),
                                        (export_training, "a-train-symbol.json", LossConfig())):
             exported = net if export_one is export_training else net.for_prediction()
             reorder_sums(exported, reordered)
             export_one(exported, tmp_path / "a", metadata(net), more, [pixels()])
             path = tmp_path / name
-            nodes = onnx.load(path).graph.node if name.endswith(".onnx") else json.loads(path.read_text())["nodes"]
+            nodes = onnx.load(path).graph.node if name.endswith(".onnx") else json.loads(path.read_text())[
+                "nodes"]
             found.append([getattr(node, "op_type", None) or node["op"] for node in nodes])
         return found
 
@@ -105,7 +111,8 @@ def test_the_training_symbol_has_the_losses_gradients_in_module(net, tmp_path, l
     image_labels = mx.nd.array(rng.randint(0, 2, (4, 5)))
     inputs = {"seed_label": seeds, **({"image_labels": image_labels} if labels == "image" else {})}
     module = mx.mod.Module(symbol, data_names=["data"], label_names=list(inputs))
-    module.bind([("data", data.shape)], [(name, array.shape) for name, array in inputs.items()], for_training=True)
+    module.bind([("data", data.shape)], [(name, array.shape) for name, array in inputs.items()],
+                for_training=True)
     module.set_params(arg_params, aux_params)
     module.forward(mx.io.DataBatch([data], list(inputs.values())), is_train=True)
     loss, logits_self, logits_cross = module.get_outputs()
@@ -117,35 +124,46 @@ def test_the_training_symbol_has_the_losses_gradients_in_module(net, tmp_path, l
     np.testing.assert_allclose(loss.asnumpy(), total.asnumpy(), rtol=1e-5)
     for got, want in zip((logits_self, logits_cross), outputs):
         np.testing.assert_allclose(got.asnumpy(), want.asnumpy(), rtol=1e-3, atol=1e-4)
-    gradients = dict(zip(module._exec_group.param_names, (arrays[0] for arrays in module._exec_group.grad_arrays)))
+    gradients = dict(zip(module._exec_group.param_names,
+                         (arrays[0] for arrays in module._exec_group.grad_arrays)))
     for name, param in net.collect_params().items():
         if param.grad_req != "null":
             want = param.grad().asnumpy()
-            assert np.abs(gradients[name].asnumpy() - want).max() <= 1e-4 * max(np.abs(want).max(), 1e-6), name
-    assert sorted(name for name, param in net.collect_params().items() if param.grad_req == "null" and param._differentiable) == \
+            assert np.abs(gradients[name].asnumpy() - want).max() <= 1e-4 * max(np.abs(want).max(),
+                                                                                1e-6), name
+    assert sorted(name for name, param in net.collect_params().items()
+                  if param.grad_req == "null" and param._differentiable) == \
         read_metadata(tmp_path / "m-train-0000.params")["export"]["fixed_param_names"]
     multipliers = symbol.attr_dict()
-    assert float(multipliers["fc1_weight"]["__lr_mult__"]) == 10 and float(multipliers["bn_out_beta"]["__wd_mult__"]) == 0
+    assert float(multipliers["fc1_weight"]["__lr_mult__"]) == 10 and float(
+        multipliers["bn_out_beta"]["__wd_mult__"]) == 0
 
 
 def test_the_training_symbol_takes_its_loss_from_the_checkpoint(net, tmp_path):
-    described = metadata(net, config={"loss.completion": True, "loss.completion_target": "own", "loss.completion_labels": "image",
+    described = metadata(net, config={"loss.completion": True, "loss.completion_target": "own",
+                                      "loss.completion_labels": "image",
                                       "train.lr_mult_new": 7.0, "train.freeze": ["conv0_"]})
-    export_network("training", net, tmp_path / "m", described, Procedure(), loss=LossConfig(normalise="image"))
+    export_network("training", net, tmp_path / "m", described, Procedure(),
+                   loss=LossConfig(normalise="image"))
     recorded = read_metadata(tmp_path / "m-train-0000.params")["export"]
     assert "conv0_weight" in recorded["fixed_param_names"]
-    assert mx.sym.load(str(tmp_path / "m-train-symbol.json")).attr_dict()["fc1_weight"]["__lr_mult__"] == "7.0"
-    assert recorded["loss"] == {"completion": True, "completion_target": "own", "completion_labels": "image", "normalise": "image"}
+    assert mx.sym.load(str(tmp_path
+                           / "m-train-symbol.json")).attr_dict()["fc1_weight"]["__lr_mult__"] == "7.0"
+    assert recorded["loss"] == {"completion": True, "completion_target": "own", "completion_labels": "image",
+                                "normalise": "image"}
 
 
 @pytest.mark.parametrize("affinity", ["self", "none"])
 def test_networks_of_one_branch_export_their_training_symbol(tmp_path, affinity):
     net = network(affinity=affinity)
     export_training(net, tmp_path / "m", metadata(net), LossConfig(completion=False), [pixels()])
-    assert mx.sym.load(str(tmp_path / "m-train-symbol.json")).list_outputs() == ["loss_output", "logits_output"]
+    assert mx.sym.load(str(tmp_path / "m-train-symbol.json")).list_outputs() == ["loss_output",
+                                                                                 "logits_output"]
 
 
-@pytest.mark.parametrize("model", ["resnet50_largefov", "resnet101_largefov", "vgg16_largefov", "efficientnet_lite0_largefov"])
+@pytest.mark.parametrize("model",
+                         ["resnet50_largefov", "resnet101_largefov", "vgg16_largefov",
+                          "efficientnet_lite0_largefov"])
 def test_onnx_of_every_backbone_agrees_for_any_size(tmp_path, model):
     pytest.importorskip("onnxruntime")
     net = network(model)
@@ -175,9 +193,11 @@ def test_files_carry_classes_preprocessing_hash_versions_and_procedure(net, tmp_
     in_onnx = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     for found in (read_metadata(tmp_path / "m-0000.params"), in_onnx):
         assert found["classes"] == list(CLASSES)
-        assert found["preprocessing"] == {"channels": "RGB", "range": [0, 255], "layout": "NCHW", "normalisation": "inside the network"}
+        assert found["preprocessing"] == {"channels": "RGB", "range": [0, 255], "layout": "NCHW",
+                                          "normalisation": "inside the network"}
         assert found["config_hash"] == "0123456789ab" and found["versions"]["mxnet"] == mx.__version__
-        assert (found["export"]["scales"], found["export"]["output"], found["export"]["mirror"]) == ([1.0, 0.75, 1.25], "logits", True)
+        assert (found["export"]["scales"], found["export"]["output"],
+                found["export"]["mirror"]) == ([1.0, 0.75, 1.25], "logits", True)
     assert in_onnx["export"]["opset"] == model.opset_import[0].version == 13
 
 
@@ -199,7 +219,9 @@ def test_agreement_counts_errors_and_labels():
     want = np.zeros((1, 2, 100, 100), np.float32)
     want[:, 0] = 1
     near = want + np.float32(2e-5)
-    assert compare(lambda x: want, lambda x: near, [None]) == Agreement(1, pytest.approx(2e-5 / np.sqrt(0.5), rel=0.01), 1.0)
+    assert compare(lambda x: want, lambda x: near, [None]) == Agreement(1,
+                                                                        pytest.approx(2e-5 / np.sqrt(0.5),
+                                                                                      rel=0.01), 1.0)
     tied = np.full_like(want, 1) + np.arange(2, dtype=np.float32)[None, ::-1, None, None] * 1e-6
     flipped = tied.copy()
     flipped[0, 1, 0, :2] += 2e-6
@@ -250,16 +272,19 @@ np.save('logits.npy', module.get_outputs()[0].asnumpy())
 
 
 @pytest.mark.original
-@pytest.mark.skipif(not os.environ.get("CIAN_ORIGINAL"), reason="CIAN_ORIGINAL does not name a checkout of the original code")
+@pytest.mark.skipif(not os.environ.get("CIAN_ORIGINAL"),
+                    reason="CIAN_ORIGINAL does not name a checkout of the original code")
 @pytest.mark.parametrize("name", ["m-0000.params", "m-train-0000.params"])
 def test_the_originals_module_loads_the_exported_parameters_and_gives_the_same_logits(tmp_path, name):
     net = build_model("resnet50_largefov", num_classes=len(CLASSES))
     initialize(net, zero_gamma=False)
     procedure = Procedure(resolution="stride8")
     for kind in ("symbol", "training"):
-        export_network(kind, net, tmp_path / "m", metadata(net), procedure, pictures=[np.zeros((41, 33, 3), np.uint8)])
+        export_network(kind, net, tmp_path / "m", metadata(net), procedure,
+                       pictures=[np.zeros((41, 33, 3), np.uint8)])
     np.save(tmp_path / "pixels.npy", pixels())
-    done = subprocess.run([sys.executable, "-c", ORIGINAL, os.environ["CIAN_ORIGINAL"], name], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", ORIGINAL, os.environ["CIAN_ORIGINAL"], name], cwd=tmp_path,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     want = procedure.network(net.for_prediction())(mx.nd.array(pixels())).asnumpy()
     assert np.abs(np.load(tmp_path / "logits.npy") - want).max() <= 1e-4 * np.sqrt((want ** 2).mean())

@@ -1,8 +1,9 @@
 """Opens mutated model files in a process of its own, for native code may take the process with it.
 
-``python hostile_worker.py KIND FILE FIRST COUNT`` mutates FILE by the seeds FIRST.. and opens each result as a user would; an
-:class:`InputError` or a network that runs is fine. The last line printed is a JSON summary; before each file its seed goes to FILE.seed.
-Checksums are made to fit, as the author of a hostile file would, so that every check behind them is reached.
+``python hostile_worker.py KIND FILE FIRST COUNT`` mutates FILE by the seeds FIRST.. and opens each
+result as a user would; an :class:`InputError` or a network that runs is fine. The last line printed
+is a JSON summary; before each file its seed goes to FILE.seed. Checksums are made to fit, as the
+author of a hostile file would, so that every check behind them is reached.
 """
 import json
 import os
@@ -14,8 +15,10 @@ import time
 
 from cian.errors import InputError
 
-ABSURD = [0, -1, 1, 2, 7, 255, 65535, 65537, 2 ** 31 - 1, 2 ** 31, -2 ** 31, 2 ** 32 - 1, 2 ** 40, 2 ** 62, 2 ** 63 - 1]
-WORDS = ["Custom", "_npi_eye", "FullyConnected", "None", "(99999, 99999)", "(-1, -1)", "()", "[[[[", "1e308", "nan", "../../x", "\u0000",
+ABSURD = [0, -1, 1, 2, 7, 255, 65535, 65537, 2 ** 31 - 1, 2 ** 31, -2 ** 31, 2 ** 32 - 1, 2 ** 40, 2 ** 62,
+          2 ** 63 - 1]
+WORDS = ["Custom", "_npi_eye", "FullyConnected", "None", "(99999, 99999)", "(-1, -1)", "()", "[[[[", "1e308",
+         "nan", "../../x", "\u0000",
          "é", "9" * 30, "_contrib_BilinearResize2D", "Reshape", "Embedding", "BatchNorm", "SliceChannel"]
 
 
@@ -60,7 +63,8 @@ def mutate_symbol(content, rng):
                     lambda: graph.update(heads=[[rng.randrange(len(nodes) + 3), rng.randrange(3), 0]])])()
     elif one.get("attrs"):
         key = rng.choice(list(one["attrs"]))
-        one["attrs"][key] = rng.choice([*map(str, ABSURD), *WORDS, "(64, 64)", "65536", "0", "64", "(1, 1)", "(0, 0)", "-1"])
+        one["attrs"][key] = rng.choice([*map(str, ABSURD), *WORDS, "(64, 64)", "65536", "0", "64", "(1, 1)",
+                                        "(0, 0)", "-1"])
     return json.dumps(graph).encode()
 
 
@@ -88,14 +92,16 @@ def mutate_onnx(content, rng):
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "../../secret"
     elif kind == 4 and tensor.data_type == 7:
-        tensor.raw_data = b"".join(rng.choice([0, -1, 3, 65536, 2 ** 40, 2 ** 63 - 1, -2 ** 63]).to_bytes(8, "little", signed=True)
+        tensor.raw_data = b"".join(rng.choice([0, -1, 3, 65536, 2 ** 40, 2 ** 63 - 1, -2 ** 63]).to_bytes(8,
+                                                                                                          "little", signed=True)
                                    for _ in range(len(tensor.raw_data) // 8))
     elif kind == 5 and node.input:
         node.input[rng.randrange(len(node.input))] = rng.choice([other.output[0], tensor.name, "", "nowhere"])
     elif kind == 6:
         graph.node.remove(node)
     elif kind == 7:
-        graph.input[0].type.tensor_type.shape.dim[rng.randrange(4)].dim_value = rng.choice([0, 1, 3, 2 ** 31, 2 ** 62])
+        graph.input[0].type.tensor_type.shape.dim[rng.randrange(4)].dim_value = rng.choice([0, 1, 3, 2 ** 31,
+                                                                                            2 ** 62])
     else:
         tensor.dims.reverse()
     return model.SerializeToString()
@@ -114,11 +120,13 @@ def mutate_metadata(content, rng):
     if rng.random() < 0.2:
         return flip_bytes(content, rng)
     match = rng.choice(list(re.finditer(r'-?\d+|"[^"]*"|\[[^][]*\]|true|false', text)))
-    value = rng.choice([*ABSURD, *WORDS, None, True, [], {}, [1] * 99, 0.5, {"a": 1}, "resnet50_largefov", ["x"]])
+    value = rng.choice([*ABSURD, *WORDS, None, True, [], {}, [1] * 99, 0.5, {"a": 1}, "resnet50_largefov",
+                        ["x"]])
     return (text[:match.start()] + json.dumps(value) + text[match.end():]).encode()
 
 
-MUTATIONS = {"metadata": mutate_metadata, "symbol": mutate_symbol, "onnx": mutate_onnx, "params": mutate_params}
+MUTATIONS = {"metadata": mutate_metadata, "symbol": mutate_symbol, "onnx": mutate_onnx,
+             "params": mutate_params}
 
 
 def main(kind, path, first, count):
@@ -145,7 +153,8 @@ def main(kind, path, first, count):
             write_metadata(path, sidecar)
         started = time.monotonic()
         try:
-            open_model(opened, classes=ClassTable(["background", "cat", "dog"])).network(pixels)[0].wait_to_read()
+            open_model(opened, classes=ClassTable(["background", "cat",
+                                                   "dog"])).network(pixels)[0].wait_to_read()
             ran += 1
         except InputError as error:
             refused += 1

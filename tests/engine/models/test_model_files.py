@@ -31,7 +31,8 @@ def built(tmp_path_factory):
     (folder / "run").mkdir()
     save_params(net, folder / "run" / "resnet50_largefov-0001.params", metadata)
     pixels = [np.random.RandomState(0).uniform(0, 255, (1, 3, 65, 65)).astype(np.float32)]
-    for name, procedure in (("once", Procedure()), ("full", TEST_TIME), ("probabilities", Procedure(output="probabilities"))):
+    for name, procedure in (("once", Procedure()), ("full", TEST_TIME),
+                            ("probabilities", Procedure(output="probabilities"))):
         export_symbol(net.for_prediction(), folder / name, metadata, procedure, pixels)
         export_onnx(net.for_prediction(), folder / name, metadata, procedure, pixels)
     export_onnx(net.for_prediction(), folder / "fixed", metadata, Procedure(size_px=65), pixels)
@@ -77,7 +78,8 @@ def test_exported_probabilities_come_back_as_probabilities(built, name):
 
 
 def test_kinds_classes_and_procedure_are_told(built):
-    for name, kind in (("run", "checkpoint"), ("full-symbol.json", "symbol"), ("full-0000.params", "symbol"), ("full.onnx", "onnx")):
+    for name, kind in (("run", "checkpoint"), ("full-symbol.json", "symbol"), ("full-0000.params", "symbol"),
+                       ("full.onnx", "onnx")):
         opened = open_model(built / name)
         assert (opened.kind, opened.classes.names) == (kind, CLASSES)
         assert opened.procedure == (None if kind == "checkpoint" else TEST_TIME)
@@ -87,7 +89,9 @@ def test_kinds_classes_and_procedure_are_told(built):
 
 def test_a_file_of_one_size_warps_or_refuses_larger_images_and_takes_batches_apart(built):
     large = np.zeros((70, 20, 3), np.uint8)
-    with pytest.raises(InputError, match=r"fixed.onnx: was exported for 1 x 65 x 65 .* not 1 of 70x65; .*predict.fit=warp"):
+    with pytest.raises(InputError,
+                       match=r"fixed.onnx: was exported for 1 x 65 x 65 .* not 1 of 70x65; "
+                             r".*predict.fit=warp"):
         predictor(built / "fixed.onnx").logits(large)
     assert predictor(built / "fixed.onnx", fit="warp").logits(large).shape == (3, 70, 20)
     running = predictor(built / "fixed.onnx").start([IMAGE, IMAGE])
@@ -98,7 +102,9 @@ def test_a_file_without_metadata_asks_for_what_it_lacks_by_flag(folder):
     (folder / "run" / "resnet50_largefov-0001.params.json").unlink()
     (folder / "once-0000.params.json").unlink()
     checkpoint = folder / "run" / "resnet50_largefov-0001.params"
-    with pytest.raises(InputError, match=r"0001\.params: has no metadata .*give --model and --classes \(in Python: model=, classes=\)"):
+    with pytest.raises(InputError,
+                       match=r"0001\.params: has no metadata .*give --model and --classes \(in Python: "
+                             r"model=, classes=\)"):
         open_model(checkpoint)
     with pytest.raises(InputError, match="give --model "):
         open_model(checkpoint, classes=ClassTable(CLASSES))
@@ -112,15 +118,18 @@ def test_a_file_of_the_original_opens_by_model_and_classes(tmp_path):
     net = build_model("resnet18_largefov", num_classes=3, affinity="cross")
     initialize(net)
     save_params(net, tmp_path / "resnet18_largefov-0019.params")
-    opened = open_model(tmp_path / "resnet18_largefov-0019.params", model="resnet18_largefov", classes=ClassTable(CLASSES))
+    opened = open_model(tmp_path / "resnet18_largefov-0019.params", model="resnet18_largefov",
+                        classes=ClassTable(CLASSES))
     x = mx.nd.array(np.random.RandomState(0).uniform(0, 255, (1, 3, 33, 41)))
     np.testing.assert_array_equal(opened.network(x)[0].asnumpy(), net.for_prediction()(x)[0].asnumpy())
     with pytest.raises(InputError, match="fc1_weight"):
-        open_model(tmp_path / "resnet18_largefov-0019.params", model="resnet18_largefov", classes=ClassTable([*CLASSES, "horse"]))
+        open_model(tmp_path / "resnet18_largefov-0019.params", model="resnet18_largefov",
+                   classes=ClassTable([*CLASSES, "horse"]))
     vanilla = build_model("resnet18_largefov", num_classes=3, affinity="none")
     initialize(vanilla)
     save_params(vanilla, tmp_path / "vanilla-0019.params")
-    assert open_model(tmp_path / "vanilla-0019.params", model="resnet18_largefov", classes=ClassTable(CLASSES)).network(x)
+    assert open_model(tmp_path / "vanilla-0019.params", model="resnet18_largefov",
+                      classes=ClassTable(CLASSES)).network(x)
 
 
 def test_classes_that_contradict_the_file_are_refused(built):
@@ -141,7 +150,9 @@ def test_onnx_without_metadata_asks_for_classes_and_checks_their_number(built, t
     assert open_model(tmp_path / "bare.onnx", classes=ClassTable(CLASSES)).metadata == {}
 
 
-@pytest.mark.parametrize("name", ["run/resnet50_largefov-0001.params", "once-0000.params", "once-symbol.json", "once.onnx"])
+@pytest.mark.parametrize("name",
+                         ["run/resnet50_largefov-0001.params", "once-0000.params", "once-symbol.json",
+                          "once.onnx"])
 def test_a_changed_byte_of_the_weights_is_noticed(folder, name):
     content = bytearray((folder / name).read_bytes())
     at = content.rindex(b"float") if name.endswith(".json") and b"float" in content else len(content) * 3 // 5
@@ -153,16 +164,20 @@ def test_a_changed_byte_of_the_weights_is_noticed(folder, name):
 
 def test_symbol_and_parameters_of_different_exports_are_not_mixed(folder):
     shutil.copy(folder / "full-symbol.json", folder / "once-symbol.json")
-    with pytest.raises(InputError, match=r"once-symbol\.json: symbol_sha256: is not the symbol that was exported with these parameters"):
+    with pytest.raises(InputError,
+                       match=r"once-symbol\.json: symbol_sha256: is not the symbol that was exported with "
+                             r"these parameters"):
         open_model(folder / "once-0000.params")
 
 
 def test_metadata_of_absurd_size_builds_nothing(folder):
     path = folder / "run" / "resnet50_largefov-0001.params.json"
     content = json.loads(path.read_text())
-    for options, message in (({"units": [10 ** 9, 1, 1, 1]}, r"network.backbone_options.units: 1000000000 is an absurd size"),
+    for options, message in (({"units": [10 ** 9, 1, 1, 1]},
+                              r"network.backbone_options.units: 1000000000 is an absurd size"),
                              ({"widths": [1] * 99}, "widths: .* is an absurd size")):
-        path.write_text(json.dumps({**content, "network": {**content["network"], "backbone_options": options}}))
+        path.write_text(json.dumps({**content,
+                                    "network": {**content["network"], "backbone_options": options}}))
         with pytest.raises(InputError, match=message):
             open_model(folder / "run")
     path.write_text(json.dumps({**content, "network": {**content["network"], "colour": "red"}}))
@@ -174,7 +189,8 @@ def test_onnx_runs_on_the_cpu_only_and_says_what_to_install(built, monkeypatch):
     with pytest.raises(InputError, match="ONNX files run on the CPU only"):
         open_model(built / "once.onnx", ctx=mx.gpu(0))
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"need the packages onnx and onnxruntime .*pip install 'cian\[export\]'"):
+    with pytest.raises(InputError,
+                       match=r"need the packages onnx and onnxruntime .*pip install 'cian\[export\]'"):
         open_model(built / "once.onnx")
     with pytest.raises(InputError, match=r"pip install 'cian\[export\]'"):
         export.export_onnx(build_model("resnet50_largefov", tiny=True), built / "x", {}, Procedure(), [])

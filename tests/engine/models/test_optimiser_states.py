@@ -38,7 +38,8 @@ def step(module):
 def saved(request, tmp_path):
     """A Module after a step, its files, its number of devices, and its parameters before and after."""
     if request.param > 1 and os.environ.get("OMP_NUM_THREADS") != "1":
-        pytest.skip("two CPU devices need OMP_NUM_THREADS=1 before MXNet is loaded; another test starts such a process")
+        pytest.skip("two CPU devices need OMP_NUM_THREADS=1 before MXNet is loaded; another test starts "
+                    "such a process")
     module = make_module(request.param)
     before = {name: array.asnumpy() for name, array in module.get_params()[0].items()}
     after = step(module)
@@ -65,13 +66,15 @@ def test_a_module_goes_on_from_what_we_wrote(saved, tmp_path):
     fresh, expected, found = step(make_module(devices, params)), step(module), step(other)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-8, err_msg=name)
-    assert any(np.abs(fresh[name] - expected[name]).max() > 1e-3 for name in after)  # without momentum it would be another step
+    # without momentum it would be another step
+    assert any(np.abs(fresh[name] - expected[name]).max() > 1e-3 for name in after)
 
 
 def test_two_devices_agree_in_a_process_of_one_thread():
-    done = subprocess.run([sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", "--import-mode=importlib", "-k",
-                           "two and devices and not process", __file__], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run([sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider",
+                           "--import-mode=importlib", "-k",
+                           "two and devices and not process", __file__], capture_output=True, text=True,
+                          timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-2000:]
 
 
@@ -92,7 +95,8 @@ def test_code_in_a_state_is_refused_and_not_run(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open(files[1], "wb") as stream:
         pickle.dump({0: _Attack()}, stream)
-    with pytest.raises(InputError, match=r"net\.states: is not the state of an optimiser \(it asks for posix\.system\)"):
+    with pytest.raises(InputError,
+                       match=r"net\.states: is not the state of an optimiser \(it asks for posix\.system\)"):
         read_momentum(files[1], files[0])
     assert not (tmp_path / "attacked").exists()
 

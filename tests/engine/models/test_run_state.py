@@ -96,8 +96,10 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     path = tmp_path / "run.state"
     write_state(path, {"round": -1, "w": np.zeros(1)})
-    code = ("import sys, numpy as np\nfrom cian.tools.engine.models.run_state import write_state\nprint('ready', flush=True)\nn = 0\n"
-            "while True:\n    write_state(sys.argv[1], {'round': n, 'w': np.full(300000, n, np.float64)})\n    n += 1")
+    code = ("import sys, numpy as np\nfrom cian.tools.engine.models.run_state import "
+            "write_state\nprint('ready', flush=True)\nn = 0\n"
+            "while True:\n    write_state(sys.argv[1], {'round': n, 'w': np.full(300000, n, "
+            "np.float64)})\n    n += 1")
     rng = np.random.RandomState(3)
     last = -1
     for _ in range(8):

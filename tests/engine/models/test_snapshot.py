@@ -28,7 +28,8 @@ def make_net(model=MODEL, affinity="cross", seed=5):
 def save(folder, epoch, model=MODEL, net=None):
     net = net or make_net(model)
     with Snapshot(folder, model) as snapshot:
-        return snapshot.save_epoch(epoch, named_values(net), {"network": net.settings, "classes": list(CLASSES)})
+        return snapshot.save_epoch(epoch, named_values(net),
+                                   {"network": net.settings, "classes": list(CLASSES)})
 
 
 def image(side=33):
@@ -36,7 +37,8 @@ def image(side=33):
 
 
 def test_checkpoints_are_found_by_epoch_and_other_files_are_not_among_them(tmp_path):
-    for name in ("m-0010.params", "m-0002.params", "m-0002.params.json", "m.state", "m-2.params", "m-0003.params.tmp", "n-x-0001.params"):
+    for name in ("m-0010.params", "m-0002.params", "m-0002.params.json", "m.state", "m-2.params",
+                 "m-0003.params.tmp", "n-x-0001.params"):
         (tmp_path / name).write_bytes(b"")
     assert [(c.model, c.epoch) for c in find_checkpoints(tmp_path)] == [("n-x", 1), ("m", 2), ("m", 10)]
     assert [c.epoch for c in find_checkpoints(tmp_path, "m")] == [2, 10]
@@ -46,7 +48,8 @@ def test_checkpoints_are_found_by_epoch_and_other_files_are_not_among_them(tmp_p
 
 
 def test_what_names_no_checkpoint_is_refused(tmp_path):
-    for name, message in (("nowhere", "does not exist; name a .params file"), (".", "holds no checkpoint; train first")):
+    for name, message in (("nowhere", "does not exist; name a .params file"),
+                          (".", "holds no checkpoint; train first")):
         with pytest.raises(InputError) as refused:
             resolve_checkpoint(tmp_path / name)
         assert message in str(refused.value)
@@ -76,14 +79,19 @@ def test_a_file_without_metadata_needs_to_be_told_what_it_is(tmp_path):
     net = make_net("resnet18_largefov")
     path = str(tmp_path / "resnet18_largefov-0019.params")
     save_params(net, path)
-    with pytest.raises(InputError, match=r"0019\.params\.json: cannot be read .*give the model name and the classes yourself"):
+    with pytest.raises(InputError,
+                       match=r"0019\.params\.json: cannot be read .*give the model name and the classes "
+                             r"yourself"):
         load_network(path)
-    with pytest.raises(InputError, match="resnet18_largefov-0019.params: does not fit the network"):  # this one is no tiny one
-        load_network(path, network=load_config(overrides=["network.model=resnet18_largefov"]).network, classes=CLASSES)
+    # this one is no tiny one
+    with pytest.raises(InputError, match="resnet18_largefov-0019.params: does not fit the network"):
+        load_network(path, network=load_config(overrides=["network.model=resnet18_largefov"]).network,
+                     classes=CLASSES)
 
 
 @pytest.mark.parametrize("damage, message", [
-    ({"network": {"model": "resnet18_largefov", "depth": 7, "num_classes": 3}}, "does not describe a segmentation network"),
+    ({"network": {"model": "resnet18_largefov", "depth": 7, "num_classes": 3}},
+     "does not describe a segmentation network"),
     ({"network": {"model": "resnet19_largefov", "num_classes": 3}}, "there is no model 'resnet19_largefov'"),
     ({"classes": ["background"]}, "holds 1 names, and the network has 3 classes"),
     ({"sha256": "0" * 64}, "was written for other bytes"),
@@ -109,20 +117,22 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
 
 
 def test_the_network_of_a_configuration_has_its_settings():
-    config = load_config(overrides=["network.model=resnet18_largefov", "network.group_size=3", "network.merge_type=avg",
-                                    "network.embed_channels=7"])
+    config = load_config(overrides=["network.model=resnet18_largefov", "network.group_size=3",
+                                    "network.merge_type=avg", "network.embed_channels=7"])
     net = build_network(config.network, 5, {"widths": (4, 8, 12, 16, 20)})
     assert {**net.settings, "backbone_options": None} == {
-        "model": "resnet18_largefov", "num_classes": 5, "affinity": "cross", "group_size": 3, "merge_type": "avg", "merge_self": True,
-        "embed_channels": 7, "backbone_options": None}
+        "model": "resnet18_largefov", "num_classes": 5, "affinity": "cross", "group_size": 3,
+        "merge_type": "avg", "merge_self": True, "embed_channels": 7, "backbone_options": None}
 
 
 def test_only_one_process_trains_in_a_snapshot(tmp_path):
     code = "import sys\nfrom cian.tools.engine.models.snapshot import Snapshot\nwith Snapshot(sys.argv[1], 'm'):\n    print('entered')"
     with Snapshot(tmp_path, "m"):
-        result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, text=True)
+        result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+                                capture_output=True, text=True)
     assert result.returncode != 0 and f"this snapshot is being written by process {os.getpid()}" in result.stderr
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, text=True).stdout == "entered\n"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True,
+                          text=True).stdout == "entered\n"
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away_and_nothing_else(tmp_path):
@@ -184,7 +194,8 @@ def test_a_state_that_is_not_waited_for_is_written_and_its_failure_told_at_the_n
         assert snapshot.load_state()["step"] == 0
         snapshot.save_state({"step": 3})
         assert snapshot.load_state()["step"] == 3
-    with pytest.raises(TypeError, match="step: a set cannot be saved"), Snapshot(tmp_path, "m") as snapshot:  # on leaving it
+    # on leaving it
+    with pytest.raises(TypeError, match="step: a set cannot be saved"), Snapshot(tmp_path, "m") as snapshot:
         snapshot.save_state({"step": {4}}, wait=False)
     with pytest.raises(TypeError, match="step: a set cannot be saved"), Snapshot(tmp_path, "m") as snapshot:
         snapshot.save_state({"step": {5}}, wait=False)
@@ -195,7 +206,8 @@ def test_a_network_for_prediction_has_no_memory_for_gradients(tmp_path):
     path = save(tmp_path, 0)
     for for_prediction in (True, False):
         net, _ = load_network(path, for_prediction=for_prediction)
-        trains = {name: param.grad_req != "null" for name, param in net.collect_params().items() if name.endswith("_weight")}
+        trains = {name: param.grad_req != "null" for name, param in net.collect_params().items()
+                  if name.endswith("_weight")}
         assert set(trains.values()) == {not for_prediction}
 
 
@@ -204,11 +216,14 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr("cian.tools.engine.models.snapshot.STATE_VERSION", 99)
         snapshot.save_state({})
         monkeypatch.undo()
-        with pytest.raises(InputError, match=r"m\.state: has version 99, and this code reads 1; start anew with --fresh"):
+        with pytest.raises(InputError,
+                           match=r"m\.state: has version 99, and this code reads 1; start anew with --fresh"):
             snapshot.load_state()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match=r"file/run: run\.snapshot: cannot be made"), Snapshot(tmp_path / "file" / "run", "m"):
+    with pytest.raises(InputError,
+                       match=r"file/run: run\.snapshot: cannot be made"), Snapshot(tmp_path / "file" / "run",
+                                                                                   "m"):
         pass

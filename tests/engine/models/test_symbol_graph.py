@@ -30,7 +30,8 @@ def test_a_graph_survives_and_is_written_anew():
 
 def test_attributes_that_start_training_or_choose_devices_are_left_out():
     graph = content()
-    graph["nodes"][1]["attrs"] = {"__init__": "[\"anything\", {}]", "__lr_mult__": "10.0", "__ctx_group__": "dev1"}
+    graph["nodes"][1]["attrs"] = {"__init__": "[\"anything\", {}]", "__lr_mult__": "10.0",
+                                  "__ctx_group__": "dev1"}
     graph["nodes"][3]["attrs"].update(cudnn_tune="fastest", workspace="1024")
     checked = parse(graph)
     assert checked.nodes[1].attrs == {"__lr_mult__": "10.0"}
@@ -38,15 +39,19 @@ def test_attributes_that_start_training_or_choose_devices_are_left_out():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda g: g["nodes"][3].update(op="Custom"), r"nodes\[3\] conv: the operator 'Custom' is not one of this project's"),
-    (lambda g: g["nodes"][3]["attrs"].update(kernel="(3, 99999)"), r"Convolution attribute kernel='\(3, 99999\)' is not allowed"),
-    (lambda g: g["nodes"][3]["attrs"].update(num_filter="99999999"), "attribute num_filter='99999999' is not allowed"),
+    (lambda g: g["nodes"][3].update(op="Custom"),
+     r"nodes\[3\] conv: the operator 'Custom' is not one of this project's"),
+    (lambda g: g["nodes"][3]["attrs"].update(kernel="(3, 99999)"),
+     r"Convolution attribute kernel='\(3, 99999\)' is not allowed"),
+    (lambda g: g["nodes"][3]["attrs"].update(num_filter="99999999"),
+     "attribute num_filter='99999999' is not allowed"),
     (lambda g: g["nodes"][3]["attrs"].update(subgraph="x"), "attribute subgraph='x' is not allowed"),
     (lambda g: g["nodes"][3]["attrs"].update(kernel=3), "attribute kernel='3' is not allowed"),
     (lambda g: g["nodes"][3].update(attrs=[1]), "attributes must be names and texts"),
     (lambda g: g["nodes"][3].update(name="a/../b"), "is not made of letters"),
     (lambda g: g["nodes"][4].update(name="conv"), "the name 'conv' occurs twice"),
-    (lambda g: g["nodes"][4].update(inputs=[[4, 0, 0]]), "refers to output 0 of node 4, which does not precede it"),
+    (lambda g: g["nodes"][4].update(inputs=[[4, 0, 0]]),
+     "refers to output 0 of node 4, which does not precede it"),
     (lambda g: g["nodes"][4].update(inputs=[[3, 1, 0]]), "refers to output 1 of node 3"),
     (lambda g: g["nodes"][4].update(inputs=[[3]]), r"\[3\] is not a reference"),
     (lambda g: g["nodes"][4].update(inputs=[]), "needs 1 to 1 inputs"),
@@ -80,7 +85,8 @@ def test_a_layer_that_is_used_twice_gets_numbers_and_its_variables_keep_their_na
         x = mx.sym.Convolution(x, weight, num_filter=3, kernel=(1, 1), no_bias=True, name="conv")
     names = [node["name"] for node in json.loads(number_names(x.tojson()))["nodes"]]
     assert names == ["data", "w", "conv", "conv.1", "conv.2"]
-    assert mx.sym.load_json(number_names(x.tojson(), {"w": {"__lr_mult__": "3"}})).attr_dict()["w"]["__lr_mult__"] == "3"
+    assert mx.sym.load_json(number_names(x.tojson(),
+                                         {"w": {"__lr_mult__": "3"}})).attr_dict()["w"]["__lr_mult__"] == "3"
 
 
 def test_a_softmax_is_seen_through_names():

@@ -14,7 +14,9 @@ def softmax(energy):
 
 
 def brute_force(logits, image, preset):
-    """Mean field with every pair of pixels: Potts terms of two Gaussian kernels, each normalised symmetrically."""
+    """Mean field with every pair of pixels: Potts terms of two Gaussian kernels, each normalised
+    symmetrically.
+    """
     classes, height, width = logits.shape
     rows, columns = np.mgrid[:height, :width]
     place = np.stack([rows.ravel(), columns.ravel()], 1).astype(float)
@@ -78,19 +80,23 @@ def test_channels_are_told_apart_so_that_colour_order_matters():
 
 def test_presets_of_test_and_retraining_differ_in_iterations_only():
     test, retrain = CRF_PRESETS["test"], CRF_PRESETS["retrain"]
-    assert test == CRFPreset(5, gaussian_px=3, gaussian_weight=3, bilateral_px=80, bilateral_rgb=13, bilateral_weight=10)
+    assert test == CRFPreset(5, gaussian_px=3, gaussian_weight=3, bilateral_px=80, bilateral_rgb=13,
+                             bilateral_weight=10)
     assert (test.iterations, retrain.iterations) == (5, 10)
-    assert vars(test).keys() == {name for name in vars(test) if getattr(test, name) == getattr(retrain, name)} | {"iterations"}
+    assert vars(test).keys() == {name for name in vars(test)
+                                 if getattr(test, name) == getattr(retrain, name)} | {"iterations"}
     assert CRF_PRESETS["deeplab"] == CRFPreset(10, 1, 3, 67, 3, 4)
 
 
 def test_without_iterations_it_is_the_softmax(scene):
     logits, image, _ = scene
-    np.testing.assert_allclose(dense_crf(logits, image, CRFPreset(0, 3, 3, 80, 13, 10)), softmax(logits), atol=1e-6)
+    np.testing.assert_allclose(dense_crf(logits, image, CRFPreset(0, 3, 3, 80, 13, 10)), softmax(logits),
+                               atol=1e-6)
 
 
 def test_one_class_needs_no_field():
-    assert (dense_crf(np.zeros((1, 3, 5), np.float32), np.zeros((3, 5, 3), np.uint8), CRF_PRESETS["test"]) == 1).all()
+    assert (dense_crf(np.zeros((1, 3, 5), np.float32), np.zeros((3, 5, 3), np.uint8),
+                      CRF_PRESETS["test"]) == 1).all()
 
 
 def test_logits_that_are_not_finite_are_refused(scene):

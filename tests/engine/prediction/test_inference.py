@@ -1,4 +1,6 @@
-"""Many images at once: batches, worker processes, errors that name the image, and what is left after an interruption."""
+"""Many images at once: batches, worker processes, errors that name the image, and what is left
+after an interruption.
+"""
 import os
 import signal
 import subprocess
@@ -63,13 +65,17 @@ def outputs_of(folder, crf="test"):
 def test_files_hold_what_one_image_alone_gives(folder):
     samples = find_images([str(folder)])
     report = predict_samples([ColourPredictor()], samples, outputs_of(folder), workers=2)
-    assert sorted(report.predicted) == ["0", "1", "2", "3", "4"] and not report.problems and not report.skipped
+    assert sorted(report.predicted) == ["0", "1", "2", "3",
+                                        "4"] and not report.problems and not report.skipped
     for sample in samples:
         image = read_image(sample.path)
         running = ColourPredictor().start([image])
-        expected = finish(Task(sample.name, image, running.coarse.asnumpy()[0], running.fits[0], crf=CRF_PRESETS["test"]))
-        np.testing.assert_array_equal(read_label_png(folder / "out" / "pred" / f"{sample.name}.png"), expected.labels)
-        np.testing.assert_array_equal(read_label_png(folder / "out" / "pred_crf" / f"{sample.name}.png"), expected.labels_crf)
+        expected = finish(Task(sample.name, image, running.coarse.asnumpy()[0], running.fits[0],
+                               crf=CRF_PRESETS["test"]))
+        np.testing.assert_array_equal(read_label_png(folder / "out" / "pred" / f"{sample.name}.png"),
+                                      expected.labels)
+        np.testing.assert_array_equal(read_label_png(folder / "out" / "pred_crf" / f"{sample.name}.png"),
+                                      expected.labels_crf)
 
 
 def test_neighbours_of_one_size_share_a_pass_and_predictors_take_turns(folder):
@@ -111,7 +117,8 @@ def test_an_image_that_another_process_refuses_is_reported_too(folder):
             raise InputError("is too small", remedy="enlarge it")
 
     report = predict_samples([Refusing()], find_images([str(folder)]), outputs_of(folder), workers=1)
-    assert sorted(report.predicted) == ["0", "2", "3", "4"] and "1.png: is too small; enlarge it" in str(report.problems[0])
+    assert sorted(report.predicted) == ["0", "2", "3",
+                                        "4"] and "1.png: is too small; enlarge it" in str(report.problems[0])
 
 
 def test_logits_that_are_not_finite_stop_the_run_and_name_the_image(folder):
@@ -125,16 +132,16 @@ def test_logits_that_are_not_finite_stop_the_run_and_name_the_image(folder):
 
 
 def test_a_failure_in_a_worker_surfaces_with_the_images_name():
-    task = Task("photo", np.zeros((2, 5, 3), np.uint8), np.zeros((3, 1, 1), np.float32), Fit.of((3, 5), "native"),
-                crf=CRF_PRESETS["test"])
+    task = Task("photo", np.zeros((2, 5, 3), np.uint8), np.zeros((3, 1, 1), np.float32),
+                Fit.of((3, 5), "native"), crf=CRF_PRESETS["test"])
     with pytest.raises(RuntimeError, match="photo: ValueError: the image is"), FinishingPool(1) as pool:
         list(pool.submit(task))
         list(pool.drain())
 
 
 def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
-    task = Task("photo", np.zeros((400, 400, 3), np.uint8), np.zeros((9, 50, 50), np.float32), Fit.of((400, 400), "native"),
-                crf=CRF_PRESETS["retrain"])
+    task = Task("photo", np.zeros((400, 400, 3), np.uint8), np.zeros((9, 50, 50), np.float32),
+                Fit.of((400, 400), "native"), crf=CRF_PRESETS["retrain"])
     with pytest.raises(RuntimeError, match="died .*photo"), FinishingPool(1) as pool:
         list(pool.submit(task))
         for process in pool._pool._processes.values():
@@ -157,7 +164,8 @@ def test_the_processes_leave_precedence_and_threads_to_the_network():
 def test_the_processes_never_load_mxnet():
     with FinishingPool(1) as pool:
         list(pool.submit(TINY_TASK))
-        pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.prediction.finishing' in sys.modules and 'mxnet' not in sys.modules").result()
+        pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.prediction.finishing' in "
+                                "sys.modules and 'mxnet' not in sys.modules").result()
 
 
 KILLED = """
@@ -178,7 +186,8 @@ def test_the_processes_end_with_a_run_that_is_killed(outliving):
     assert outliving(KILLED) == []
 
 
-TINY_TASK = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32), Fit.of((9, 9), "native"))
+TINY_TASK = Task("photo", np.zeros((9, 9, 3), np.uint8), np.zeros((3, 2, 2), np.float32),
+                 Fit.of((9, 9), "native"))
 
 
 def hold_results(pool, monkeypatch, count):
@@ -221,5 +230,6 @@ def test_results_that_are_ready_together_come_in_the_images_order(monkeypatch):
 
 def test_restrictions_travel_with_the_sample(folder):
     sample = find_images([str(folder / "0.png")])[0]
-    predict_samples([ColourPredictor()], [Sample(sample.name, sample.path, (0, 2))], outputs_of(folder), workers=1)
+    predict_samples([ColourPredictor()], [Sample(sample.name, sample.path, (0, 2))], outputs_of(folder),
+                    workers=1)
     assert set(np.unique(read_label_png(folder / "out" / "pred" / "0.png"))) <= {0, 2}

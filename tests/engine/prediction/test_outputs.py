@@ -20,7 +20,8 @@ IDENTITY = {"checkpoint": "abc", "settings": {"scales": [1.0]}}
 def task():
     random = np.random.RandomState(0)
     image = random.randint(0, 256, (11, 17, 3), np.uint8)
-    return Task("photo", image, random.normal(0, 3, (4, 3, 4)).astype(np.float32), Fit.of((11, 17), "pad", 23))
+    return Task("photo", image, random.normal(0, 3, (4, 3, 4)).astype(np.float32),
+                Fit.of((11, 17), "pad", 23))
 
 
 def with_(task, **changes):
@@ -50,7 +51,8 @@ def test_classes_that_are_not_allowed_never_occur_and_have_probability_zero(task
 
 
 def test_without_crf_the_probabilities_are_the_softmax(task):
-    np.testing.assert_allclose(finish(with_(task, probabilities=True)).probabilities, softmax(task.fit.enlarge(task.coarse)), atol=1e-6)
+    np.testing.assert_allclose(finish(with_(task, probabilities=True)).probabilities,
+                               softmax(task.fit.enlarge(task.coarse)), atol=1e-6)
 
 
 def test_logits_that_are_not_finite_name_the_image(task):
@@ -69,7 +71,8 @@ def test_the_overlay_leaves_the_background_and_draws_the_border():
 
 
 def test_every_file_that_was_asked_for_is_written_and_reads_back(task, tmp_path):
-    outputs = Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"], overlays=True, probabilities="npz")
+    outputs = Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"], overlays=True,
+                      probabilities="npz")
     result = finish(with_(task, crf=CRF_PRESETS["test"], probabilities=True))
     assert not outputs.done("photo")
     outputs.write(result)
@@ -99,7 +102,8 @@ def test_an_image_is_done_when_all_its_files_are_there(task, tmp_path):
 
 def test_the_same_run_finds_its_folder_again(tmp_path):
     first = Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"])
-    first.write(Finished("a", np.zeros((3, 5, 3), np.uint8), np.zeros((3, 5), np.uint8), np.zeros((3, 5), np.uint8)))
+    first.write(Finished("a", np.zeros((3, 5, 3), np.uint8), np.zeros((3, 5), np.uint8),
+                         np.zeros((3, 5), np.uint8)))
     assert Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"]).done("a")
 
 
@@ -118,7 +122,9 @@ def test_predictions_of_another_origin_are_not_mixed(tmp_path, identity, classes
 def test_a_crf_can_be_added_to_predictions_without_one(tmp_path):
     Outputs(tmp_path, IDENTITY, CLASSES)
     Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"])
-    assert read_manifest(tmp_path / "pred")["crf"] is None and read_manifest(tmp_path / "pred_crf")["crf"]["iterations"] == 5
+    assert read_manifest(tmp_path / "pred")["crf"] is None and read_manifest(tmp_path
+                                                                             / "pred_crf")["crf"][
+                                                                                 "iterations"] == 5
 
 
 def test_a_folder_with_files_of_unknown_origin_is_refused(tmp_path):
@@ -138,7 +144,8 @@ def test_a_damaged_manifest_is_refused_by_name(tmp_path, content):
 
 def test_the_manifest_says_what_made_the_predictions(tmp_path):
     Outputs(tmp_path, IDENTITY, CLASSES)
-    assert json.loads((tmp_path / "pred" / MANIFEST).read_text()) == {**IDENTITY, "classes": list(CLASSES), "crf": None}
+    assert json.loads((tmp_path / "pred" / MANIFEST).read_text()) == {**IDENTITY, "classes": list(CLASSES),
+                                                                      "crf": None}
     assert read_manifest(tmp_path) is None
 
 

@@ -48,7 +48,8 @@ def tree(tmp_path, images):
         (tmp_path / folder).mkdir(parents=True)
     for name, labels in {"a": ["cat"], "b": ["dog"], "c": ["cat", "dog"], "d": ["cat"]}.items():
         cv2.imwrite(str(tmp_path / "JPEGImages" / f"{name}.jpg"), images[0])
-        objects = "".join(f"<object><name>{label}</name><difficult>0</difficult></object>" for label in labels)
+        objects = "".join(f"<object><name>{label}</name><difficult>0</difficult></object>"
+                          for label in labels)
         (tmp_path / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
         write_label_png(tmp_path / "SegmentationClassAug" / f"{name}.png", np.full((41, 57), 2, np.uint8))
         write_label_png(tmp_path / "pred" / f"{name}.png", np.ones((41, 57), np.uint8))
@@ -69,17 +70,21 @@ def test_the_pixels_affinity_is_its_column_of_the_matrix(net, images):
     rows, columns = found["raw"].shape[1:]
     last = found["affinity_cross"].asnumpy()[..., rows * columns - 1]
     np.testing.assert_array_equal(view.panels["pixel_cross"].picture, heat(reference, last))
-    np.testing.assert_array_equal(view.panels["average_self"].picture, heat(query, found["affinity_self"].asnumpy().mean(-1)))
+    np.testing.assert_array_equal(view.panels["average_self"].picture,
+                                  heat(query, found["affinity_self"].asnumpy().mean(-1)))
 
 
 def test_activations_are_above_background_and_share_one_scale(net, images):
     query, reference = images
-    found = {key: value.asnumpy() for key, value in net.visual(*[mx.nd.array(i.transpose(2, 0, 1)[None]) for i in images]).items()}
+    found = {key: value.asnumpy() for key,
+             value in net.visual(*[mx.nd.array(i.transpose(2, 0, 1)[None]) for i in images]).items()}
     activation = {key: value[2] - value[0] for key, value in found.items() if not key.startswith("affinity")}
-    np.testing.assert_allclose(activation["raw"] + activation["residual_cross"], activation["augmented_cross"], rtol=1e-4)
+    np.testing.assert_allclose(activation["raw"] + activation["residual_cross"],
+                               activation["augmented_cross"], rtol=1e-4)
     limit = max(np.abs(value).max() for value in activation.values())
     view = compare_pair(net, query, reference, CLASSES, class_index=2)
-    np.testing.assert_array_equal(view.panels["activation_residual_cross"].picture, signed_heat(query, activation["residual_cross"], limit))
+    np.testing.assert_array_equal(view.panels["activation_residual_cross"].picture,
+                                  signed_heat(query, activation["residual_cross"], limit))
     y, x = np.unravel_index(activation["augmented_self"].argmax(), activation["augmented_self"].shape)
     assert view.pixel == (min(8 * x, 56), min(8 * y, 40))
 
@@ -87,8 +92,8 @@ def test_activations_are_above_background_and_share_one_scale(net, images):
 def test_the_figure_has_a_row_of_activations_and_one_of_classes_for_self_and_for_cross(net, images):
     rows = compare_pair(net, *images, CLASSES).rows()
     assert [len(row) for row in rows] == [5] * 4
-    assert [row[1].title for row in rows] == ["average self-affinity", "self-affinity of the pixel", "average cross-affinity",
-                                              "cross-affinity of the pixel"]
+    assert [row[1].title for row in rows] == ["average self-affinity", "self-affinity of the pixel",
+                                              "average cross-affinity", "cross-affinity of the pixel"]
     assert decoded(draw_grid(rows)).shape[1] > 1000
 
 
@@ -130,7 +135,8 @@ def test_label_pictures_have_vocs_colours_and_gray_where_ignored():
 
 
 def test_a_grid_takes_rows_of_different_shapes():
-    rows = [[Panel("wide", np.zeros((10, 40, 3), np.uint8))], [Panel("tall", np.zeros((40, 10, 3), np.uint8))] * 3]
+    rows = [[Panel("wide", np.zeros((10, 40, 3), np.uint8))],
+            [Panel("tall", np.zeros((40, 10, 3), np.uint8))] * 3]
     picture = decoded(draw_grid(rows, [("cat", np.array([128, 0, 0], np.uint8))]))
     assert picture.shape[0] > picture.shape[1] > 300
     assert (picture.reshape(-1, 3) == [128, 0, 0]).all(1).any()  # the legend's colour
@@ -138,7 +144,8 @@ def test_a_grid_takes_rows_of_different_shapes():
 
 def test_the_gallery_shows_every_column_in_its_colours():
     labels = [np.full((30, 40), value, np.uint8) for value in (1, 2)]
-    picture = decoded(gallery([np.full((30, 40, 3), 90, np.uint8)] * 2, [("ours", labels)], CLASSES)).reshape(-1, 3)
+    picture = decoded(gallery([np.full((30, 40, 3), 90, np.uint8)] * 2, [("ours", labels)],
+                              CLASSES)).reshape(-1, 3)
     for value in (1, 2):
         assert (picture == palette()[value]).all(1).sum() > 1000
 
@@ -155,7 +162,8 @@ def test_an_image_without_partner_is_named(tree, tmp_path):
 
 def test_figures_go_to_files_and_onto_the_page(tree, net, tmp_path):
     page = Page("Figures")
-    pair = write_pair(tmp_path / "out", net, tree.image_path("a"), tree.image_path("c"), CLASSES, class_name="dog", pixel="3, 5", page=page)
+    pair = write_pair(tmp_path / "out", net, tree.image_path("a"), tree.image_path("c"), CLASSES,
+                      class_name="dog", pixel="3, 5", page=page)
     rows = write_gallery(tmp_path / "out", tree, ["a", "b"], [("ours", tmp_path / "pred")], page=page)
     page.save(tmp_path / "out" / "page.html")
     assert pair.endswith("pair-a-c.png") and cv2.imread(pair) is not None and cv2.imread(rows) is not None
@@ -163,7 +171,8 @@ def test_figures_go_to_files_and_onto_the_page(tree, net, tmp_path):
     assert text.count("data:image/png") == 2 and "activations of dog; pixel 3,5" in text
 
 
-@pytest.mark.parametrize("wrong, message", [({"pixel": "3"}, "'3' is no pixel"), ({"class_name": "dgo"}, "did you mean 'dog'")])
+@pytest.mark.parametrize("wrong, message",
+                         [({"pixel": "3"}, "'3' is no pixel"), ({"class_name": "dgo"}, "did you mean 'dog'")])
 def test_wrong_words_for_pixel_and_class_are_refused(tree, net, tmp_path, wrong, message):
     with pytest.raises(InputError, match=message):
         write_pair(tmp_path, net, tree.image_path("a"), tree.image_path("c"), CLASSES, **wrong)

@@ -28,7 +28,9 @@ def resized(maps, height, width):
 
 
 def by_the_original(net, image, fit, scales=(1.0, 0.75, 1.25), add_max=True, mirror=True):
-    """Each map enlarged to the padded image, averaged, then averaged with the mirrored image's, then brought to the image."""
+    """Each map enlarged to the padded image, averaged, then averaged with the mirrored image's,
+    then brought to the image.
+    """
     reorder_sums(net, False)
     height, width = fit.network_size
     x = mx.nd.array(fit.apply(image).transpose(2, 0, 1)[None].astype(np.float32))
@@ -62,22 +64,26 @@ def test_logits_are_those_of_the_originals_procedure(net, fit, size):
     assert np.abs(got - expected).max() < 2e-5 * np.sqrt((expected ** 2).mean())
 
 
-@pytest.mark.parametrize("changes", [{"scales": (1.0,), "add_max": False, "mirror": False}, {"scales": (1.0, 1.5), "mirror": False},
-                                     {"add_max": False}])
+@pytest.mark.parametrize("changes",
+                         [{"scales": (1.0,), "add_max": False, "mirror": False},
+                          {"scales": (1.0, 1.5), "mirror": False}, {"add_max": False}])
 def test_scales_maximum_and_mirror_can_be_left_out(net, changes):
     image = np.random.RandomState(2).randint(0, 256, (41, 47, 3), np.uint8)
     settings = PredictConfig(size_px=65, **changes)
     kept = {key: getattr(settings, key) for key in ("scales", "add_max", "mirror")}
     expected = by_the_original(net, image, Fit.of((41, 47), "pad", 65), **kept)
-    np.testing.assert_allclose(Predictor(net, settings).logits(image), expected, atol=2e-5 * np.abs(expected).max())
-    assert not np.allclose(Predictor(net, PredictConfig(size_px=65)).logits(image), expected, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(Predictor(net, settings).logits(image), expected,
+                               atol=2e-5 * np.abs(expected).max())
+    assert not np.allclose(Predictor(net, PredictConfig(size_px=65)).logits(image), expected,
+                           atol=1e-3 * np.abs(expected).max())
 
 
 def test_with_mirroring_a_mirrored_image_gives_mirrored_logits(net):
     image = np.random.RandomState(2).randint(0, 256, (65, 65, 3), np.uint8)
     predictor = Predictor(net, PredictConfig(size_px=65))
     logits = predictor.logits(image)
-    np.testing.assert_allclose(predictor.logits(image[:, ::-1])[..., ::-1], logits, atol=2e-5 * np.abs(logits).max())
+    np.testing.assert_allclose(predictor.logits(image[:, ::-1])[..., ::-1], logits,
+                               atol=2e-5 * np.abs(logits).max())
 
 
 def test_a_batch_gives_what_its_images_give_alone(net):
@@ -92,7 +98,8 @@ def test_a_batch_gives_what_its_images_give_alone(net):
 
 def test_images_of_different_network_sizes_do_not_share_a_pass(net):
     with pytest.raises(ValueError, match="one size"):
-        Predictor(net, PredictConfig(size_px=33)).start([np.zeros((40, 33, 3), np.uint8), np.zeros((33, 33, 3), np.uint8)])
+        Predictor(net, PredictConfig(size_px=33)).start([np.zeros((40, 33, 3), np.uint8),
+                                                         np.zeros((33, 33, 3), np.uint8)])
 
 
 def test_a_tiny_and_a_long_image_work(net):

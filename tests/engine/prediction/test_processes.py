@@ -1,4 +1,6 @@
-"""Prediction by several processes: how many, that results are the same, and what is told when one of them fails."""
+"""Prediction by several processes: how many, that results are the same, and what is told when one
+of them fails.
+"""
 import os
 import pickle
 import signal
@@ -21,15 +23,19 @@ CLASSES = ("background", "cat", "dog")
 
 @pytest.fixture
 def left_open(monkeypatch):
-    """As in a program that has not loaded MXNet, on two cores, under a user who has said nothing of threads."""
+    """As in a program that has not loaded MXNet, on two cores, under a user who has said nothing of
+    threads.
+    """
     monkeypatch.delitem(sys.modules, "mxnet")
     monkeypatch.setattr(processes, "USERS_VALUES", {})
     monkeypatch.setattr(processes, "usable_cores", lambda: 2)
     return monkeypatch
 
 
-@pytest.mark.parametrize("images, expected", [(0, 1), (1, 1), (7, 1), (8, 2), (9, 1), (49, 1), (50, 2), (51, 2), (1449, 2)])
-def test_two_are_chosen_where_an_idle_one_in_the_last_round_costs_less_than_is_won(images, expected, left_open):
+@pytest.mark.parametrize("images, expected",
+                         [(0, 1), (1, 1), (7, 1), (8, 2), (9, 1), (49, 1), (50, 2), (51, 2), (1449, 2)])
+def test_two_are_chosen_where_an_idle_one_in_the_last_round_costs_less_than_is_won(images, expected,
+                                                                                   left_open):
     assert choose_processes(0, ["cpu:0"], images) == expected
 
 
@@ -52,7 +58,8 @@ def test_one_is_chosen_once_mxnet_has_its_threads(left_open):
 
 def test_the_users_number_is_kept_up_to_one_an_image():
     assert [choose_processes(3, ["cpu:0"], images) for images in (0, 2, 100)] == [1, 2, 3]
-    with pytest.raises(InputError, match="run.processes: 2 processes need one CPU device, not gpu:0, gpu:1; leave it out"):
+    with pytest.raises(InputError,
+                       match="run.processes: 2 processes need one CPU device, not gpu:0, gpu:1; leave it out"):
         choose_processes(2, ["gpu:0", "gpu:1"], 100)
 
 
@@ -75,7 +82,8 @@ def opened(tmp_path_factory):
     net = build_model("resnet18_largefov", tiny=True, num_classes=len(CLASSES))
     initialize(net, 1)
     save_params(net, path, {"network": net.settings, "classes": list(CLASSES)})
-    return {"path": str(path), "settings": PredictConfig(size_px=65), "model": "", "classes": ClassTable(CLASSES)}
+    return {"path": str(path), "settings": PredictConfig(size_px=65), "model": "",
+            "classes": ClassTable(CLASSES)}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +108,9 @@ def test_a_model_that_was_replaced_while_it_was_opened_is_refused(opened, images
     (own,), model = load_predictors(devices=[mx.cpu()], **opened)
     with NetworkProcesses(2, opened) as beside:
         other, = beside.predictors(own, {**model, "checkpoint": "another"})
-        with pytest.raises(RuntimeError, match="resnet18_largefov-0000.params was replaced while it was opened; start again"):
+        with pytest.raises(RuntimeError,
+                           match="resnet18_largefov-0000.params was replaced while it was opened; start "
+                                 "again"):
             other.start(images)
     with NetworkProcesses(2, {**opened, "path": "missing.params"}) as beside:
         other, = beside.predictors(own, model)

@@ -45,14 +45,17 @@ def row(name, table=2):
 def finish(stage, content=None):
     stage.folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"key": stage.key, "seconds": 6.0, "images": stage.images})
-    atomic_write_bytes(stage.folder / "done.json", record.encode())  # whole or absent, as run_stage writes it: others may look meanwhile
+    # whole or absent, as run_stage writes it: others may look meanwhile
+    atomic_write_bytes(stage.folder / "done.json", record.encode())
     if content is not None:
         (stage.folder / "score.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_rows_of_one_configuration_share_all_stages(place):
     first, second = plan(row("cp"), place, 0), plan(row("cp-common", 3), place, 0)
-    assert [stage.folder for stage in in_order(first.scores.values())] == [stage.folder for stage in in_order(second.scores.values())]
+    assert [stage.folder for stage in in_order(first.scores.values())] == [stage.folder
+                                                                           for stage in in_order(
+                                                                               second.scores.values())]
 
 
 def test_second_round_starts_from_the_rows_first_round(place):
@@ -66,8 +69,10 @@ def test_second_rounds_that_differ_in_their_labels_share_the_first_and_nothing_a
     usual, native, plain = (plan(load_experiment(row("rt").path, changes), place, 0) for changes in (
         [], ["predict.retrain_fit=native"], ["predict.retrain_fit=native", "predict.retrain_crf=none"]))
     assert usual.rounds[0].folder == native.rounds[0].folder == plain.rounds[0].folder
-    assert len({stage.folder for one in (usual, native, plain) for stage in (one.rounds[1], one.rounds[1].after[0])}) == 6
-    for one, folder in ((usual, "train_aug_pred_crf"), (native, "train_aug_pred_crf"), (plain, "train_aug_pred")):
+    assert len({stage.folder for one in (usual, native, plain)
+                for stage in (one.rounds[1], one.rounds[1].after[0])}) == 6
+    for one, folder in ((usual, "train_aug_pred_crf"), (native, "train_aug_pred_crf"),
+                        (plain, "train_aug_pred")):
         assert one.rounds[1].config.data.label_root == str(one.rounds[1].after[0].folder / folder)
         assert one.rounds[1].arguments[2:] == ("--start", str(one.rounds[0].folder))
 
@@ -82,7 +87,8 @@ def test_another_seed_setting_or_list_never_shares_a_training_folder(place, tmp_
 
 def test_strong_seeds_are_a_stage_of_their_own_and_only_they_see_masks(place):
     weak, strong = plan(row("ours-00", 4), place, 0), plan(row("ours-10", 4), place, 0)
-    assert weak.seeds.folder != strong.seeds.folder and weak.seeds.after[0].folder == strong.seeds.after[0].folder
+    assert weak.seeds.folder != strong.seeds.folder and weak.seeds.after[0].folder == strong.seeds.after[
+        0].folder
     assert "--strong-masks" in strong.seeds.arguments and "--strong-masks" not in weak.seeds.arguments
 
 
@@ -95,24 +101,30 @@ def test_done_stage_of_another_key_is_refused(place):
 
 
 def test_failed_stage_names_its_log_and_last_line_and_is_not_done(tmp_path):
-    stage = Stage("score", "k", tmp_path / "score-k", "evaluate", ("--prediction-root", str(tmp_path / "nowhere"), "--data", str(tmp_path)))
+    stage = Stage("score", "k", tmp_path / "score-k", "evaluate",
+                  ("--prediction-root", str(tmp_path / "nowhere"), "--data", str(tmp_path)))
     with pytest.raises(InputError, match=r"stage.log: the stage score ended with code \d: error"):
         run_stage(stage)
     assert stage.done is None
 
 
-@pytest.mark.parametrize("users, threads, expected", [({}, 0, None), ({"OMP_NUM_THREADS": "3"}, 0, "3"), ({}, 1, "1")])
-def test_a_stage_has_the_users_threads_unless_it_is_given_some(users, threads, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize("users, threads, expected",
+                         [({}, 0, None), ({"OMP_NUM_THREADS": "3"}, 0, "3"), ({}, 1, "1")])
+def test_a_stage_has_the_users_threads_unless_it_is_given_some(users, threads, expected, tmp_path,
+                                                               monkeypatch):
     seen = []
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as importing cian sets it
     monkeypatch.setattr(environment, "USERS_VALUES", users)
-    monkeypatch.setattr(stages.subprocess, "run", lambda *_, env, **__: seen.append(env) or subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(stages.subprocess, "run", lambda *_, env,
+                        **__: seen.append(env) or subprocess.CompletedProcess([], 0))
     run_stage(Stage("score", "k", tmp_path / "score-k", "evaluate", ()), threads)
     assert seen[0].get("OMP_NUM_THREADS") == expected and seen[0]["PATH"] == os.environ["PATH"]
 
 
 def test_jobs_run_side_by_side_and_after_what_they_need(place, monkeypatch):
-    """Two stages wait for each other to start, which they could not one by one; the third comes after both."""
+    """Two stages wait for each other to start, which they could not one by one; the third comes
+    after both.
+    """
     both, log = threading.Barrier(2, timeout=20), []
 
     def run(stage, threads):
@@ -162,15 +174,19 @@ def scored(place, values):
 
 
 def test_rows_have_mean_spread_and_gains_seed_by_seed(place):
-    found = rows_of(scored(place, {("baseline", 0): 0.5, ("baseline", 1): 0.52, ("ce", 0): 0.51, ("ce", 1): 0.55, ("ce", 2): 0.9}))
+    found = rows_of(scored(place, {("baseline", 0): 0.5, ("baseline", 1): 0.52, ("ce", 0): 0.51,
+                                   ("ce", 1): 0.55, ("ce", 2): 0.9}))
     first, ce, cp = found[1], found[3], found[5]  # the figures with CRF
-    assert first.cells(first)[:8] == ["baseline", "val, CRF", "(58.3)", "51.00 ± 1.41", "0: 50.00, 1: 52.00", "-", "", ""]
-    assert ce.cells(first)[3:8] == ["65.33 ± 21.46", "0: 51.00, 1: 55.00, 2: 90.00", "-", "+2.00 ± 1.41", "+0.8"]
+    assert first.cells(first)[:8] == ["baseline", "val, CRF", "(58.3)", "51.00 ± 1.41", "0: 50.00, 1: 52.00",
+                                      "-", "", ""]
+    assert ce.cells(first)[3:8] == ["65.33 ± 21.46", "0: 51.00, 1: 55.00, 2: 90.00", "-", "+2.00 ± 1.41",
+                                    "+0.8"]
     assert cp.cells(first)[3:8] == ["not measured", "-", "-", "-", "+4.2"]
 
 
 def test_figures_of_the_papers_own_data_set_are_compared(place):
-    measurement = plan(next(row for row in find_experiments(EXPERIMENTS, "voc", 2) if row.path.stem == "baseline"), place, 0)
+    measurement = plan(next(row for row in find_experiments(EXPERIMENTS, "voc", 2)
+                            if row.path.stem == "baseline"), place, 0)
     finish(measurement.scores["val"], {"mean_iou": 0.5})
     finish(measurement.scores["val_crf"], {"mean_iou": 0.6})
     found = {row.figure: row for row in rows_of([measurement])}
@@ -178,19 +194,24 @@ def test_figures_of_the_papers_own_data_set_are_compared(place):
 
 
 def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduction_report, "add_pictures", lambda page, measurements, folder: page.heading("pictures"))
+    monkeypatch.setattr(reproduction_report, "add_pictures", lambda page, measurements,
+                        folder: page.heading("pictures"))
     measurements = scored(place, {("baseline", 0): 0.5})
     trained = measurements[0].rounds[0]
     finish(trained)
     with RunLog(trained.folder, "net", total=8) as log:
-        log.scalars({"loss/total": 2.0, "loss/seed_self": 1.5, "pixels/agreeing": 0.25, "pixels/completion": 0.75}, 4)
-        log.scalars({"loss/total": 1.0, "loss/seed_self": 0.5, "pixels/agreeing": 0.5, "pixels/completion": 0.875}, 8)
-    write_report([("Table 2", measurements)], "python tools/reproduce.py", {"mxnet": "1.9.1"}, tmp_path / "report")
+        log.scalars({"loss/total": 2.0, "loss/seed_self": 1.5, "pixels/agreeing": 0.25,
+                     "pixels/completion": 0.75}, 4)
+        log.scalars({"loss/total": 1.0, "loss/seed_self": 0.5, "pixels/agreeing": 0.5,
+                     "pixels/completion": 0.875}, 8)
+    write_report([("Table 2", measurements)], "python tools/reproduce.py", {"mxnet": "1.9.1"},
+                 tmp_path / "report")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| baseline | 0 | 1 | 8 | 0.500 | 50.0% | 87.5% | 0.1 |" in text
     assert "50.00" in text and "image-level labels only" in text and "mxnet 1.9.1" in text
     for name in ("scores", "training"):
-        assert f"(report-1-{name}.png)" in text and cv2.imread(str(tmp_path / f"report-1-{name}.png")) is not None
+        assert f"(report-1-{name}.png)" in text and cv2.imread(str(tmp_path
+                                                                   / f"report-1-{name}.png")) is not None
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 2 and "pictures" in page
     first = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["tables"][0]["measurements"][0]
@@ -198,26 +219,30 @@ def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monk
 
 
 def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
-    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train",
+    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
+                           place.classes, "--train-list", "train",
                            "--out", str(place.out), "--seeds", "0,1", "--rows", "cp", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("cian.tools.train ") == 2 and shown.count("cian.tools.train_cam") == 1 and "not measured yet" in shown
+    assert shown.count("cian.tools.train ") == 2 and shown.count(
+        "cian.tools.train_cam") == 1 and "not measured yet" in shown
     assert not place.out.exists() and "random weights" not in shown
 
 
 def test_rows_that_start_from_random_weights_say_so(place, capsys):
-    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train",
+    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
+                           place.classes, "--train-list", "train",
                            "--out", str(place.out), "--dry-run", "--set", "network.pretrained="]) == 0
     shown = capsys.readouterr().out
     assert "network.pretrained is empty" in shown and "cam.pretrained is empty" not in shown
 
 
-@pytest.mark.parametrize("change, message", [(["--rows", "nope"], "there are: baseline, ce, cp, rt"), (["--seeds", "x"], "--seeds: 'x'"),
-                                             (["--jobs", "0"], "--jobs: must be"),
-                                             (["--dataset", "coco"], "no rows for table 2 on coco")])
+@pytest.mark.parametrize("change, message",
+                         [(["--rows", "nope"], "there are: baseline, ce, cp, rt"),
+                          (["--seeds", "x"], "--seeds: 'x'"), (["--jobs", "0"], "--jobs: must be"),
+                          (["--dataset", "coco"], "no rows for table 2 on coco")])
 def test_wrong_rows_seeds_and_data_sets_are_named(place, change, message):
-    arguments = ["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes, "--train-list", "train", "--out",
-                 str(place.out), *change]
+    arguments = ["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes,
+                 "--train-list", "train", "--out", str(place.out), *change]
     with pytest.raises(InputError, match=message):
         reproduce.main(arguments)
 
@@ -226,7 +251,8 @@ def test_incomplete_voc_says_what_to_download(tmp_path):
     lists = tmp_path / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "val.txt").write_text("x\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"(?s)has 1 names, not 1449.*JPEGImages.*VOCtrainval_11-May-2012.tar"):
+    with pytest.raises(InputError,
+                       match=r"(?s)has 1 names, not 1449.*JPEGImages.*VOCtrainval_11-May-2012.tar"):
         check_voc(tmp_path, "val")
 
 
@@ -238,7 +264,8 @@ def test_submission_holds_the_servers_paths_and_refuses_gaps(place, tmp_path):
         write_submission(predictions, place.data, "val", tmp_path / "a.tgz")
     (predictions / "e.png").write_bytes(b"2")
     with tarfile.open(write_submission(predictions, place.data, "val", tmp_path / "a.tgz")) as archive:
-        assert sorted(archive.getnames()) == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in "de"]
+        assert sorted(archive.getnames()) == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png"
+                                              for name in "de"]
 
 
 def test_keys_depend_on_every_part():

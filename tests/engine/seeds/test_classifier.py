@@ -1,4 +1,6 @@
-"""Training of the CAM classifier: the loss by hand, what trains, learning, and going on exactly where it stopped."""
+"""Training of the CAM classifier: the loss by hand, what trains, learning, and going on exactly
+where it stopped.
+"""
 import json
 import os
 from dataclasses import asdict
@@ -80,7 +82,8 @@ def test_what_is_frozen_keeps_its_values(images, tmp_path, frozen):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_first_step_is_sgd_of_the_mean_gradient_with_decay(images, tmp_path, frozen):
-    config = settings(tmp_path / "cam", freeze_backbone=frozen, epochs=1, batch_size=11, lr=1e-3, weight_decay=0.1)
+    config = settings(tmp_path / "cam", freeze_backbone=frozen, epochs=1, batch_size=11, lr=1e-3,
+                      weight_decay=0.1)
     net = build_classifier(config.cam, 3, mx.cpu(), OPTIONS)
     seen = []
     learn = cam_trainer.CamRun._learn
@@ -112,12 +115,14 @@ class Recomputed:
         rows = []
         for row, view in zip(*place):
             picture = self.images.image(int(row))[:, ::-1 if view else 1, ::-1]
-            rows.append(self.backbone(mx.nd.array(picture.transpose(2, 0, 1)[None], dtype=np.float32)).mean(axis=(2, 3)).asnumpy()[0])
+            rows.append(self.backbone(mx.nd.array(picture.transpose(2, 0, 1)[None],
+                                                  dtype=np.float32)).mean(axis=(2, 3)).asnumpy()[0])
         return np.stack(rows)
 
 
 def test_stored_features_train_what_computing_them_for_every_batch_trains_bit_for_bit(images, tmp_path):
-    stored = values(train_classifier(settings(tmp_path / "stored", freeze_backbone=True), images, backbone_options=OPTIONS))
+    stored = values(train_classifier(settings(tmp_path / "stored", freeze_backbone=True), images,
+                                     backbone_options=OPTIONS))
     tables, original = [], cam_trainer.CamRun.features
     def features(run, images):
         if tables:
@@ -126,7 +131,8 @@ def test_stored_features_train_what_computing_them_for_every_batch_trains_bit_fo
         return tables[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cam_trainer.CamRun, "features", features)
-        again = values(train_classifier(settings(tmp_path / "again", freeze_backbone=True), images, backbone_options=OPTIONS))
+        again = values(train_classifier(settings(tmp_path / "again", freeze_backbone=True), images,
+                                        backbone_options=OPTIONS))
     assert tables[0].reads == 9  # three epochs of three batches
     assert all(value.tobytes() == again[name].tobytes() for name, value in stored.items())
 
@@ -135,7 +141,8 @@ def test_rate_falls_by_the_poly_schedule_of_epochs(images, tmp_path):
     rates = []
     learn = cam_trainer.CamRun._learn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cam_trainer.CamRun, "_learn", lambda run, batch, rate: (rates.append(rate), learn(run, batch, rate)))
+        patch.setattr(cam_trainer.CamRun, "_learn", lambda run, batch,
+                      rate: (rates.append(rate), learn(run, batch, rate)))
         train_classifier(settings(tmp_path / "cam", freeze_backbone=True), images, backbone_options=OPTIONS)
     np.testing.assert_allclose(rates, np.repeat([1e-3 * (1 - epoch / 3) ** 0.9 for epoch in range(3)], 3))
 
@@ -146,14 +153,16 @@ def test_frozen_classifier_learns_the_labels(images, tmp_path):
     report = json.loads((tmp_path / "cam" / "resnet18_cam-0149.map.json").read_text())
     assert path.endswith("resnet18_cam-0149.params")
     assert report["sets"]["train"]["mean_average_precision"] > 0.9
-    assert report["sets"]["again"]["mean_average_precision"] == report["sets"]["train"]["mean_average_precision"]
+    assert report["sets"]["again"]["mean_average_precision"] == report["sets"]["train"][
+        "mean_average_precision"]
     assert set(report["sets"]["train"]["average_precision"]) == {"red", "green", "blue"}
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("stop", [2, 3, 7])
 def test_stopped_training_goes_on_to_the_same_values(images, tmp_path, frozen, stop):
-    whole = values(train_classifier(settings(tmp_path / "whole", freeze_backbone=frozen), images, backbone_options=OPTIONS))
+    whole = values(train_classifier(settings(tmp_path / "whole", freeze_backbone=frozen), images,
+                                    backbone_options=OPTIONS))
     learn = cam_trainer.CamRun._learn
     def stopping(run, batch, rate):
         if run.step == stop:

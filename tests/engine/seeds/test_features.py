@@ -1,4 +1,6 @@
-"""Cached features: the same as the network's, computed once, resumed, and refused when they are not of this run."""
+"""Cached features: the same as the network's, computed once, resumed, and refused when they are not
+of this run.
+"""
 import mxnet as mx
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from cian.tools.engine.seeds.features import FeatureIter, pooled_features
 @pytest.fixture
 def images(make_voc_tree, tmp_path):
     root = make_voc_tree(tmp_path / "voc", images=5)
-    with prepare(DatasetTree(root, classes=f"{root}/classes.txt"), "train", tmp_path / "records", workers=1).images as records:
+    with prepare(DatasetTree(root, classes=f"{root}/classes.txt"), "train", tmp_path / "records",
+                 workers=1).images as records:
         yield records
 
 
@@ -88,7 +91,8 @@ def table():
 
 
 def epoch_of(batches):
-    return [(batch.index.tolist(), batch.data[0].asnumpy().tolist(), batch.label[0].asnumpy().tolist()) for batch in batches]
+    return [(batch.index.tolist(), batch.data[0].asnumpy().tolist(), batch.label[0].asnumpy().tolist())
+            for batch in batches]
 
 
 def test_every_row_comes_once_an_epoch_with_its_own_label(table):

@@ -19,7 +19,9 @@ LOW_CAM = SeedConfig(saliency="low_cam", background_threshold=0.06)
 
 @pytest.fixture
 def images(tmp_path):
-    """Five images of distinct sizes; image k has the classes of bits of k + 1, so the fourth (3 = cow) has one, the third two."""
+    """Five images of distinct sizes; image k has the classes of bits of k + 1, so the fourth (3 =
+    cow) has one, the third two.
+    """
     names, paths, labels = [], [], np.zeros((5, 4), np.uint8)
     labels[:, 0] = 1
     for k in range(5):
@@ -33,14 +35,17 @@ def images(tmp_path):
 
 
 class Ramp:
-    """Maps that rise from 0 on the left to 1 on the right, the same for every class; remembers how it was called."""
+    """Maps that rise from 0 on the left to 1 on the right, the same for every class; remembers how
+    it was called.
+    """
 
     def __init__(self):
         self.calls = []
 
     def __call__(self, image, classes):
         self.calls.append((image.shape, tuple(classes)))
-        return np.broadcast_to(np.linspace(0, 1, image.shape[1], dtype=np.float32), (len(classes), *image.shape[:2]))
+        return np.broadcast_to(np.linspace(0, 1, image.shape[1], dtype=np.float32),
+                               (len(classes), *image.shape[:2]))
 
 
 def test_one_claim_labels_a_pixel_and_two_or_none_ignore_it():
@@ -57,7 +62,8 @@ def test_largest_map_may_win_against_other_classes_but_not_against_the_backgroun
     cams = np.array([[[0.9, 0.1, 0.31, 0.3, 0.8]],
                      [[0.4, 0.4, 0.99, 0.2, 0.5]]], np.float32)
     saliency = np.array([[0.9, 0.5, 0.9, 0.9, 0.01]], np.float32)
-    np.testing.assert_array_equal(assign_seeds(cams, (1, 3), saliency, 0.3, 0.06, "largest"), [[1, 3, 3, 255, 255]])
+    np.testing.assert_array_equal(assign_seeds(cams, (1, 3), saliency, 0.3, 0.06, "largest"),
+                                  [[1, 3, 3, 255, 255]])
 
 
 def test_assignment_agrees_with_a_loop_over_pixels():
@@ -66,7 +72,8 @@ def test_assignment_agrees_with_a_loop_over_pixels():
     seeds = assign_seeds(cams, (2, 1, 3), saliency, 0.6, 0.4)
     for y in range(11):
         for x in range(13):
-            claims = [value for cam, value in zip(cams, (2, 1, 3)) if cam[y, x] > 0.6] + ([0] if saliency[y, x] < 0.4 else [])
+            claims = [value for cam, value in zip(cams, (2, 1, 3)) if cam[y, x] > 0.6] + ([0]
+                                                                                          if saliency[y, x] < 0.4 else [])
             assert seeds[y, x] == (claims[0] if len(claims) == 1 else 255)
 
 
@@ -83,10 +90,12 @@ def test_maps_that_do_not_fit_are_a_defect_and_not_a_seed():
 def test_seeds_are_palette_pngs_of_the_image_level_labels_alone(images, tmp_path):
     ramp = Ramp()
     assert make_seeds(LOW_CAM, images, ramp, tmp_path / "seeds", {"classifier": "x"}, workers=2) == 5
-    assert ramp.calls == [((13 + k, 17, 3), tuple(c for c in (1, 2, 3) if (k + 1) >> (c - 1) & 1)) for k in range(5)]
+    assert ramp.calls == [((13 + k, 17, 3), tuple(c for c in (1, 2, 3) if (k + 1) >> (c - 1) & 1))
+                          for k in range(5)]
     seeds = read_label_png(tmp_path / "seeds" / "photo_0.png")
     np.testing.assert_array_equal(seeds[4], [0] + [255] * 4 + [1] * 12)  # 1/16 > 0.06, 5/16 > 0.3
-    assert set(np.unique(read_label_png(tmp_path / "seeds" / "photo_2.png"))) == {0, 255}  # two classes claim the same pixels
+    # two classes claim the same pixels
+    assert set(np.unique(read_label_png(tmp_path / "seeds" / "photo_2.png"))) == {0, 255}
     with Image.open(tmp_path / "seeds" / "photo_0.png") as picture:
         assert picture.mode == "P"
         np.testing.assert_array_equal(np.reshape(picture.getpalette(), (-1, 3)), palette())
@@ -114,12 +123,14 @@ def test_finished_seeds_are_kept_and_only_missing_ones_made(images, tmp_path):
 
 
 @pytest.mark.parametrize("changed", [
-    {"config": replace(LOW_CAM, foreground_threshold=0.4)}, {"config": replace(LOW_CAM, mirror=True)}, {"source": {"classifier": "y"}},
+    {"config": replace(LOW_CAM, foreground_threshold=0.4)}, {"config": replace(LOW_CAM, mirror=True)},
+    {"source": {"classifier": "y"}},
 ])
 def test_seeds_of_other_settings_are_never_mixed(images, tmp_path, changed):
     make_seeds(LOW_CAM, images, Ramp(), tmp_path / "seeds", {"classifier": "x"})
     with pytest.raises(InputError, match="other settings .(seeds|source) changed"):
-        make_seeds(changed.get("config", LOW_CAM), images, Ramp(), tmp_path / "seeds", changed.get("source", {"classifier": "x"}))
+        make_seeds(changed.get("config", LOW_CAM), images, Ramp(), tmp_path / "seeds",
+                   changed.get("source", {"classifier": "x"}))
 
 
 def test_folder_of_unknown_pngs_is_refused(images, tmp_path):
@@ -152,7 +163,8 @@ def test_saliency_images_decide_the_background(images, tmp_path):
         saliency[:, 16:] = 15
         cv2.imwrite(str(tmp_path / "maps" / f"photo_{k}.png"), saliency)
     make_seeds(config, images, Ramp(), tmp_path / "seeds", {})
-    np.testing.assert_array_equal(read_label_png(tmp_path / "seeds" / "photo_0.png")[0], [0] * 3 + [255] * 2 + [1] * 11 + [255])
+    np.testing.assert_array_equal(read_label_png(tmp_path / "seeds" / "photo_0.png")[0],
+                                  [0] * 3 + [255] * 2 + [1] * 11 + [255])
 
 
 def test_missing_saliency_image_stops_by_name(images, tmp_path):
@@ -192,7 +204,8 @@ def masks(images, tmp_path):
 def test_chosen_seeds_become_ground_truth_and_the_rest_stays(images, masks, tmp_path):
     make_seeds(LOW_CAM, images, Ramp(), tmp_path / "weak", {})
     ramp = Ramp()
-    make_seeds(replace(LOW_CAM, strong_ratio=0.4, strong_seed=1), images, ramp, tmp_path / "strong", {}, strong_masks=masks)
+    make_seeds(replace(LOW_CAM, strong_ratio=0.4, strong_seed=1), images, ramp, tmp_path / "strong", {},
+               strong_masks=masks)
     choice = json.loads((tmp_path / "strong" / MANIFEST).read_text())["strong"]
     assert choice == {"ratio": 0.4, "seed": 1, "of": 5, "names": choose_strong(images.names, 0.4, 1)}
     assert len(choice["names"]) == 2
@@ -210,13 +223,16 @@ def test_masks_of_the_chosen_names_alone_are_opened(images, masks, tmp_path):
     for name in images.names:
         if name not in strong:
             (masks / f"{name}.png").unlink()
-    assert make_seeds(replace(LOW_CAM, strong_ratio=0.2), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks) == 5
+    assert make_seeds(replace(LOW_CAM, strong_ratio=0.2), images, Ramp(), tmp_path / "strong", {},
+                      strong_masks=masks) == 5
 
 
 def test_another_choice_is_not_mixed_in(images, masks, tmp_path):
-    make_seeds(replace(LOW_CAM, strong_ratio=0.4), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)
+    make_seeds(replace(LOW_CAM, strong_ratio=0.4), images, Ramp(), tmp_path / "strong", {},
+               strong_masks=masks)
     with pytest.raises(InputError, match="strong changed"):
-        make_seeds(replace(LOW_CAM, strong_ratio=0.4, strong_seed=9), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)
+        make_seeds(replace(LOW_CAM, strong_ratio=0.4, strong_seed=9), images, Ramp(), tmp_path / "strong", {},
+                   strong_masks=masks)
 
 
 def test_ratio_and_masks_come_together(images, masks, tmp_path):
@@ -231,4 +247,5 @@ def test_mask_of_another_size_is_named(images, masks, tmp_path):
     for name in images.names:
         write_label_png(masks / f"{name}.png", np.zeros((3, 4), np.uint8))
     with pytest.raises(InputError, match="masks.*is 4x3 pixels, its image 17x"):
-        make_seeds(replace(LOW_CAM, strong_ratio=1.0), images, Ramp(), tmp_path / "strong", {}, strong_masks=masks)
+        make_seeds(replace(LOW_CAM, strong_ratio=1.0), images, Ramp(), tmp_path / "strong", {},
+                   strong_masks=masks)

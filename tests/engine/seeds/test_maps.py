@@ -16,7 +16,9 @@ CLASSES = ClassTable(("background", "red", "green", "blue"))
 
 
 class Sampling:
-    """In place of a classifier: the map of class k + 1 is every eighth pixel of channel k, less ``offset``."""
+    """In place of a classifier: the map of class k + 1 is every eighth pixel of channel k, less
+    ``offset``.
+    """
 
     def __init__(self, offset=0.0):
         self.offset, self.shapes = offset, []
@@ -35,7 +37,8 @@ def test_map_position_i_lies_on_pixel_8i(size):
     image = picture(*size)
     scores = CamMaps(Sampling(100)).scores(image, (3, 1))
     assert scores.shape == (2, *size)
-    np.testing.assert_allclose(scores[:, ::8, ::8], image.transpose(2, 0, 1)[[2, 0], ::8, ::8] - 100.0, atol=1e-4)
+    np.testing.assert_allclose(scores[:, ::8, ::8], image.transpose(2, 0, 1)[[2, 0], ::8, ::8] - 100.0,
+                               atol=1e-4)
 
 
 def test_between_positions_the_map_is_bilinear():
@@ -75,8 +78,8 @@ def test_image_without_classes_has_no_map():
 @pytest.mark.parametrize("size", [(17, 25), (19, 30)])
 def test_mirrored_maps_fall_on_the_straight_ones(size):
     image = picture(*size)
-    np.testing.assert_allclose(CamMaps(Sampling(), mirror=True).scores(image, (1, 2)), 2 * CamMaps(Sampling()).scores(image, (1, 2)),
-                               rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(CamMaps(Sampling(), mirror=True).scores(image, (1, 2)),
+                               2 * CamMaps(Sampling()).scores(image, (1, 2)), rtol=1e-5, atol=1e-4)
 
 
 def test_mirrored_maps_are_those_of_the_mirrored_image():
@@ -85,12 +88,14 @@ def test_mirrored_maps_are_those_of_the_mirrored_image():
             return super().cam(x) * mx.nd.arange(x.shape[3] // 8 + 1)
     image = picture(17, 25)
     both = CamMaps(LeftToRight(), mirror=True).scores(image, (1,))
-    apart = CamMaps(LeftToRight()).scores(image, (1,)) + CamMaps(LeftToRight()).scores(image[:, ::-1], (1,))[:, :, ::-1]
+    apart = CamMaps(LeftToRight()).scores(image, (1,)) + CamMaps(LeftToRight()).scores(image[:, ::-1], (1,
+                                                                                       ))[:, :, ::-1]
     np.testing.assert_allclose(both, apart, rtol=1e-5, atol=1e-3)
 
 
 def test_scales_of_a_linear_ramp_agree():
-    ramp = np.broadcast_to((np.arange(49) * 5)[None, :, None], (33, 49, 3)).astype(np.uint8)  # all scaled sides are 8n+1
+    # all scaled sides are 8n+1
+    ramp = np.broadcast_to((np.arange(49) * 5)[None, :, None], (33, 49, 3)).astype(np.uint8)
     one, three = (CamMaps(Sampling(), scales=scales)(ramp, (1,)) for scales in ((1.0,), (1.0, 0.5, 1.5)))
     np.testing.assert_allclose(three, one, atol=0.01)
 

@@ -25,12 +25,14 @@ def folders(tmp_path):
 
 def test_figures_are_those_counted_by_hand(folders):
     report = measure_seeds(*folders, ["a", "b"], CLASSES, workers=2)
-    # 14 pixels count (two are ignored in the truth), 9 have a seed, 6 of them are right (3 background, 3 cat).
+    # 14 pixels count (two are ignored in the truth), 9 have a seed, 6 of them are right (3
+    # background, 3 cat).
     assert report["images"] == 2
     assert report["coverage"] == pytest.approx(9 / 14)
     assert report["precision"] == pytest.approx(6 / 9)
     background, cat, dog = (report["classes"][name] for name in CLASSES.names)
-    assert background == pytest.approx({"coverage": 3 / 8, "precision": 3 / 4, "iou_labelled": 3 / 6, "iou": 3 / 9})
+    assert background == pytest.approx({"coverage": 3 / 8, "precision": 3 / 4, "iou_labelled": 3 / 6,
+                                        "iou": 3 / 9})
     assert cat == pytest.approx({"coverage": 3 / 6, "precision": 3 / 5, "iou_labelled": 3 / 6, "iou": 3 / 8})
     assert dog == {"coverage": None, "precision": None, "iou_labelled": None, "iou": None}
     assert report["mean_iou"] == pytest.approx((3 / 9 + 3 / 8 + 0) / 3)

@@ -1,4 +1,6 @@
-"""Saliency: the built-in map against hand-computed barriers and simple pictures, and the refusal of maps that do not fit."""
+"""Saliency: the built-in map against hand-computed barriers and simple pictures, and the refusal of
+maps that do not fit.
+"""
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from cian.tools.engine.seeds.saliency import barrier_distance, barrier_saliency,
 
 
 def raster_barrier(values):
-    """The greedy barrier distance by a raster scan over single pixels until nothing changes (another order of the same updates)."""
+    """The greedy barrier distance by a raster scan over single pixels until nothing changes
+    (another order of the same updates).
+    """
     height, width = values.shape
     paths = {(y, x): (0.0, values[y, x], values[y, x]) for y in range(height) for x in range(width)
              if y in (0, height - 1) or x in (0, width - 1)}
@@ -43,7 +47,8 @@ def test_barrier_is_the_smallest_rise_to_the_border():
 
 def test_barrier_path_may_turn_through_a_winding_gap():
     values = np.full((11, 13), 7.0, np.float32)
-    for y, x in [(0, 2), (1, 2), (2, 2), (3, 2), (3, 3), (3, 4), (2, 4), (1, 4), (1, 5), (1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (5, 5)]:
+    for y, x in [(0, 2), (1, 2), (2, 2), (3, 2), (3, 3), (3, 4), (2, 4), (1, 4), (1, 5), (1, 6), (2, 6),
+                 (3, 6), (4, 6), (5, 6), (5, 5)]:
         values[y, x] = 3.0
     assert barrier_distance(values[..., None])[5, 5, 0] == 0
 
@@ -59,7 +64,8 @@ def test_channels_do_not_mix():
     values = np.random.RandomState(4).rand(11, 13, 3).astype(np.float32)
     together = barrier_distance(values)
     for channel in range(3):
-        np.testing.assert_array_equal(together[..., channel:channel + 1], barrier_distance(values[..., channel:channel + 1]))
+        np.testing.assert_array_equal(together[..., channel:channel + 1],
+                                      barrier_distance(values[..., channel:channel + 1]))
 
 
 def test_border_contrast_leaves_out_the_band_that_holds_the_object():

@@ -47,7 +47,8 @@ def test_training_beside_frozen_layers_is_that_which_ignores_their_gradients_bit
             assert value.tobytes() == expected[name].tobytes(), name
     changed = {name for name, value in one["parameters"].items() if not np.array_equal(value, start[name])}
     assert "fc1_weight" in changed and not any(name.startswith(frozen) for name in changed)
-    assert all(np.abs(dear.optimiser.gradients()[name].asnumpy()).max() > 0 for name in dear.optimiser.gradients() if
+    assert all(np.abs(dear.optimiser.gradients()[name].asnumpy()).max() > 0
+               for name in dear.optimiser.gradients() if
                name.startswith(frozen) and name.endswith("_weight"))  # there was something to ignore
 
 
@@ -55,10 +56,12 @@ def backward_convolutions(trainer, folder):
     """How many convolutions a step differentiates, by MXNet's profiler."""
     for block in (trainer.net, trainer._branches):
         if block is not None:
-            block.hybridize(static_alloc=True, static_shape=True, forward_bulk_size=1, backward_bulk_size=1)  # else they share a name
+            # else they share a name
+            block.hybridize(static_alloc=True, static_shape=True, forward_bulk_size=1, backward_bulk_size=1)
     trainer.step(batch(0), 0.01, 0)
     mx.nd.waitall()
-    mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=str(folder / "profile.json"))  # written as the process ends
+    # written as the process ends
+    mx.profiler.set_config(profile_all=True, aggregate_stats=True, filename=str(folder / "profile.json"))
     mx.profiler.set_state("run")
     trainer.step(batch(1), 0.01, 1)
     mx.nd.waitall()

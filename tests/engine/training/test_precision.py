@@ -1,4 +1,6 @@
-"""What can be said of mixed precision without a GPU: who may use it, which types the graph has, and how the scaled loss is undone."""
+"""What can be said of mixed precision without a GPU: who may use it, which types the graph has, and
+how the scaled loss is undone.
+"""
 import subprocess
 import sys
 
@@ -22,9 +24,11 @@ def batch(seed, broken=False):
     rng = np.random.RandomState(seed)
     pixels = rng.randint(0, 256, (4, 3, 33, 33)).astype(np.float32)
     if broken:
-        pixels[1, 2, 3, 4] = np.nan  # MXNet's ReLU makes 0 of it, so the loss is finite and the gradient is not
+        # MXNet's ReLU makes 0 of it, so the loss is finite and the gradient is not
+        pixels[1, 2, 3, 4] = np.nan
     seeds = mx.nd.array(rng.choice([0, 1, 2, 4, 255], (4, 5, 5)), dtype=np.float32)
-    return [mx.io.DataBatch(data=[mx.nd.array(pixels)], label=[seeds, mx.nd.ones((4, CLASSES))], index=np.arange(4))]
+    return [mx.io.DataBatch(data=[mx.nd.array(pixels)], label=[seeds, mx.nd.ones((4, CLASSES))],
+                            index=np.arange(4))]
 
 
 def make_trainer(mixed):
@@ -36,12 +40,15 @@ def make_trainer(mixed):
 
 @pytest.fixture
 def amp_without_casts(monkeypatch):
-    """AMP's scaling of the loss alone: its casts cannot be taken back in a process, and CPUs have no float16 convolution."""
+    """AMP's scaling of the loss alone: its casts cannot be taken back in a process, and CPUs have
+    no float16 convolution.
+    """
     monkeypatch.setattr(amp, "_amp_initialized", True)
     monkeypatch.setattr(amp, "_amp_loss_scale_initialized", True)
 
 
-@pytest.mark.parametrize("run, field", [({"precision": "mixed"}, "run.precision"), ({"pinned": True}, "run.pinned")])
+@pytest.mark.parametrize("run, field",
+                         [({"precision": "mixed"}, "run.precision"), ({"pinned": True}, "run.pinned")])
 def test_what_is_for_gpus_is_refused_on_cpus_before_anything_is_done(tmp_path, run, field):
     with pytest.raises(InputError, match=rf"{field}: is for GPUs only, and the devices are cpu\(0\)"):
         fit(Config().replace(run={"snapshot": str(tmp_path / "run"), **run}))
@@ -50,7 +57,8 @@ def test_what_is_for_gpus_is_refused_on_cpus_before_anything_is_done(tmp_path, r
 
 def test_the_precision_is_part_of_the_hash_only_where_it_is_not_the_usual_one():
     usual, mixed = Config(), Config().replace(run={"precision": "mixed"})
-    assert "run.precision" not in usual.hashed_keys(["run"]) and mixed.hashed_keys(["run"])["run.precision"] == "mixed"
+    assert "run.precision" not in usual.hashed_keys(["run"]) and mixed.hashed_keys(["run"])[
+        "run.precision"] == "mixed"
     assert usual.hash() != mixed.hash() and usual.hash() == Config().replace(run={"pinned": True}).hash()
 
 
@@ -59,7 +67,8 @@ def test_scaling_the_loss_by_a_power_of_two_changes_no_bit(amp_without_casts):
     for number in range(3):
         assert plain.step(batch(number), 0.01, number) == scaled.step(batch(number), 0.01, number)
     one, other = plain.state_dict(), scaled.state_dict()
-    assert all(value.tobytes() == other["parameters"][name].tobytes() for name, value in one["parameters"].items())
+    assert all(value.tobytes() == other["parameters"][name].tobytes() for name,
+               value in one["parameters"].items())
     ratio = scaled.optimiser.gradients()["fc1_weight"] / plain.optimiser.gradients()["fc1_weight"]
     assert (ratio.asnumpy()[np.isfinite(ratio.asnumpy())] == 2.0 ** 16).all()
 
@@ -102,5 +111,6 @@ print("types agree")
 
 
 def test_a_mixed_graph_multiplies_in_float16_and_keeps_parameters_softmax_and_loss_in_float32():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", TYPES], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", TYPES], capture_output=True, text=True,
+                          timeout=120)
     assert done.stdout.strip() == "types agree", done.stderr[-2000:]

@@ -19,8 +19,9 @@ from cian.tools.engine.models.snapshot import find_checkpoints
 from cian.tools.engine.training import round as training
 from cian.tools.engine.training.step import NotFinite, Trainer
 
-# Trains in a process of its own, which kills itself at a chosen moment: before ('replace') or after ('replaced') the n-th file is put in
-# place, in the middle of writing the n-th state ('write'), or before the n-th step ('step').
+# Trains in a process of its own, which kills itself at a chosen moment: before ('replace') or after
+# ('replaced') the n-th file is put in place, in the middle of writing the n-th state ('write'), or
+# before the n-th step ('step').
 DRIVER = """
 import os, signal, sys
 from cian.tools.arguments import config_from, make_parser
@@ -67,45 +68,53 @@ print(fit(config, backbone_options=TINY[config.network.model[:-len("_largefov")]
 
 
 def run_driver(kill, *argv, expect):
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", DRIVER, *map(str, kill), *argv], capture_output=True, text=True,
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", DRIVER, *map(str, kill), *argv],
+                            capture_output=True, text=True,
                             timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert result.returncode == expect, (kill, result.returncode, result.stderr[-2000:])
     return result
 
 
 def flags(root, snapshot, *more):
-    return ("--data", root, "--classes", os.path.join(root, "classes.txt"), "--train-list", "train", "--label-root",
-            os.path.join(root, "seeds"), "--snapshot", str(snapshot), "--batch-size", "4", "--image-size", "33", "--epochs", "3",
-            "--log-frequency", "1", *more)
+    return ("--data", root, "--classes", os.path.join(root, "classes.txt"), "--train-list", "train",
+            "--label-root",
+            os.path.join(root, "seeds"), "--snapshot", str(snapshot), "--batch-size", "4", "--image-size",
+            "33", "--epochs", "3", "--log-frequency", "1", *more)
 
 
 def outcome(snapshot, model):
     """Every file of parameters, and all of the last state but what runs may differ in."""
     files = {os.path.basename(c.path): open(c.path, "rb").read() for c in find_checkpoints(snapshot)}  # noqa: SIM115
     state = read_state(os.path.join(snapshot, f"{model}.state"))
-    arrays = {f"{kind}/{name}": value.tobytes() for kind in ("parameters", "momentum") for name, value in state["trainer"][kind].items()}
+    arrays = {f"{kind}/{name}": value.tobytes() for kind in ("parameters", "momentum") for name,
+              value in state["trainer"][kind].items()}
     for device, statistics in enumerate(state["trainer"]["moving"]):
         arrays.update({f"{device}/{name}": value.tobytes() for name, value in statistics.items()})
-    return files, arrays, json.dumps(state["iterator"], sort_keys=True), (state["epoch"], state["batch"], state["step"])
+    return files, arrays, json.dumps(state["iterator"], sort_keys=True), (state["epoch"], state["batch"],
+                                                                          state["step"])
 
 
-# Files that a run puts in place, by number: 1 config.yaml, 2 run.json, 3 the state before the first step, then states within the epoch,
-# and .params, .json and state at its end. A resumed run has no 3.
+# Files that a run puts in place, by number: 1 config.yaml, 2 run.json, 3 the state before the first
+# step, then states within the epoch, and .params, .json and state at its end. A resumed run has no
+# 3.
 KILLS = {
     "original": ("resnet50_largefov", ("--save-every", "1"),
-                 [("write", 1), ("step", 2), ("replaced", 5), ("write", 2), ("replace", 5), ("replaced", 4), ("step", 1)]),
+                 [("write", 1), ("step", 2), ("replaced", 5), ("write", 2), ("replace", 5), ("replaced", 4),
+                  ("step", 1)]),
     "paper": ("vgg16_largefov", ("--save-every", "2", "--devices", "cpu:0,cpu:1"),
               [("step", 3), ("replace", 4), ("replaced", 5), ("write", 2), ("step", 1)]),
 }
 
 
 @pytest.mark.parametrize("preset", KILLS)
-def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_not(tmp_path, make_voc_tree, preset):
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_not(tmp_path, make_voc_tree,
+                                                                                  preset):
     model, options, kills = KILLS[preset]
     root = make_voc_tree(tmp_path / "data")
 
     def arguments(name, workers):
-        return flags(root, tmp_path / name, "--preset", preset, "--model", model, "--workers", str(workers), "--epochs", "4", *options)
+        return flags(root, tmp_path / name, "--preset", preset, "--model", model, "--workers", str(workers),
+                     "--epochs", "4", *options)
 
     run_driver(("none", 0), *arguments("whole", 1), expect=0)
     for number, kill in enumerate(kills):
@@ -114,7 +123,8 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_no
     whole, killed = outcome(tmp_path / "whole", model), outcome(tmp_path / "killed", model)
     assert whole[0].keys() == killed[0].keys() and len(whole[0]) == 4
     assert [name for name in whole[0] if whole[0][name] != killed[0][name]] == []
-    assert [name for name in whole[1] if whole[1][name] != killed[1].get(name)] == [] and whole[1].keys() == killed[1].keys()
+    assert [name for name in whole[1]
+            if whole[1][name] != killed[1].get(name)] == [] and whole[1].keys() == killed[1].keys()
     assert whole[2:] == killed[2:]
     assert not [name for name in os.listdir(tmp_path / "killed") if name.startswith(f".{model}")]  # no litter
     log = (tmp_path / "killed" / f"{model}.log").read_text(encoding="utf-8")
@@ -128,9 +138,10 @@ def make_config(make_voc_tree, tmp_path):
 
     def make(*overrides, snapshot="run"):
         return load_config(overrides=[
-            f"data.root={root}", f"data.classes={root}/classes.txt", "data.train_list=train", f"data.label_root={root}/seeds",
-            f"run.snapshot={tmp_path / snapshot}", "run.workers=1", "network.model=resnet18_largefov", "train.batch_size=4",
-            "train.crop_px=33", "train.epochs=2", "train.log_every=1", *overrides])
+            f"data.root={root}", f"data.classes={root}/classes.txt", "data.train_list=train",
+            f"data.label_root={root}/seeds",
+            f"run.snapshot={tmp_path / snapshot}", "run.workers=1", "network.model=resnet18_largefov",
+            "train.batch_size=4", "train.crop_px=33", "train.epochs=2", "train.log_every=1", *overrides])
     return make
 
 
@@ -147,10 +158,13 @@ def test_a_run_leaves_checkpoints_metadata_settings_and_logs_that_agree(make_con
     metadata, config = read_metadata(last), load_config([run / "config.yaml"])
     settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert metadata["classes"] == settings["classes"] == ["background", "cat", "dog", "bird"]
-    assert metadata["config_hash"] == settings["training_hash"] == config.hash(training.SECTIONS) and settings["hash"] == config.hash()
-    assert {"cian", "mxnet", "numpy", "python", "opencv"} <= settings["versions"].keys() and settings["start"] == "random"
+    assert metadata["config_hash"] == settings["training_hash"] == config.hash(
+        training.SECTIONS) and settings["hash"] == config.hash()
+    assert {"cian", "mxnet", "numpy", "python",
+            "opencv"} <= settings["versions"].keys() and settings["start"] == "random"
     assert metadata["epoch"] == 2 and metadata["model"] == "resnet18_largefov"
-    assert {name.rsplit("_", 2)[0] for name in read_params(last)[1] if name.startswith("bn_out")} == {"bn_out"}
+    assert {name.rsplit("_", 2)[0] for name in read_params(last)[1]
+            if name.startswith("bn_out")} == {"bn_out"}
 
 
 def read_scalars(folder):
@@ -190,10 +204,14 @@ def test_the_logs_say_what_the_steps_returned(make_config, tmp_path, monkeypatch
     assert scalars["loss/total"][2] == pytest.approx(sum(losses.values()), rel=1e-6)
     pixels = {name: sum(values[name] for _, _, values in steps[:2])
               for name in ("labelled_pixels", "agreeing_pixels", "completion_pixels", "pixels")}
-    assert scalars["pixels/labelled"][2] == pytest.approx(pixels["labelled_pixels"] / pixels["pixels"], rel=1e-6)
-    assert scalars["pixels/agreeing"][2] == pytest.approx(pixels["agreeing_pixels"] / pixels["labelled_pixels"], rel=1e-6)
-    assert scalars["pixels/completion"][2] == pytest.approx(pixels["completion_pixels"] / pixels["pixels"], rel=1e-6)
-    assert scalars["learning_rate"][2] == pytest.approx(5e-4) and scalars["learning_rate"][len(steps)] == pytest.approx(5e-4 * 0.5 ** 0.9)
+    assert scalars["pixels/labelled"][2] == pytest.approx(pixels["labelled_pixels"] / pixels["pixels"],
+                                                          rel=1e-6)
+    assert scalars["pixels/agreeing"][2] == pytest.approx(
+        pixels["agreeing_pixels"] / pixels["labelled_pixels"], rel=1e-6)
+    assert scalars["pixels/completion"][2] == pytest.approx(pixels["completion_pixels"] / pixels["pixels"],
+                                                            rel=1e-6)
+    assert scalars["learning_rate"][2] == pytest.approx(5e-4) and scalars["learning_rate"][
+        len(steps)] == pytest.approx(5e-4 * 0.5 ** 0.9)
     text = (tmp_path / "run" / "resnet18_largefov.log").read_text(encoding="utf-8")
     assert f"step 2: loss {scalars['loss/total'][2]:.4f} (seed_self {losses['seed_self']:.4f}," in text
     assert max(scalars["loss/total"]) == len(steps)
@@ -212,10 +230,13 @@ def test_a_finished_run_is_not_run_again(make_config):
     assert fit(config) == last and os.stat(last).st_mtime_ns == before
 
 
-def test_a_snapshot_of_another_configuration_is_refused_by_name_until_told_to_start_anew(make_config, tmp_path):
+def test_a_snapshot_of_another_configuration_is_refused_by_name_until_told_to_start_anew(make_config,
+                                                                                         tmp_path):
     last = fit(make_config("train.epochs=1"))
     before = open(last, "rb").read()  # noqa: SIM115
-    with pytest.raises(InputError, match=r"run: belongs to a run of another configuration: train\.lr was 0\.0005 and is 0\.001; .*--fresh"):
+    with pytest.raises(InputError,
+                       match=r"run: belongs to a run of another configuration: train\.lr was 0\.0005 and "
+                             r"is 0\.001; .*--fresh"):
         fit(make_config("train.epochs=1", "train.lr=0.001"))
     with pytest.raises(InputError, match=r"another configuration: run\.sums was 'fast' and is 'original'; "):
         fit(make_config("train.epochs=1", "run.sums=original"))
@@ -254,7 +275,8 @@ def test_a_damaged_state_is_named_and_nothing_is_trained_on_it(make_config, tmp_
         fit(make_config("train.epochs=1"))
 
 
-def test_a_first_state_that_cannot_be_written_ends_the_run_and_leaves_nothing(make_config, tmp_path, monkeypatch):
+def test_a_first_state_that_cannot_be_written_ends_the_run_and_leaves_nothing(make_config, tmp_path,
+                                                                              monkeypatch):
     def full(stream, original=np.savez, **arrays):
         if ".state" not in getattr(stream, "name", ""):
             return original(stream, **arrays)
@@ -270,10 +292,12 @@ def test_a_first_state_that_cannot_be_written_ends_the_run_and_leaves_nothing(ma
 
     monkeypatch.setattr(np, "savez", full)
     monkeypatch.setattr(training.TrainingRun, "_learn", learn_once_it_has_failed)
-    with pytest.raises(InputError, match=r"resnet18_largefov\.state: cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError,
+                       match=r"resnet18_largefov\.state: cannot be written \(No space left on device\)"):
         fit(make_config("train.epochs=1"))
     assert learnt == [0]  # told after a step, not after the epoch
-    assert not [name for name in os.listdir(tmp_path / "run") if "resnet18" in name and not name.endswith(".log")]
+    assert not [name for name in os.listdir(tmp_path / "run")
+                if "resnet18" in name and not name.endswith(".log")]
 
 
 @pytest.mark.parametrize("sums", ["fast", "original"])
@@ -295,7 +319,8 @@ def test_a_run_begun_before_the_option_goes_on_where_it_rounds_alike(make_config
     fit(make_config("train.epochs=1", "run.sums=original"))
     path = tmp_path / "run" / "resnet18_largefov.state"
     state = read_state(path)
-    state["identity"] = {**{key: value for key, value in state["identity"].items() if key != "run.sums"}, **earlier}
+    state["identity"] = {**{key: value for key, value in state["identity"].items() if key != "run.sums"},
+                         **earlier}
     write_state(path, state)
     for choice in ("fast", "original"):
         if choice == sums:
@@ -305,7 +330,8 @@ def test_a_run_begun_before_the_option_goes_on_where_it_rounds_alike(make_config
             fit(make_config("train.epochs=1", f"run.sums={choice}"))
 
 
-def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_good_checkpoint(make_config, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_good_checkpoint(make_config, tmp_path,
+                                                                                   monkeypatch):
     step, names = Trainer.step, []
 
     def failing(self, parts, rate, number):
@@ -340,7 +366,8 @@ def test_a_parameter_that_is_not_finite_is_never_saved(make_config, tmp_path, mo
     assert state["step"] == 4 and np.isfinite(state["trainer"]["moving"][0]["bn_out_moving_var"]).all()
 
 
-def test_the_second_round_keeps_what_the_first_learned_and_starts_its_optimiser_anew(make_config, tmp_path, monkeypatch):
+def test_the_second_round_keeps_what_the_first_learned_and_starts_its_optimiser_anew(make_config, tmp_path,
+                                                                                     monkeypatch):
     first = fit(make_config("train.epochs=2", "train.lr=0.01"))
     seen, step = [], Trainer.step
 
@@ -354,7 +381,8 @@ def test_the_second_round_keeps_what_the_first_learned_and_starts_its_optimiser_
     training.fit(make_config("train.epochs=2", "train.lr=0.01", snapshot="run_retrain"), start=first)
     values, momentum, rate = seen[0]
     arguments, statistics = read_params(first)
-    assert all(values[name].tobytes() == value.tobytes() for name, value in {**arguments, **statistics}.items())
+    assert all(values[name].tobytes() == value.tobytes() for name,
+               value in {**arguments, **statistics}.items())
     assert np.abs(values["bn_out_gamma"]).max() > 0 and momentum == {} and rate == 0.01
 
 
@@ -419,7 +447,8 @@ def test_the_masks_are_not_opened_by_training(make_config, tmp_path, make_voc_tr
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["train.batch_size=5"], "train.batch_size: 5 images do not divide into groups of 2 on 1 device; use a multiple of 2"),
+    (["train.batch_size=5"], "train.batch_size: 5 images do not divide into groups of 2 on 1 device; use a "
+                             "multiple of 2"),
     (["network.group_size=3", "train.batch_size=4"], "use a multiple of 3"),
     (["run.snapshot="], "run.snapshot: no folder for the checkpoints was named"),
     (["network.model=resnet19_largefov"], "there is no model 'resnet19_largefov'"),
@@ -449,12 +478,13 @@ def test_wrong_input_gives_one_line(make_config, tmp_path, monkeypatch, override
 def test_prepared_records_are_used_and_truncated_ones_refused(make_config, tmp_path):
     config = make_config("train.epochs=1")
     fit(config)
-    prepared = make_config("train.epochs=1", f"data.records={tmp_path / 'run' / 'records'}", "data.root=", "data.label_root=",
-                           snapshot="second")
+    prepared = make_config("train.epochs=1", f"data.records={tmp_path / 'run' / 'records'}", "data.root=",
+                           "data.label_root=", snapshot="second")
     last = fit(prepared)
     assert open(last, "rb").read() == open(tmp_path / "run" / "resnet18_largefov-0000.params", "rb").read()  # noqa: SIM115
     assert not (tmp_path / "second" / "records").exists()
-    record = next(path for path in (tmp_path / "run" / "records").iterdir() if path.suffix == ".rec" and "seeds" not in path.name)
+    record = next(path for path in (tmp_path / "run" / "records").iterdir()
+                  if path.suffix == ".rec" and "seeds" not in path.name)
     record.write_bytes(record.read_bytes()[:-40])
     with pytest.raises(InputError, match=re.escape(record.name)):
         fit(replace(prepared, run=replace(prepared.run, snapshot=str(tmp_path / "third"))))

@@ -17,7 +17,8 @@ CLASSES, SIDE, MAP = 5, 33, 5
 SETTINGS = Config().train
 
 
-def make_trainer(model="resnet18_largefov", seed=3, zero_gamma=False, settings=SETTINGS, reordered=True, **options):
+def make_trainer(model="resnet18_largefov", seed=3, zero_gamma=False, settings=SETTINGS, reordered=True,
+                 **options):
     net = build_model(model, tiny=True, num_classes=CLASSES)
     initialize(net, seed, zero_gamma=zero_gamma)
     configure_training(net, **options)
@@ -28,7 +29,8 @@ def make_batch(images=4, seed=0, side=SIDE, cells=MAP):
     rng = np.random.RandomState(seed)
     pixels = mx.nd.array(rng.randint(0, 256, (images, 3, side, side)), dtype=np.float32)
     seeds = mx.nd.array(rng.choice([0, 1, 2, 4, 255], (images, cells, cells)), dtype=np.float32)
-    return [mx.io.DataBatch(data=[pixels], label=[seeds, mx.nd.ones((images, CLASSES))], index=np.arange(images))]
+    return [mx.io.DataBatch(data=[pixels], label=[seeds, mx.nd.ones((images, CLASSES))],
+                            index=np.arange(images))]
 
 
 def values(trainer):
@@ -40,7 +42,9 @@ def same(left, right):
 
 
 def expected_factors(name):
-    """(learning-rate multiplier, weight-decay multiplier) of the original's optimiser, None for what does not train."""
+    """(learning-rate multiplier, weight-decay multiplier) of the original's optimiser, None for
+    what does not train.
+    """
     new = name.startswith(("conv_embed_", "conv_out_", "bn_out_", "fc1_"))
     if "moving" in name or (name.endswith(("_gamma", "_beta")) and not name.startswith("bn_out_")):
         return None
@@ -48,13 +52,17 @@ def expected_factors(name):
 
 
 def test_the_order_of_sums_leaves_what_is_learnt_as_it_is():
-    batch, gradients, losses = make_batch(side=129, cells=17), {}, {}  # the classifier's dilation, 12, is within the map
+    # the classifier's dilation, 12, is within the map
+    batch, gradients, losses = make_batch(side=129, cells=17), {}, {}
     for reordered in (True, False):
         trainer = make_trainer(reordered=reordered)
         losses[reordered] = trainer.step(batch, 0.01, 0)
-        gradients[reordered] = {name: gradient.asnumpy() for name, gradient in trainer.optimiser.gradients().items()}
+        gradients[reordered] = {name: gradient.asnumpy() for name,
+                                gradient in trainer.optimiser.gradients().items()}
         assert trainer.net.head.reordered == trainer.net.affinity.reordered == reordered
-    assert losses[True] == pytest.approx(losses[False], rel=1e-6) and np.abs(gradients[False]["fc1_weight"][:, :, 0, 2]).max() > 0
+    assert losses[True] == pytest.approx(losses[False],
+                                         rel=1e-6) and np.abs(gradients[False]["fc1_weight"][:, :, 0,
+                                                                                             2]).max() > 0
     for name, expected in gradients[False].items():
         assert np.linalg.norm(gradients[True][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
 
@@ -75,7 +83,8 @@ def test_three_steps_are_sgd_with_momentum_decay_and_speed_by_parameter():
             step = gradients[name].asnumpy() / 4 + SETTINGS.weight_decay * factors[1] * old
             momentum[name] = SETTINGS.momentum * momentum.get(name, 0) - rate * factors[0] * step
             np.testing.assert_allclose(after[name], old + momentum[name], rtol=1e-5, atol=1e-7, err_msg=name)
-            np.testing.assert_allclose(trainer.optimiser.momentum()[name], momentum[name], rtol=1e-4, atol=1e-7, err_msg=name)
+            np.testing.assert_allclose(trainer.optimiser.momentum()[name], momentum[name], rtol=1e-4,
+                                       atol=1e-7, err_msg=name)
     assert trainer.optimiser.momentum().keys() == momentum.keys()
 
 
@@ -88,7 +97,8 @@ def test_the_options_of_speed_decay_and_freezing_are_obeyed():
     np.testing.assert_array_equal(before["stage1_unit1_conv1_weight"], after["stage1_unit1_conv1_weight"])
     for name, speed in (("fc1_weight", 3.0), ("bn_out_beta", 3.0), ("stage2_unit1_conv1_weight", 1.0)):
         step = gradients[name].asnumpy() / 4 + SETTINGS.weight_decay * before[name]
-        np.testing.assert_allclose(after[name], before[name] - 0.01 * speed * step, rtol=1e-5, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(after[name], before[name] - 0.01 * speed * step, rtol=1e-5, atol=1e-8,
+                                   err_msg=name)
 
 
 def test_statistics_of_the_output_batch_norm_move_twice_a_step_and_are_there_after_a_step():
@@ -96,7 +106,8 @@ def test_statistics_of_the_output_batch_norm_move_twice_a_step_and_are_there_aft
     before = values(trainer)["bn_out_moving_var"]
     trainer.step(make_batch(), 0.0, 0)
     after = trainer.state_dict()["moving"][0]["bn_out_moving_var"]
-    assert (after < before).all() and (after >= 0.81 * before * (1 - 1e-6)).all()  # 0.81 old + 0.09 cross + 0.1 self, both at least 0
+    # 0.81 old + 0.09 cross + 0.1 self, both at least 0
+    assert (after < before).all() and (after >= 0.81 * before * (1 - 1e-6)).all()
 
 
 def test_a_step_returns_the_losses_value_and_counts_of_pixels():
@@ -113,8 +124,10 @@ def test_a_step_returns_the_losses_value_and_counts_of_pixels():
     assert found["seed_self"] == pytest.approx(-(picked * mask).sum() / (mask.sum() / len(labels)), rel=1e-4)
 
 
-@pytest.mark.parametrize("where, message", [("loss", "seed_self is nan"), ("pixel", "the gradient of conv0_weight is not finite"),
-                                            ("gradient", "the gradient of .* is not finite")])
+@pytest.mark.parametrize("where, message",
+                         [("loss", "seed_self is nan"),
+                          ("pixel", "the gradient of conv0_weight is not finite"),
+                          ("gradient", "the gradient of .* is not finite")])
 def test_what_is_not_finite_stops_the_step_and_changes_no_parameter(where, message):
     trainer, batch = make_trainer(), make_batch()
     trainer.step(batch, 0.001, 0)
@@ -140,7 +153,8 @@ class _SteepLoss(mx.gluon.HybridBlock):
 
 def test_finiteness_is_asked_of_every_value():
     good, bad = mx.nd.ones((2, 3)), mx.nd.array([[1, np.inf]])
-    assert all_finite([good, good]) and not all_finite([good, bad]) and not all_finite([mx.nd.array([np.nan])])
+    assert all_finite([good, good]) and not all_finite([good,
+                                                        bad]) and not all_finite([mx.nd.array([np.nan])])
     trainer = make_trainer()
     assert trainer.parameters_finite()
     trainer.net.collect_params()["bn_out_moving_mean"].data()[1] = np.nan
@@ -155,9 +169,11 @@ def test_a_trainer_goes_on_from_its_state_bit_for_bit():
     two = make_trainer(seed=99)
     two.load_state_dict(state)
     for number in range(3, 5):
-        assert one.step(make_batch(seed=number), 0.01, number) == two.step(make_batch(seed=number), 0.01, number)
+        assert one.step(make_batch(seed=number), 0.01, number) == two.step(make_batch(seed=number), 0.01,
+                                                                           number)
     one_end, two_end = one.state_dict(), two.state_dict()
-    assert all(same(one_end[key], two_end[key]) for key in ("parameters", "momentum")) and same(one_end["moving"][0], two_end["moving"][0])
+    assert all(same(one_end[key], two_end[key])
+               for key in ("parameters", "momentum")) and same(one_end["moving"][0], two_end["moving"][0])
 
 
 def test_dropout_depends_on_seed_and_step_alone():
@@ -175,10 +191,12 @@ def test_dropout_depends_on_seed_and_step_alone():
 def test_the_learning_rate_decays_by_epochs_as_the_original_or_by_iterations():
     by_epoch = load_config(overrides=["train.epochs=20", "train.lr=5e-4"]).train
     for epoch in (0, 7, 19):
-        assert learning_rate(by_epoch, epoch, 3, 11) == learning_rate(by_epoch, epoch, 0, 11) == 5e-4 * (1 - epoch / 20) ** 0.9
+        assert learning_rate(by_epoch, epoch, 3, 11) == learning_rate(by_epoch, epoch, 0,
+                                                                      11) == 5e-4 * (1 - epoch / 20) ** 0.9
     by_iteration = replace(by_epoch, lr_decay="iteration")
     assert learning_rate(by_iteration, 7, 0, 11) == learning_rate(by_epoch, 7, 0, 11)
-    assert learning_rate(by_iteration, 7, 5, 11) == pytest.approx(5e-4 * (1 - (7 + 5 / 11) / 20) ** 0.9, rel=1e-12)
+    assert learning_rate(by_iteration, 7, 5, 11) == pytest.approx(5e-4 * (1 - (7 + 5 / 11) / 20) ** 0.9,
+                                                                  rel=1e-12)
 
 
 TWO_DEVICES = """
@@ -231,6 +249,6 @@ print("two devices agree")
 
 
 def test_two_devices_add_up_gradients_keep_equal_copies_and_go_on_from_their_state():
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", TWO_DEVICES, os.path.dirname(__file__)], capture_output=True, text=True,
-                            timeout=120)
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", TWO_DEVICES, os.path.dirname(__file__)],
+                            capture_output=True, text=True, timeout=120)
     assert result.stdout.strip() == "two devices agree", result.stderr

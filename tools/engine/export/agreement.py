@@ -10,7 +10,8 @@ from mxnet.gluon import HybridBlock
 
 from cian.tools.engine.fitting import Fit
 
-MAX_RELATIVE_ERROR = 1e-4  # largest difference of an output, relative to the root mean square of the live ones
+# largest difference of an output, relative to the root mean square of the live ones
+MAX_RELATIVE_ERROR = 1e-4
 MIN_LABEL_AGREEMENT = 0.9999
 Network = Callable[[np.ndarray], np.ndarray]
 
@@ -38,20 +39,24 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> A
     Raises
     ------
     ExportError
-        When they differ by more than :data:`MAX_RELATIVE_ERROR` or agree on less than :data:`MIN_LABEL_AGREEMENT`.
+        When they differ by more than :data:`MAX_RELATIVE_ERROR` or agree on less than
+        :data:`MIN_LABEL_AGREEMENT`.
     """
     worst, equal, pixels = 0.0, 0, 0
     for image in images:
         want, got = live(image), exported(image)
         if want.shape != got.shape:
-            raise ExportError(f"the exported network gives an output of the shape {got.shape} in place of {want.shape}")
+            raise ExportError(f"the exported network gives an output of the shape {got.shape} in place of "
+                              f"{want.shape}")
         rms = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
         worst = float(np.maximum(worst, np.abs(want - got).max() / rms))  # which keeps nan
         same = want.argmax(axis=1) == got.argmax(axis=1)
         equal, pixels = equal + int(same.sum()), pixels + same.size
     agreement = Agreement(len(images), worst, equal / pixels)
-    if not (agreement.relative_error <= MAX_RELATIVE_ERROR and agreement.label_agreement >= MIN_LABEL_AGREEMENT):
-        raise ExportError(f"the exported network differs from the live one, and nothing was written: {agreement}")
+    if not (agreement.relative_error <= MAX_RELATIVE_ERROR
+            and agreement.label_agreement >= MIN_LABEL_AGREEMENT):
+        raise ExportError("the exported network differs from the live one, and nothing was written: "
+                          f"{agreement}")
     return agreement
 
 
@@ -59,12 +64,15 @@ def as_numpy(block: HybridBlock) -> Network:
     """A block as a function of arrays; several outputs are joined along the batch."""
     def run(images: np.ndarray) -> np.ndarray:
         outputs = block(mx.nd.array(images))
-        return np.concatenate([output.asnumpy() for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])])
+        return np.concatenate([output.asnumpy()
+                               for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])])
     return run
 
 
 def generated_images(size_px: int = 0, count: int = 3) -> List[np.ndarray]:
-    """(1, 3, H, W) float32 raw RGB patterns of patches and noise, of different sizes unless ``size_px`` fixes one."""
+    """(1, 3, H, W) float32 raw RGB patterns of patches and noise, of different sizes unless
+    ``size_px`` fixes one.
+    """
     found = []
     for index in range(count):
         rng = np.random.RandomState(index)

@@ -1,16 +1,18 @@
 """Runs jobs with the original code (github js-fan/CIAN), unedited, on the CPU, in a process of its own.
 
-``python -m cian.tools.engine.fidelity.original CHECKOUT FOLDER`` reads ``FOLDER/request.json`` (``{"kind": ..., ...}``) and
-``FOLDER/inputs.npz``, runs the job of that kind with the checkout's own functions, and writes ``FOLDER/outputs.npz`` and
-``FOLDER/report.json``. What it changes of the original, in the memory of this process only:
+``python -m cian.tools.engine.fidelity.original CHECKOUT FOLDER`` reads ``FOLDER/request.json``
+(``{"kind": ..., ...}``) and ``FOLDER/inputs.npz``, runs the job of that kind with the checkout's
+own functions, and writes ``FOLDER/outputs.npz`` and ``FOLDER/report.json``. What it changes of the
+original, in the memory of this process only:
 
 * ``mx.gpu`` is ``mx.cpu``; the ``numpy.bool`` alias that MXNet needs is set (by importing ``cian``);
 * ``VOC.categories`` is replaced when the request names other classes;
-* the sixteen processes of its evaluation run in turn: they add to shared memory without a lock, and are forked, which a process
-  that has loaded MXNet does not survive reliably;
-* every update is followed by ``mx.nd.waitall()``: without it a checkpoint misses the last step's moving statistics;
-* functions are wrapped to record what passes through them: the learning rates of each update, the CRF's unary energies, the
-  confusion matrix.
+* the sixteen processes of its evaluation run in turn: they add to shared memory without a lock, and
+  are forked, which a process that has loaded MXNet does not survive reliably;
+* every update is followed by ``mx.nd.waitall()``: without it a checkpoint misses the last step's
+  moving statistics;
+* functions are wrapped to record what passes through them: the learning rates of each update, the
+  CRF's unary energies, the confusion matrix.
 """
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ TRAIN_SCRIPT, RETRAIN_SCRIPT = "train_infer_segment", "generate_retrain"
 
 
 def arguments(script: str, argv: Sequence[str]) -> argparse.Namespace:
-    """What the original script's own parser makes of ``argv``: its defaults, its flags; the script stops there."""
+    """What the original script's own parser makes of ``argv``: its defaults, its flags; the script
+    stops there.
+    """
     parsed: List[argparse.Namespace] = []
     parse = argparse.ArgumentParser.parse_args
 
@@ -57,8 +61,9 @@ class _Parsed(Exception):
 def train(request: Dict[str, Any], inputs: Arrays) -> Answer:
     """Steps of ``Module.forward_backward`` and ``update`` on given batches, as ``run_training`` makes them.
 
-    inputs: ``data<k>`` (B, 3, S, S), ``label<k>`` (B, h, w) of step k = 0, 1, ... Logits, gradients and what the optimiser applies
-    are those of step 0; ``param<k>/``, ``momentum<k>/`` and ``statistics<k>/`` follow after the k-th step of ``request["steps"]``.
+    inputs: ``data<k>`` (B, 3, S, S), ``label<k>`` (B, h, w) of step k = 0, 1, ... Logits, gradients
+    and what the optimiser applies are those of step 0; ``param<k>/``, ``momentum<k>/`` and
+    ``statistics<k>/`` follow after the k-th step of ``request["steps"]``.
     """
     script = importlib.import_module(f"scripts.{TRAIN_SCRIPT}")
     args = arguments(TRAIN_SCRIPT, request["argv"])
@@ -67,7 +72,8 @@ def train(request: Dict[str, Any], inputs: Arrays) -> Answer:
     group = module._exec_group
     names = [name for name, grads in zip(group.param_names, group.grad_arrays) if grads[0] is not None]
     frozen = sorted(set(group.param_names) - set(names))
-    start = {name: module._exec_group.param_arrays[group.param_names.index(name)][0].asnumpy() for name in frozen}
+    start = {name: module._exec_group.param_arrays[group.param_names.index(name)][0].asnumpy()
+             for name in frozen}
     outputs = _logits_and_losses(module, inputs["data0"], inputs["label0"], len(module._context))
     optimizer = module._optimizer
     for step in range(max(request["steps"])):
@@ -84,8 +90,10 @@ def train(request: Dict[str, Any], inputs: Arrays) -> Answer:
     arrays = dict(zip(group.param_names, group.param_arrays))
     applied = dict(zip(names, zip(*_applied(module, names))))
     moved = [name for name in frozen if not np.array_equal(arrays[name][0].asnumpy(), start[name])]
-    report = {"trained": names, "frozen": frozen, "frozen_moved": moved, "lr": {n: v[0] for n, v in applied.items()},
-              "wd": {n: v[1] for n, v in applied.items()}, "momentum": optimizer.momentum, "rescale": optimizer.rescale_grad}
+    report = {"trained": names, "frozen": frozen, "frozen_moved": moved,
+              "lr": {n: v[0] for n, v in applied.items()},
+              "wd": {n: v[1] for n, v in applied.items()}, "momentum": optimizer.momentum,
+              "rescale": optimizer.rescale_grad}
     if request.get("save"):
         save = importlib.import_module("lib.utils").SaveParams(module, request["save"], args.model)
         report["saved"] = save(0)
@@ -93,11 +101,14 @@ def train(request: Dict[str, Any], inputs: Arrays) -> Answer:
 
 
 def _batch(inputs: Arrays, step: int) -> Any:
-    return mx.io.DataBatch(data=[mx.nd.array(inputs[f"data{step}"])], label=[mx.nd.array(inputs[f"label{step}"])])
+    return mx.io.DataBatch(data=[mx.nd.array(inputs[f"data{step}"])],
+                           label=[mx.nd.array(inputs[f"label{step}"])])
 
 
 def _logits_and_losses(module: Any, data: np.ndarray, label: np.ndarray, devices: int) -> Arrays:
-    """Logits of both branches in training mode, and the gradients that the original's four loss operators give at them."""
+    """Logits of both branches in training mode, and the gradients that the original's four loss
+    operators give at them.
+    """
     logits = mx.sym.Group([module.symbol[branch].get_children()[0] for branch in range(2)])
     shadow = mx.mod.Module(logits, data_names=("data",), label_names=None, context=module._context)
     shadow.bind(data_shapes=[("data", data.shape)], for_training=True)
@@ -105,19 +116,26 @@ def _logits_and_losses(module: Any, data: np.ndarray, label: np.ndarray, devices
     shadow.forward(mx.io.DataBatch(data=[mx.nd.array(data)]), is_train=True)
     own, cross = (output.asnumpy() for output in shadow.get_outputs())
     return {"logits/self": own, "logits/cross": cross,
-            **{f"loss/{name}": gradient for name, gradient in _loss_gradients(own, cross, label, devices).items()}}
+            **{f"loss/{name}": gradient for name,
+               gradient in _loss_gradients(own, cross, label, devices).items()}}
 
 
 def losses(_: Dict[str, Any], inputs: Arrays) -> Answer:
-    """Gradients of the loss operators at given logits ``self/NAME``, ``cross/NAME`` and ``label/NAME``, on one device."""
+    """Gradients of the loss operators at given logits ``self/NAME``, ``cross/NAME`` and
+    ``label/NAME``, on one device.
+    """
     importlib.import_module("lib.models")  # registers the operators
     names = [name[5:] for name in inputs if name.startswith("self/")]
-    found = {name: _loss_gradients(inputs[f"self/{name}"], inputs[f"cross/{name}"], inputs[f"label/{name}"], 1) for name in names}
-    return {f"{loss}/{name}": gradient for name, gradients in found.items() for loss, gradient in gradients.items()}, {}
+    found = {name: _loss_gradients(inputs[f"self/{name}"], inputs[f"cross/{name}"], inputs[f"label/{name}"],
+                                   1) for name in names}
+    return {f"{loss}/{name}": gradient for name, gradients in found.items() for loss,
+            gradient in gradients.items()}, {}
 
 
 def _loss_gradients(own: np.ndarray, cross: np.ndarray, label: np.ndarray, devices: int) -> Arrays:
-    """What the original's operators give at the logits of both branches, device by device, by the names of ``LOSSES``."""
+    """What the original's operators give at the logits of both branches, device by device, by the
+    names of ``LOSSES``.
+    """
     pieces: Dict[str, List[np.ndarray]] = {name: [] for name in LOSSES}
     for block in np.split(np.arange(len(own)), devices):
         target = mx.nd.array(cross[block])
@@ -165,7 +183,9 @@ def _state(module: Any, names: List[str], step: int) -> Arrays:
 
 
 def run(request: Dict[str, Any], _: Arrays) -> Answer:
-    """The original's whole ``run_training``; records the learning rate of every update, by the optimiser's own account."""
+    """The original's whole ``run_training``; records the learning rate of every update, by the
+    optimiser's own account.
+    """
     script = importlib.import_module(f"scripts.{TRAIN_SCRIPT}")
     args = arguments(TRAIN_SCRIPT, request["argv"])
     args.data_list = args.data_list or args.train_list
@@ -186,13 +206,16 @@ def run(request: Dict[str, Any], _: Arrays) -> Answer:
 
 
 def infer(request: Dict[str, Any], _: Arrays) -> Answer:
-    """The original's ``run_infer`` or ``generate_retrain_seeds``; records the logits that reach the CRF, a (C, H, W) array an image."""
+    """The original's ``run_infer`` or ``generate_retrain_seeds``; records the logits that reach the
+    CRF, a (C, H, W) array an image.
+    """
     name = RETRAIN_SCRIPT if request["labels"] else TRAIN_SCRIPT
     script = importlib.import_module(f"scripts.{name}")
     args = arguments(name, request["argv"])
     args.data_list = args.data_list or args.test_list
     unary: List[np.ndarray] = []
-    field = script.dcrf.DenseCRF2D  # its C++ part exists in this very class only, so it is wrapped, not derived from
+    # its C++ part exists in this very class only, so it is wrapped, not derived from
+    field = script.dcrf.DenseCRF2D
 
     class Recorded:
         def __init__(self, width: int, height: int, classes: int) -> None:
@@ -211,17 +234,21 @@ def infer(request: Dict[str, Any], _: Arrays) -> Answer:
 
 
 def load_batches(request: Dict[str, Any], _: Arrays) -> Answer:
-    """Epochs of ``VOCSegGroupLoader`` from ``np.random.seed``: order, batches (unless ``order_only``), and the state afterwards."""
+    """Epochs of ``VOCSegGroupLoader`` from ``np.random.seed``: order, batches (unless
+    ``order_only``), and the state afterwards.
+    """
     loader_module = importlib.import_module("lib.loader.voc_seg_group_loader")
-    patched = mock.patch.object(loader_module, "load_batch_semantic", lambda *_: None) if request["order_only"] \
+    patched = mock.patch.object(loader_module, "load_batch_semantic",
+                                lambda *_: None) if request["order_only"] \
         else contextlib.nullcontext()
     outputs: Arrays = {}
     with patched:
         np.random.seed(request["seed"])
         loader = loader_module.VOCSegGroupLoader(
-            request["image_root"], request["label_root"], request["annotation_root"], request["list"], request["batch_size"],
-            request["group_size"], request["devices"], request["crop_px"], pad=False, shuffle=True, rand_scale=True,
-            rand_mirror=True, rand_crop=True, downsample=8)
+            request["image_root"], request["label_root"], request["annotation_root"], request["list"],
+            request["batch_size"],
+            request["group_size"], request["devices"], request["crop_px"], pad=False, shuffle=True,
+            rand_scale=True, rand_mirror=True, rand_crop=True, downsample=8)
         position = {path: index for index, path in enumerate(loader.image_src_list)}
         for epoch in range(request["epochs"]):
             loader.reset()
@@ -231,14 +258,17 @@ def load_batches(request: Dict[str, Any], _: Arrays) -> Answer:
                 if batch is not None:
                     outputs[f"data{epoch}/{step}"] = batch.data[0].asnumpy()
                     outputs[f"label{epoch}/{step}"] = batch.label[0].asnumpy()
-            outputs[f"order{epoch}"] = np.array(order, dtype=np.int64).reshape(len(order), request["batch_size"])
+            outputs[f"order{epoch}"] = np.array(order, dtype=np.int64).reshape(len(order),
+                                                                               request["batch_size"])
     state: Any = np.random.get_state()
     outputs["random_state"] = state[1]
     return outputs, {"position": int(state[2]), "labels": loader.ann_list}
 
 
 def evaluate(request: Dict[str, Any], _: Arrays) -> Answer:
-    """The original's ``run_eval``; records the confusion matrix (rows: truth) on its way through ``np.diag``."""
+    """The original's ``run_eval``; records the confusion matrix (rows: truth) on its way through
+    ``np.diag``.
+    """
     script = importlib.import_module("scripts.eval_segment")
     seen: List[np.ndarray] = []
 
@@ -255,9 +285,11 @@ def evaluate(request: Dict[str, Any], _: Arrays) -> Answer:
             self.start, self.join = (lambda: target(*args)), (lambda: None)
 
     printed: List[str] = []
-    with mock.patch.object(script, "np", Recorder()), mock.patch.object(script, "print", printed.append, create=True), \
+    with mock.patch.object(script, "np", Recorder()), mock.patch.object(script, "print", printed.append,
+                                                                        create=True), \
             mock.patch.object(script.mp, "Process", InTurn):
-        script.run_eval(request["list"], request["prediction_root"], request["mask_root"], request["num_classes"])
+        script.run_eval(request["list"], request["prediction_root"], request["mask_root"],
+                        request["num_classes"])
     iou = np.diag(seen[0]) / np.maximum(seen[0].sum(axis=0) + seen[0].sum(axis=1) - np.diag(seen[0]), 1e-10)
     found = re.search(r"mIOU: (\S+)", printed[0])
     return {"confusion": seen[0], "iou": iou}, {"miou": float(found.group(1)) if found else None}

@@ -27,7 +27,8 @@ class Answer:
 
     def prefixed(self, prefix: str) -> Dict[str, np.ndarray]:
         """The arrays called ``prefix/NAME``, by NAME."""
-        return {name[len(prefix) + 1:]: array for name, array in self.arrays.items() if name.startswith(prefix + "/")}
+        return {name[len(prefix) + 1:]: array for name, array in self.arrays.items()
+                if name.startswith(prefix + "/")}
 
 
 class Original:
@@ -48,13 +49,15 @@ class Original:
         self.checkout, self.work = os.path.abspath(os.fspath(checkout)), os.path.abspath(os.fspath(work))
         for name in NEEDED:
             if not os.path.isfile(os.path.join(self.checkout, name)):
-                raise InputError(f"is no checkout of the original code: it lacks {name}", file=checkout, field="--original",
+                raise InputError(f"is no checkout of the original code: it lacks {name}", file=checkout,
+                                 field="--original",
                                  remedy="clone https://github.com/js-fan/CIAN and name its folder")
 
     @property
     def commit(self) -> str:
         """The checkout's commit, with '+' when files differ from it; 'unknown' where git cannot tell."""
-        told = [subprocess.run(["git", "-C", self.checkout, *command], capture_output=True, text=True, check=False)
+        told = [subprocess.run(["git", "-C", self.checkout, *command], capture_output=True, text=True,
+                               check=False)
                 for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])]
         if any(result.returncode for result in told):
             return "unknown"
@@ -66,13 +69,16 @@ class Original:
         os.makedirs(work)
         return Original(self.checkout, work)
 
-    def run(self, name: str, request: Mapping[str, Any], inputs: Optional[Mapping[str, np.ndarray]] = None) -> Answer:
-        """Run one job (see :mod:`cian.tools.engine.fidelity.original`) in a folder ``name`` below the working folder.
+    def run(self, name: str, request: Mapping[str, Any],
+            inputs: Optional[Mapping[str, np.ndarray]] = None) -> Answer:
+        """Run one job (see :mod:`cian.tools.engine.fidelity.original`) in a folder ``name`` below
+        the working folder.
 
         Raises
         ------
         InputError
-            When the original fails or does not end; quotes the last line that it printed and names its whole log.
+            When the original fails or does not end; quotes the last line that it printed and names
+            its whole log.
         """
         folder = os.path.join(self.work, name)
         os.makedirs(folder)
@@ -84,15 +90,19 @@ class Original:
         command = [sys.executable, "-m", "cian.tools.engine.fidelity.original", self.checkout, folder]
         with open(log, "w", encoding="utf-8") as stream:
             try:
-                code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, timeout=TIMEOUT_S, check=False,
-                                      env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}).returncode
+                code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, timeout=TIMEOUT_S,
+                                      check=False,
+                                      env={**os.environ, "OMP_NUM_THREADS": "1",
+                                           "PYTHONDONTWRITEBYTECODE": "1"}).returncode
             except subprocess.TimeoutExpired:
                 code = OVERTIME
         with open(log, encoding="utf-8", errors="replace") as stream:
             lines = stream.read().splitlines()
         if code:
-            how, last = "did not end in time" if code == OVERTIME else "failed", lines[-1] if lines else "it printed nothing"
-            raise InputError(f"the original {how} at the job {name!r}: {last}", file=log, remedy="keep the files with --work and read it")
+            how, last = "did not end in time" if code == OVERTIME else "failed", lines[
+                -1] if lines else "it printed nothing"
+            raise InputError(f"the original {how} at the job {name!r}: {last}", file=log,
+                             remedy="keep the files with --work and read it")
         with np.load(os.path.join(folder, "outputs.npz")) as archive:
             arrays = {key: archive[key] for key in archive.files}
         os.remove(os.path.join(folder, "outputs.npz"))  # a ResNet-101 case takes a gigabyte

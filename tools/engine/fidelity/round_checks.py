@@ -1,4 +1,6 @@
-"""Whole rounds by the command lines of both sides: training, prediction with CRF, labels for the second round, the second round."""
+"""Whole rounds by the command lines of both sides: training, prediction with CRF, labels for the
+second round, the second round.
+"""
 from __future__ import annotations
 
 import os
@@ -26,7 +28,8 @@ from cian.tools.engine.training.step import learning_rate
 CROP_PX = 65
 LR = 5e-5  # see train_checks.TrainCase
 EPOCHS, BATCH, TRAINED = 2, 4, 12  # TRAINED: images of the first round
-WARP_PX = 124  # side to which images are warped for labels of the second round (the original's own is 513); not 8n+1
+# side to which images are warped for labels of the second round (the original's own is 513); not 8n+1
+WARP_PX = 124
 MEASURED = 2  # images whose logits are compared; label maps are compared of all
 WATCHED = ["conv0_weight", "fc1_weight", "bn_out_beta"]
 
@@ -41,19 +44,24 @@ class Rounds:
     classes : names without the background.
     tested : how many images of the list are predicted as at test.
     predicted : how many get labels, and are trained on in the second round.
-    size_px : side of the square at test (the original's own is 513); the original cuts larger images, and 0 is the largest side of these.
+    size_px : side of the square at test (the original's own is 513); the original cuts larger
+        images, and 0 is the largest side of these.
     """
 
-    def __init__(self, original: Original, name: str, tree: Dict[str, Any], classes: Sequence[str], model: str, *, seed: int,
-                 tested: int, predicted: int, size_px: int) -> None:
-        self.original, self.tree, self.classes, self.model, self.seed = original, tree, list(classes), model, seed
+    def __init__(self, original: Original, name: str, tree: Dict[str, Any], classes: Sequence[str],
+                 model: str, *, seed: int, tested: int, predicted: int, size_px: int) -> None:
+        self.original, self.tree, self.classes, self.model, self.seed = original, tree, list(
+            classes), model, seed
         self.name, self.job = name, name.replace(" ", "_")
         self.folder = os.path.join(original.work, self.job)
-        common = tree["labels"][:, 1 + int(tree["labels"][:, 1:].sum(axis=0).argmax())]  # groups need a common class
+        # groups need a common class
+        common = tree["labels"][:, 1 + int(tree["labels"][:, 1:].sum(axis=0).argmax())]
         self.predicted = [entry for entry, has in zip(tree["names"], common) if has][:predicted]
         self.tested = self.predicted[:tested]
-        self.size_px = size_px or max(max(cv2.imread(self.image_path(entry)).shape[:2]) for entry in self.tested)
-        self.trained = [*self.predicted, *(entry for entry in tree["names"] if entry not in self.predicted)][:TRAINED]
+        self.size_px = size_px or max(max(cv2.imread(self.image_path(entry)).shape[:2])
+                                      for entry in self.tested)
+        self.trained = [*self.predicted,
+                        *(entry for entry in tree["names"] if entry not in self.predicted)][:TRAINED]
         self.files: Dict[str, str] = {}
 
     def image_path(self, name: str) -> str:
@@ -63,8 +71,8 @@ class Rounds:
     def write_lists(self) -> None:
         """The class table of ours, the lists of both rounds."""
         os.makedirs(self.folder)
-        for key, lines in (("classes", ["background", *self.classes]), ("trained", self.trained), ("predicted", self.predicted),
-                           ("tested", self.tested)):
+        for key, lines in (("classes", ["background", *self.classes]), ("trained", self.trained),
+                           ("predicted", self.predicted), ("tested", self.tested)):
             self.files[key] = os.path.join(self.folder, f"{key}.txt")
             with open(self.files[key], "w", encoding="utf-8") as stream:
                 stream.write("\n".join(lines) + "\n")
@@ -74,7 +82,8 @@ class Rounds:
         self.write_lists()
         weights = os.path.join(self.folder, "start.params")
         network = CIAN(self.model, len(self.classes) + 1)
-        condition(network, crops_of([self.image_path(name) for name in self.trained], BATCH, CROP_PX, self.seed), self.seed)
+        condition(network, crops_of([self.image_path(name) for name in self.trained], BATCH, CROP_PX,
+                                    self.seed), self.seed)
         save_params(network, weights)
         theirs, ours = (os.path.join(self.folder, side, self.model) for side in ("original", "ours"))
         rows = self.check_round(1, theirs, ours, weights)
@@ -87,11 +96,12 @@ class Rounds:
         """Train a round on both sides, from the file ``start``; the second one on the original's labels."""
         labels = self.tree["label_root"] if number == 1 else os.path.join(theirs, "train_aug_pred_crf")
         listed = self.files["trained" if number == 1 else "predicted"]
-        argv = self.argv({"--label-root": labels, "--data-list": listed, "--batch-size": BATCH, "--image-size": CROP_PX, "--lr": LR,
-                          "--num-epoch": EPOCHS})
+        argv = self.argv({"--label-root": labels, "--data-list": listed, "--batch-size": BATCH,
+                          "--image-size": CROP_PX, "--lr": LR, "--num-epoch": EPOCHS})
         second = ["--retrain"] if number == 2 else ["--pretrained", start]
         answer = self.original.run(f"{self.job}/round{number}", {
-            "kind": "run", "classes": self.classes, "seed": self.seed, "watch": WATCHED, "argv": [*argv, "--snapshot", theirs, *second]})
+            "kind": "run", "classes": self.classes, "seed": self.seed, "watch": WATCHED,
+            "argv": [*argv, "--snapshot", theirs, *second]})
         before = {**read_params(start)[0]}
         if number == 1:
             before["bn_out_gamma"] = np.zeros_like(before["bn_out_gamma"])
@@ -105,11 +115,12 @@ class Rounds:
             rows = [loosened(row, worst(*sides)[0], "weights") for row, sides in zip(rows, zip(moved, found))]
         return [self._schedule(case, answer.report["rates"]), *rows]
 
-    def _train(self, argv: Sequence[str], snapshot: str, number: int, start: str, before: Arrays) -> Tuple[Arrays, Arrays]:
+    def _train(self, argv: Sequence[str], snapshot: str, number: int, start: str,
+               before: Arrays) -> Tuple[Arrays, Arrays]:
         """Our round by our command line: updates and statistics."""
         flags = ["--retrain", "--start", start] if number == 2 else ["--pretrained", start]
-        self.ours("train", [*argv, "--snapshot", snapshot, *flags, "--classes", self.files["classes"], "--seed", str(self.seed),
-                            "run.sums=original"])
+        self.ours("train", [*argv, "--snapshot", snapshot, *flags, "--classes", self.files["classes"],
+                            "--seed", str(self.seed), "run.sums=original"])
         return self._result(snapshot, number, before)
 
     def _result(self, snapshot: str, number: int, before: Arrays) -> Tuple[Arrays, Arrays]:
@@ -136,10 +147,13 @@ class Rounds:
             rate = learning_rate(settings, step // batches, step % batches, batches)
             wanted = dict(zip(WATCHED, (rate, rate * settings.lr_mult_new, rate * settings.lr_mult_new)))
             wrong += sum(abs(found[name] / wanted[name] - 1) > 1e-12 for name in WATCHED)
-        return Row(case, "learning rates applied", float(wrong), IDENTICAL, f"{len(rates)} steps, of conv0, fc1 and bn_out")
+        return Row(case, "learning rates applied", float(wrong), IDENTICAL,
+                   f"{len(rates)} steps, of conv0, fc1 and bn_out")
 
     def check_prediction(self, snapshot: str, checkpoint: str, *, labels: bool) -> List[Row]:
-        """Logits and label maps of the original's checkpoint: at test, or as labels for the second round (warped, ten iterations)."""
+        """Logits and label maps of the original's checkpoint: at test, or as labels for the second
+        round (warped, ten iterations).
+        """
         folders = ("train_aug_pred", "train_aug_pred_crf") if labels else ("pred", "pred_crf")
         listed, size_px = ("predicted", WARP_PX) if labels else ("tested", self.size_px)
         argv = self.argv({"--data-list": self.files[listed], "--image-size": size_px})
@@ -148,7 +162,8 @@ class Rounds:
             "argv": [*argv, "--snapshot", snapshot, "--num-epoch", str(EPOCHS)]})
         out = os.path.join(self.folder, "predictions")
         flags = ["--retrain-labels", "--train-list", self.files["predicted"]] if labels else []
-        self.ours("predict", [*argv, "--checkpoint", checkpoint, "--out", out, "--classes", self.files["classes"], "--quiet", *flags])
+        self.ours("predict", [*argv, "--checkpoint", checkpoint, "--out", out, "--classes",
+                              self.files["classes"], "--quiet", *flags])
         settings = PredictConfig(fit="warp" if labels else "pad", size_px=size_px)
         predictor = load_predictors(checkpoint, settings, [mx.cpu()], model=self.model,
                                     classes=ClassTable(["background", *self.classes]))[0][0]
@@ -163,18 +178,20 @@ class Rounds:
             theirs = [read_label_png(os.path.join(snapshot, folder, f"{name}.png")) for folder in folders]
             crf += differing(refined, theirs[1])
             for kind, folder in enumerate(folders):
-                maps[kind] += differing(read_label_png(os.path.join(out, folder, f"{name}.png")), theirs[kind])
+                maps[kind] += differing(read_label_png(os.path.join(out, folder, f"{name}.png")),
+                                        theirs[kind])
             pixels += image[..., 0].size
         case, note = f"{self.name} {'labels' if labels else 'test'}", f"{len(names)} images, {pixels} pixels"
-        return [Row(case, "multi-scale logits", logits, LOGITS, f"{min(len(names), MEASURED)} images in a square of {size_px}"),
+        return [Row(case, "multi-scale logits", logits, LOGITS,
+                    f"{min(len(names), MEASURED)} images in a square of {size_px}"),
                 Row(case, "CRF labels from the same logits", crf, IDENTICAL, note),
                 Row(case, "labels by both command lines", maps[0], IDENTICAL, note),
                 Row(case, "CRF labels by both command lines", maps[1], IDENTICAL, note)]
 
     def argv(self, flags: Dict[str, Any]) -> List[str]:
         """The command line that both sides understand."""
-        common = {"--image-root": self.tree["image_root"], "--annotation-root": self.tree["annotation_root"], "--model": self.model,
-                  "--num-cls": len(self.classes) + 1, **flags}
+        common = {"--image-root": self.tree["image_root"], "--annotation-root": self.tree["annotation_root"],
+                  "--model": self.model, "--num-cls": len(self.classes) + 1, **flags}
         return [str(part) for pair in common.items() for part in pair]
 
     def ours(self, tool: str, argv: Sequence[str]) -> None:
@@ -186,13 +203,17 @@ class Rounds:
             When it fails, with its last line.
         """
         command = [sys.executable, "-m", f"cian.tools.{tool}", *argv, "--workers", "1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(command, capture_output=True, text=True, check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
-            lines: Tuple[str, ...] = tuple(line for line in done.stderr.splitlines() if line.strip()) or ("it printed nothing",)
-            raise InputError(f"our tools/{tool}.py ended with code {done.returncode}: {lines[-1]}", file=self.folder)
+            lines: Tuple[str, ...] = tuple(line for line in done.stderr.splitlines()
+                                           if line.strip()) or ("it printed nothing",)
+            raise InputError(f"our tools/{tool}.py ended with code {done.returncode}: {lines[-1]}",
+                             file=self.folder)
 
 
-def check_rounds(original: Original, name: str, tree: Dict[str, Any], classes: Sequence[str], model: str, **sizes: int) -> List[Row]:
+def check_rounds(original: Original, name: str, tree: Dict[str, Any], classes: Sequence[str], model: str,
+                 **sizes: int) -> List[Row]:
     """All rows of :class:`Rounds` with these values."""
     return Rounds(original, name, tree, classes, model, **sizes).check()
 

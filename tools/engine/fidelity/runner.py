@@ -1,4 +1,6 @@
-"""Makes comparisons one after the other or several at a time, each in a folder of its own, and cleans up after each."""
+"""Makes comparisons one after the other or several at a time, each in a folder of its own, and
+cleans up after each.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -35,7 +37,8 @@ def make(checks: Iterable[Check], *, jobs: int = 1, keep: bool = False) -> Itera
             for future in as_completed(waiting):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise InputError("one of the processes was killed", field="--jobs", remedy="use fewer; each takes up to 4 GB") from error
+            raise InputError("one of the processes was killed", field="--jobs",
+                             remedy="use fewer; each takes up to 4 GB") from error
         finally:
             for future in waiting:
                 future.cancel()
@@ -52,7 +55,8 @@ def _make(check: Check, keep: bool) -> Made:
 
 
 def _release_memory() -> None:
-    """Give freed memory back to the system. MXNet's threads have a heap each, and glibc keeps in it what was freed: over all
+    """Give freed memory back to the system. MXNet's threads have a heap each, and glibc keeps in it
+    what was freed: over all
     comparisons they would grow to ten gigabytes."""
     gc.collect()  # networks are cycles of references
     if sys.platform.startswith("linux"):

@@ -47,7 +47,8 @@ class Check:
     folder: str
 
 
-def _check(original: Original, name: str, function: Callable[..., Sequence[Row]], /, *values: Any, **options: Any) -> Check:
+def _check(original: Original, name: str, function: Callable[..., Sequence[Row]], /, *values: Any,
+           **options: Any) -> Check:
     own = original.below(name)
     return Check(name, partial(function, own, *values, **options), own.work)
 
@@ -66,7 +67,8 @@ def checks(original: Original, *, quick: bool, seed: int, data: str = "", classe
     yield _check(original, "losses", check_losses, seed)
     for case in QUICK if quick else FULL:
         yield _check(original, case.name, check_training, replace(case, seed=case.seed + seed))
-    names, tree = drawn.classes.foreground, data_files(drawn, drawn.names("train"), os.path.join(original.work, "labels"), seed)
+    names, tree = drawn.classes.foreground, data_files(drawn, drawn.names("train"),
+                                                       os.path.join(original.work, "labels"), seed)
     yield from _data_checks(original, tree, names, quick, seed)
     yield _check(original, "evaluation", check_evaluation, tree, names, seed)
     for model in (R50,) if quick else (R50, R101):
@@ -76,40 +78,49 @@ def checks(original: Original, *, quick: bool, seed: int, data: str = "", classe
     if data:
         yield from _photograph_checks(original, DatasetTree(data, classes=classes), data_list, quick, seed)
     if not quick:
-        yield _check(original, PAPER_SIZE.name, check_training, replace(PAPER_SIZE, seed=PAPER_SIZE.seed + seed))
+        yield _check(original, PAPER_SIZE.name, check_training,
+                     replace(PAPER_SIZE, seed=PAPER_SIZE.seed + seed))
 
 
 def generated(original: Original, name: str, count: int, seed: int) -> DatasetTree:
-    """The project's generated data set, below the working folder: smaller than the crops at the small scales, larger at the others."""
+    """The project's generated data set, below the working folder: smaller than the crops at the
+    small scales, larger at the others.
+    """
     folder = make_toy(os.path.join(original.work, name), count, 0, seed, width_px=128, height_px=96)
     return DatasetTree(folder, classes=os.path.join(folder, "classes.txt"))
 
 
-def _data_checks(original: Original, tree: Dict[str, Any], names: Sequence[str], quick: bool, seed: int) -> Iterator[Check]:
+def _data_checks(original: Original, tree: Dict[str, Any], names: Sequence[str], quick: bool,
+                 seed: int) -> Iterator[Check]:
     settings = [(65, 4, 2, 1), (72, 12, 3, 2)] + ([] if quick else [(321, 4, 2, 2), (33, 8, 4, 1)])
     for crop_px, batch_size, group_size, devices in settings:
         name = f"loader {crop_px}px g{group_size} {devices}dev"
-        yield _check(original, name, check_loader, tree, names, crop_px=crop_px, batch_size=batch_size, group_size=group_size,
-                     devices=devices, seed=seed + crop_px, name=name)
+        yield _check(original, name, check_loader, tree, names, crop_px=crop_px, batch_size=batch_size,
+                     group_size=group_size, devices=devices, seed=seed + crop_px, name=name)
     many = [(1500, 21, 16, 2, 2)] + ([] if quick else [(10582, 21, 16, 2, 2), (3000, 5, 12, 3, 1)])
     for images, num_classes, batch_size, group_size, devices in many:
         name = f"sampling {images} images {num_classes}cls g{group_size} {devices}dev"
-        yield _check(original, name, check_sampling, images=images, num_classes=num_classes, batch_size=batch_size,
+        yield _check(original, name, check_sampling, images=images, num_classes=num_classes,
+                     batch_size=batch_size,
                      group_size=group_size, devices=devices, seed=seed + images, name=name)
 
 
-def _photograph_checks(original: Original, data: DatasetTree, data_list: str, quick: bool, seed: int) -> Iterator[Check]:
-    """The like on a real data set: photographs in training steps, in the loader, in whole rounds and in evaluation."""
+def _photograph_checks(original: Original, data: DatasetTree, data_list: str, quick: bool,
+                       seed: int) -> Iterator[Check]:
+    """The like on a real data set: photographs in training steps, in the loader, in whole rounds
+    and in evaluation.
+    """
     names = data.names(data_list)
     chosen = [names[index] for index in sorted(np.random.RandomState(seed).permutation(len(names))[:LOADED])]
     tree = data_files(data, chosen, os.path.join(original.work, "photographs"), seed)
     foreground, paths = data.classes.foreground, [data.image_path(name) for name in chosen]
     case = TrainCase(R50, len(data.classes), 97, 4, 2, "max", 1, seed=seed)
     yield _check(original, f"{case.name} photographs", check_training, case, paths)
-    yield _check(original, "loader photographs", check_loader, tree, foreground, crop_px=65 if quick else 321, batch_size=8, group_size=2,
-                 devices=1, seed=seed, name="loader photographs")
-    yield _check(original, "sampling photographs", compare_sampling, data.annotation_root, names, foreground, batch_size=16, group_size=2,
-                 devices=2, seed=seed, name="sampling photographs")
-    yield _check(original, "evaluation photographs", check_evaluation, tree, foreground, seed, "evaluation photographs")
-    yield _check(original, "rounds photographs", check_rounds, "rounds photographs", tree, foreground, R50, seed=seed, tested=2,
-                 predicted=BATCH, size_px=0)
+    yield _check(original, "loader photographs", check_loader, tree, foreground, crop_px=65 if quick else 321,
+                 batch_size=8, group_size=2, devices=1, seed=seed, name="loader photographs")
+    yield _check(original, "sampling photographs", compare_sampling, data.annotation_root, names, foreground,
+                 batch_size=16, group_size=2, devices=2, seed=seed, name="sampling photographs")
+    yield _check(original, "evaluation photographs", check_evaluation, tree, foreground, seed,
+                 "evaluation photographs")
+    yield _check(original, "rounds photographs", check_rounds, "rounds photographs", tree, foreground, R50,
+                 seed=seed, tested=2, predicted=BATCH, size_px=0)

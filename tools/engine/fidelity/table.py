@@ -22,7 +22,8 @@ IDENTICAL = 0.0  # number of entries that differ
 class Row:
     """One quantity of one case.
 
-    ``compared`` is False where the two cannot be expected to agree and ``note`` says why; such a row does not fail.
+    ``compared`` is False where the two cannot be expected to agree and ``note`` says why; such a
+    row does not fail.
     """
 
     case: str
@@ -41,9 +42,11 @@ class Row:
 
 
 def loosened(row: Row, spread: float, what: str) -> Row:
-    """A failing row with a tolerance of ``SPREADS`` times our own response to ``what`` being changed by :data:`PERTURBATION`, at most
-    ``LOOSEST``: a ReLU near its kink or two messages near a tie turn a change as small as rounding into a jump of the gradient, which
-    later steps enlarge; two programs cannot agree better. The note says so. Another row stays as it is."""
+    """A failing row with a tolerance of ``SPREADS`` times our own response to ``what`` being
+    changed by :data:`PERTURBATION`, at most
+    ``LOOSEST``: a ReLU near its kink or two messages near a tie turn a change as small as rounding
+    into a jump of the gradient, which later steps enlarge; two programs cannot agree better. The
+    note says so. Another row stays as it is."""
     if row.verdict != "FAIL":
         return row
     return replace(row, tolerance=max(row.tolerance, min(SPREADS * spread, LOOSEST)),
@@ -51,7 +54,9 @@ def loosened(row: Row, spread: float, what: str) -> Row:
 
 
 def rms_error(ours: np.ndarray, original: np.ndarray) -> float:
-    """Largest absolute difference over the root mean square of the original's values; infinite for other shapes or NaN."""
+    """Largest absolute difference over the root mean square of the original's values; infinite for
+    other shapes or NaN.
+    """
     if ours.shape != original.shape:
         return math.inf
     scale = math.sqrt(float(np.mean(np.square(original, dtype=np.float64))))
@@ -59,10 +64,13 @@ def rms_error(ours: np.ndarray, original: np.ndarray) -> float:
 
 
 def l2_error(ours: np.ndarray, original: np.ndarray) -> float:
-    """L2 norm of the difference over that of the original; 0 where both are zero, infinite for other shapes or NaN."""
+    """L2 norm of the difference over that of the original; 0 where both are zero, infinite for
+    other shapes or NaN.
+    """
     if ours.shape != original.shape:
         return math.inf
-    return _ratio(float(np.linalg.norm(ours.astype(np.float64) - original)), float(np.linalg.norm(original.astype(np.float64))))
+    return _ratio(float(np.linalg.norm(ours.astype(np.float64) - original)),
+                  float(np.linalg.norm(original.astype(np.float64))))
 
 
 def _ratio(difference: float, scale: float) -> float:
@@ -97,17 +105,20 @@ HEADER = _LAYOUT.format("case", "quantity", "error", "tolerance", "verdict")
 
 def format_row(row: Row) -> str:
     """One line of the table under :data:`HEADER`: errors as counts where the two must be identical."""
-    return _LAYOUT.format(row.case, row.quantity, *_numbers(row), row.verdict + (f"  ({row.note})" if row.note else ""))
+    return _LAYOUT.format(row.case, row.quantity, *_numbers(row),
+                          row.verdict + (f"  ({row.note})" if row.note else ""))
 
 
 def _numbers(row: Row) -> Tuple[str, str]:
     exact = row.tolerance == IDENTICAL
-    error = f"{row.error:.0f}" if row.error == 0 or (exact and math.isfinite(row.error)) else f"{row.error:.1e}"
+    error = f"{row.error:.0f}" if row.error == 0 or (exact
+                                                     and math.isfinite(row.error)) else f"{row.error:.1e}"
     return error, "identical" if exact else f"{row.tolerance:.0e}"
 
 
 def summarise(rows: Iterable[Row]) -> List[Row]:
-    """One row for each quantity: its largest error over all cases (the failing ones first, those not compared left out).
+    """One row for each quantity: its largest error over all cases (the failing ones first, those
+    not compared left out).
 
     ``case`` tells how many cases, and of how many the tolerance was loosened.
     """
@@ -121,17 +132,21 @@ def summarise(rows: Iterable[Row]) -> List[Row]:
         loosened = [row for row in group if row.tolerance > strict]
         worst_row = max(group, key=lambda row: (row.verdict == "FAIL", row.tolerance == strict, row.error))
         note = f"{len(loosened)} loosened, up to {max(row.error for row in loosened):.1e}" if loosened else ""
-        result.append(Row(f"{len(group)} case{'s' if len(group) > 1 else ''}", quantity, worst_row.error, worst_row.tolerance, note))
+        result.append(Row(f"{len(group)} case{'s' if len(group) > 1 else ''}", quantity, worst_row.error,
+                          worst_row.tolerance, note))
     return result
 
 
 def count(rows: Sequence[Row]) -> str:
     """How many rows have which verdict, in words."""
-    return ", ".join(f"{sum(row.verdict == verdict for row in rows)} {verdict}" for verdict in ("pass", "FAIL", "not compared"))
+    return ", ".join(f"{sum(row.verdict == verdict for row in rows)} {verdict}"
+                     for verdict in ("pass", "FAIL", "not compared"))
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The summary as a table in Markdown, and below it the reason of every row that was loosened or could not be compared."""
+    """The summary as a table in Markdown, and below it the reason of every row that was loosened or
+    could not be compared.
+    """
     lines = ["| quantity | cases | largest error | tolerance | verdict |", "|---|---:|---:|---:|---|"]
     summary = summarise(rows)
     for row in summary:
@@ -139,5 +154,6 @@ def markdown(rows: Sequence[Row]) -> str:
         lines.append(f"| {row.quantity} | {row.case.split()[0]} | {' | '.join(_numbers(row))} | {verdict} |")
     strict = {row.quantity: row.tolerance for row in summary}
     reasons = [row for row in rows if not row.compared or row.tolerance > strict[row.quantity]]
-    lines += ["", *(f"* {row.case}, {row.quantity}: {_numbers(row)[0]}, {row.verdict}; {row.note}" for row in reasons)]
+    lines += ["", *(f"* {row.case}, {row.quantity}: {_numbers(row)[0]}, {row.verdict}; {row.note}"
+                    for row in reasons)]
     return "\n".join(lines).rstrip() + "\n"

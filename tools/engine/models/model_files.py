@@ -1,4 +1,5 @@
-"""Opens whatever holds a trained network: a checkpoint, an exported symbol or an ONNX file, with what is needed to predict with it.
+"""Opens whatever holds a trained network: a checkpoint, an exported symbol or an ONNX file, with
+what is needed to predict with it.
 
 Files are data: nothing in them is executed, and all of it is checked before native code sees it.
 """
@@ -40,7 +41,8 @@ class ModelFile:
     network : raw RGB (N, 3, H, W) to a list with one map of logits.
     classes : names of the classes, background first.
     metadata : what the file carries.
-    procedure : what an exported file does with an image; None for a checkpoint, which leaves it to the caller.
+    procedure : what an exported file does with an image; None for a checkpoint, which leaves it to
+        the caller.
     """
 
     path: str
@@ -51,7 +53,9 @@ class ModelFile:
     procedure: Optional[Procedure] = None
 
     def settings(self, wanted: PredictConfig) -> PredictConfig:
-        """``wanted`` as far as the file leaves a choice: scales and mirror of an exported file are those inside it, and so is its size."""
+        """``wanted`` as far as the file leaves a choice: scales and mirror of an exported file are
+        those inside it, and so is its size.
+        """
         if self.procedure is None:
             return wanted
         allowed = replace(wanted, scales=(1.0,), add_max=False, mirror=False)
@@ -60,13 +64,14 @@ class ModelFile:
         return replace(allowed, size_px=self.procedure.size_px, fit="warp" if wanted.fit == "warp" else "pad")
 
 
-def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "", classes: Optional[ClassTable] = None) -> ModelFile:
+def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "",
+               classes: Optional[ClassTable] = None) -> ModelFile:
     """Open a model file.
 
     Parameters
     ----------
-    path : a snapshot folder (its last checkpoint), a ``.params`` file, ``PREFIX-symbol.json`` or ``PREFIX-0000.params`` of an exported
-        network, or a ``.onnx`` file.
+    path : a snapshot folder (its last checkpoint), a ``.params`` file, ``PREFIX-symbol.json`` or
+        ``PREFIX-0000.params`` of an exported network, or a ``.onnx`` file.
     ctx : device, default the CPU; ONNX runs on the CPU only.
     model : model name, for a ``.params`` file without metadata, as the original code writes it.
     classes : class names, for a file without metadata.
@@ -74,7 +79,8 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     Raises
     ------
     InputError
-        Naming the file and what is wrong with it; what a file without metadata leaves open is asked for by flag.
+        Naming the file and what is wrong with it; what a file without metadata leaves open is asked
+        for by flag.
     """
     name = os.fspath(path)
     if name.endswith(".onnx"):
@@ -90,9 +96,10 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     return ModelFile(name, "checkpoint", net, ClassTable(metadata["classes"]), metadata)
 
 
-def load_checkpoint(path: PathLike, *, for_prediction: bool = False, ctx: Optional[mx.Context] = None, model: str = "",
-                    classes: Optional[ClassTable] = None) -> Tuple[CIAN, Dict[str, Any]]:
-    """The network of a checkpoint as it was trained, or for prediction, and its metadata. Parameters and errors as :func:`open_model`.
+def load_checkpoint(path: PathLike, *, for_prediction: bool = False, ctx: Optional[mx.Context] = None,
+                    model: str = "", classes: Optional[ClassTable] = None) -> Tuple[CIAN, Dict[str, Any]]:
+    """The network of a checkpoint as it was trained, or for prediction, and its metadata.
+    Parameters and errors as :func:`open_model`.
 
     Of a file without metadata, its parameters tell whether it has the affinity module, and how wide it is.
     """
@@ -106,7 +113,8 @@ def load_checkpoint(path: PathLike, *, for_prediction: bool = False, ctx: Option
             raise InputError(f"has no metadata ({os.path.basename(metadata_path(name))})", file=name,
                              remedy=f"give {' and '.join(missing)} (in Python: model=, classes=)")
         query = read_params(name)[0].get("conv_embed_q_weight")
-        network = NetworkConfig(model, "none") if query is None else NetworkConfig(model, embed_channels=len(query))
+        network = NetworkConfig(model, "none") if query is None else NetworkConfig(model,
+                                                                                   embed_channels=len(query))
         net, metadata = load_network(name, for_prediction=for_prediction, ctx=ctx, network=network,
                                      classes=classes.names if classes else ())
     _classes(metadata, classes, name, net.settings["num_classes"])
@@ -114,14 +122,16 @@ def load_checkpoint(path: PathLike, *, for_prediction: bool = False, ctx: Option
 
 
 def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[ClassTable]) -> ModelFile:
-    symbol_path = params_path[:-len(PARAMS_SUFFIX)] + SYMBOL_SUFFIX if params_path.endswith(PARAMS_SUFFIX) else params_path
+    symbol_path = params_path[:-len(PARAMS_SUFFIX)] + SYMBOL_SUFFIX if params_path.endswith(
+        PARAMS_SUFFIX) else params_path
     metadata = read_metadata(params_path) if os.path.exists(metadata_path(params_path)) else {}
     if _export(metadata).get("kind") == "training":
-        raise InputError("is a training symbol, which predicts nothing", file=symbol_path, remedy=f"open {os.path.basename(params_path)}")
+        raise InputError("is a training symbol, which predicts nothing", file=symbol_path,
+                         remedy=f"open {os.path.basename(params_path)}")
     recorded = _export(metadata).get("symbol_sha256", "")
     if recorded and recorded != _sha256(symbol_path):
-        raise InputError("is not the symbol that was exported with these parameters", file=symbol_path, field="symbol_sha256",
-                         remedy="copy both files again")
+        raise InputError("is not the symbol that was exported with these parameters", file=symbol_path,
+                         field="symbol_sha256", remedy="copy both files again")
     net = load_symbol(symbol_path, params_path, ctx)
     net.hybridize()
     table = _classes(metadata, classes, params_path, net.num_classes)
@@ -130,25 +140,29 @@ def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[
 
 def _open_onnx(path: str, ctx: Optional[mx.Context], classes: Optional[ClassTable]) -> ModelFile:
     if ctx is not None and ctx.device_type != "cpu":
-        raise InputError("ONNX files run on the CPU only", file=path, field="run.devices", remedy="use cpu:0, or export a symbol")
+        raise InputError("ONNX files run on the CPU only", file=path, field="run.devices",
+                         remedy="use cpu:0, or export a symbol")
     onnx = OnnxNetwork(path)
 
     def network(images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
         parts = np.split(images.asnumpy(), len(images)) if onnx.image_shape[0] == 1 else [images.asnumpy()]
         return [mx.nd.array(np.concatenate([onnx(part) for part in parts]))]
-    return _exported(path, "onnx", network, _classes(onnx.metadata, classes, path, onnx.num_classes), onnx.metadata, onnx.ends_in_softmax,
-                     onnx.image_shape)
+    return _exported(path, "onnx", network, _classes(onnx.metadata, classes, path, onnx.num_classes),
+                     onnx.metadata, onnx.ends_in_softmax, onnx.image_shape)
 
 
-def _exported(path: str, kind: str, network: Network, classes: ClassTable, metadata: Dict[str, Any], probabilities: bool,
-              image_shape: Sequence[Optional[int]] = ()) -> ModelFile:
-    """What an exported file does is read from its metadata; what matters for the numbers, from the graph itself."""
+def _exported(path: str, kind: str, network: Network, classes: ClassTable, metadata: Dict[str, Any],
+              probabilities: bool, image_shape: Sequence[Optional[int]] = ()) -> ModelFile:
+    """What an exported file does is read from its metadata; what matters for the numbers, from the
+    graph itself.
+    """
     sides = [side for side in image_shape[1:] if side]
     if sides and sides != [sides[0]] * 2:
         raise InputError(f"takes images of {sides}, and only squares or any size can be predicted", file=path)
-    procedure = replace(Procedure.recorded(_export(metadata)), output="probabilities" if probabilities else "logits",
-                        size_px=sides[0] if sides else 0)
-    return ModelFile(path, kind, _as_logits(network) if probabilities else network, classes, metadata, procedure)
+    procedure = replace(Procedure.recorded(_export(metadata)), output="probabilities"
+                        if probabilities else "logits", size_px=sides[0] if sides else 0)
+    return ModelFile(path, kind, _as_logits(network) if probabilities else network, classes, metadata,
+                     procedure)
 
 
 def _as_logits(network: Network) -> Network:
@@ -158,20 +172,22 @@ def _as_logits(network: Network) -> Network:
     return logits
 
 
-def _classes(metadata: Mapping[str, Any], given: Optional[ClassTable], path: str, num_classes: Optional[int]) -> ClassTable:
+def _classes(metadata: Mapping[str, Any], given: Optional[ClassTable], path: str,
+             num_classes: Optional[int]) -> ClassTable:
     """The class table of a file: its own, else the given one; as many names as the network has classes."""
     own = metadata.get("classes")
     if own is None and given is None:
         raise InputError("carries no class names", file=path, remedy="give --classes (in Python: classes=)")
     if own is not None and not (isinstance(own, list) and all(isinstance(name, str) for name in own)):
-        raise InputError("must be a list of names", file=path, field="classes", remedy="export it again with tools/export.py")
+        raise InputError("must be a list of names", file=path, field="classes",
+                         remedy="export it again with tools/export.py")
     table = ClassTable(own, file=path) if own is not None else given
     if table is None or (given is not None and given != table):
         raise InputError("has other classes than were given", file=path, field="classes",
                          remedy="leave out --classes (in Python: classes=)")
     if num_classes not in (None, table.num_classes):
-        raise InputError(f"has {num_classes} classes, and {table.num_classes} are named", file=path, field="classes",
-                         remedy="name as many, background first")
+        raise InputError(f"has {num_classes} classes, and {table.num_classes} are named", file=path,
+                         field="classes", remedy="name as many, background first")
     return table
 
 
@@ -184,8 +200,10 @@ def _check_sizes(settings: Any, file: str, field: str = "network") -> None:
         for value in settings[:MAX_STAGES + 1]:
             _check_sizes(value, file, field)
     limit = MAX_UNITS if field.endswith((".units", ".repeats")) else MAX_WIDTH
-    if isinstance(settings, (int, float)) and not 0 <= settings <= limit or isinstance(settings, list) and len(settings) > MAX_STAGES:
-        raise InputError(f"{str(settings)[:60]} is an absurd size", file=file, field=field, remedy="copy the checkpoint again")
+    if isinstance(settings, (int, float)) and not 0 <= settings <= limit or isinstance(settings,
+                                                                                       list) and len(settings) > MAX_STAGES:
+        raise InputError(f"{str(settings)[:60]} is an absurd size", file=file, field=field,
+                         remedy="copy the checkpoint again")
 
 
 def _export(metadata: Mapping[str, Any]) -> Dict[str, Any]:

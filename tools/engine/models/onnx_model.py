@@ -1,8 +1,9 @@
 """ONNX files as data: checked before onnxruntime's native code builds them, then run on NumPy arrays.
 
-A foreign ONNX file may name other files as the place of its weights, hold operators of any library, nested graphs, or sizes that take
-all memory. Here only what :mod:`cian.tools.engine.export.to_onnx` writes is accepted: its operators with bounded attributes, weights
-inside the file, one input of images.
+A foreign ONNX file may name other files as the place of its weights, hold operators of any library,
+nested graphs, or sizes that take all memory. Here only what :mod:`cian.tools.engine.export.to_onnx`
+writes is accepted: its operators with bounded attributes, weights inside the file, one input of
+images.
 """
 from __future__ import annotations
 
@@ -23,15 +24,16 @@ _REMEDY = "export it again with tools/export.py, or copy it again"
 _WINDOW, _SMALL = 64, 65536
 # The operators that the export writes, with their attributes and the largest absolute value of each.
 ATTRIBUTES: Dict[str, Dict[str, int]] = {
-    "Conv": {"kernel_shape": _WINDOW, "strides": _WINDOW, "dilations": _WINDOW, "pads": _WINDOW, "group": _SMALL},
+    "Conv": {"kernel_shape": _WINDOW, "strides": _WINDOW, "dilations": _WINDOW, "pads": _WINDOW,
+             "group": _SMALL},
     "BatchNormalization": {"epsilon": 1},
     "MaxPool": {"kernel_shape": _WINDOW, "strides": _WINDOW, "pads": _WINDOW},
     "AveragePool": {"kernel_shape": _WINDOW, "strides": _WINDOW, "pads": _WINDOW, "count_include_pad": 1},
-    "Concat": {"axis": 4}, "Split": {"axis": 4}, "Softmax": {"axis": 4}, "Transpose": {"perm": 4}, "Cast": {"to": 11},
-    "Pad": {"mode": 0}, "Resize": {"mode": 0, "coordinate_transformation_mode": 0},
+    "Concat": {"axis": 4}, "Split": {"axis": 4}, "Softmax": {"axis": 4}, "Transpose": {"perm": 4},
+    "Cast": {"to": 11}, "Pad": {"mode": 0}, "Resize": {"mode": 0, "coordinate_transformation_mode": 0},
     **{name: {} for name in (
-        "Add", "Sub", "Mul", "Div", "Max", "Sum", "Mean", "Clip", "Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "MatMul", "Reshape", "Shape",
-        "Slice", "Mod", "GlobalAveragePool", "GlobalMaxPool")},
+        "Add", "Sub", "Mul", "Div", "Max", "Sum", "Mean", "Clip", "Relu", "Sigmoid", "Tanh", "Exp", "Sqrt",
+        "MatMul", "Reshape", "Shape", "Slice", "Mod", "GlobalAveragePool", "GlobalMaxPool")},
 }
 _TEXTS = frozenset({b"linear", b"align_corners", b"constant", b"edge", b"reflect"})
 _END = np.iinfo(np.int64).max
@@ -63,12 +65,14 @@ class OnnxNetwork:
         self.metadata = read_props(model, self.path)
         recorded = self.metadata.get("export")
         if isinstance(recorded, dict) and recorded.get("graph_sha256", "") not in ("", graph_digest(model)):
-            raise InputError("holds other weights than were exported", file=path, field="graph_sha256", remedy=_REMEDY)
+            raise InputError("holds other weights than were exported", file=path, field="graph_sha256",
+                             remedy=_REMEDY)
         dims = [dim.dim_value or None for dim in model.graph.input[0].type.tensor_type.shape.dim]
         self.image_shape: Tuple[Optional[int], ...] = (dims[0], *dims[2:])
         output = [dim.dim_value or None for dim in model.graph.output[0].type.tensor_type.shape.dim]
         self.num_classes = output[1]
-        self.ends_in_softmax = any(node.op_type == "Softmax" and model.graph.output[0].name in node.output for node in model.graph.node)
+        self.ends_in_softmax = any(node.op_type == "Softmax" and model.graph.output[0].name in node.output
+                                   for node in model.graph.node)
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
         options.log_severity_level = 4
@@ -76,19 +80,24 @@ class OnnxNetwork:
         try:
             self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except self._errors as error:
-            raise InputError(f"cannot be built by onnxruntime ({_first_line(error)})", file=path, remedy=_REMEDY) from error
+            raise InputError(f"cannot be built by onnxruntime ({_first_line(error)})", file=path,
+                             remedy=_REMEDY) from error
         self._names = (model.graph.input[0].name, model.graph.output[0].name)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         for have, want in zip((images.shape[0], *images.shape[2:]), self.image_shape):
             if want is not None and have != want:
-                raise InputError(f"was exported for {_text(self.image_shape)} (images, height, width), not {images.shape[0]} of "
+                raise InputError(f"was exported for {_text(self.image_shape)} (images, height, width), not "
+                                 f"{images.shape[0]} of "
                                  f"{images.shape[2]}x{images.shape[3]}", file=self.path,
-                                 remedy="export it for any size, or warp images to its size (predict.fit=warp)")
+                                 remedy="export it for any size, or warp images to its size "
+                                        "(predict.fit=warp)")
         try:
-            output = self._session.run([self._names[1]], {self._names[0]: np.ascontiguousarray(images, np.float32)})[0]
+            output = self._session.run([self._names[1]],
+                                       {self._names[0]: np.ascontiguousarray(images, np.float32)})[0]
         except self._errors as error:
-            raise InputError(f"cannot be run by onnxruntime ({_first_line(error)})", file=self.path, remedy=_REMEDY) from error
+            raise InputError(f"cannot be run by onnxruntime ({_first_line(error)})", file=self.path,
+                             remedy=_REMEDY) from error
         if output.ndim != 4 or len(output) != len(images):
             raise InputError(f"gives an output of the shape {output.shape}", file=self.path, remedy=_REMEDY)
         return output
@@ -106,7 +115,8 @@ def import_onnx(file: PathLike) -> Tuple[Any, Any]:
 
 
 def check_model(content: bytes, file: PathLike) -> Any:
-    """The parsed ``onnx.ModelProto`` of a file's content, once everything in it was found to be as the export writes it.
+    """The parsed ``onnx.ModelProto`` of a file's content, once everything in it was found to be as
+    the export writes it.
 
     Raises
     ------
@@ -127,7 +137,9 @@ def check_model(content: bytes, file: PathLike) -> Any:
 
 
 def graph_digest(model: Any) -> str:
-    """SHA-256 over the nodes and weights of a parsed model; the export writes it into the metadata, to tell a damaged file."""
+    """SHA-256 over the nodes and weights of a parsed model; the export writes it into the metadata,
+    to tell a damaged file.
+    """
     digest = hashlib.sha256()
     for node in model.graph.node:
         digest.update(node.SerializeToString(deterministic=True))
@@ -143,7 +155,8 @@ def read_props(model: Any, file: PathLike) -> Dict[str, Any]:
         try:
             found[entry.key] = json.loads(entry.value)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"the metadata {entry.key[:60]!r} is not JSON", file=file, field="metadata_props", remedy=_REMEDY) from error
+            raise InputError(f"the metadata {entry.key[:60]!r} is not JSON", file=file,
+                             field="metadata_props", remedy=_REMEDY) from error
     return found
 
 
@@ -155,13 +168,16 @@ def write_props(metadata: Mapping[str, Any]) -> Dict[str, str]:
 def _check_graph(model: Any, file: PathLike) -> None:
     """Everything that can be seen from the parsed model alone."""
     from cian.tools.engine.export.to_onnx import IR_VERSION, OPSET
-    if [(entry.domain, entry.version) for entry in model.opset_import] != [("", OPSET)] or not 0 < model.ir_version <= IR_VERSION:
-        raise InputError(f"is not of operator set {OPSET} alone, as the export writes it", file=file, field="opset_import", remedy=_REMEDY)
+    if [(entry.domain, entry.version)
+        for entry in model.opset_import] != [("", OPSET)] or not 0 < model.ir_version <= IR_VERSION:
+        raise InputError(f"is not of operator set {OPSET} alone, as the export writes it", file=file,
+                         field="opset_import", remedy=_REMEDY)
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer or graph.quantization_annotation:
         raise InputError("holds more than a graph and its weights", file=file, remedy=_REMEDY)
     if not 0 < len(graph.node) <= MAX_NODES:
-        raise InputError(f"must hold 1 to {MAX_NODES} nodes, not {len(graph.node)}", file=file, field="node", remedy=_REMEDY)
+        raise InputError(f"must hold 1 to {MAX_NODES} nodes, not {len(graph.node)}", file=file, field="node",
+                         remedy=_REMEDY)
     _check_ends(graph, file)
     for tensor in graph.initializer:
         _check_weights(tensor, file)
@@ -172,27 +188,34 @@ def _check_graph(model: Any, file: PathLike) -> None:
 def _check_ends(graph: Any, file: PathLike) -> None:
     """One input (N, 3, H, W) and one output of four dimensions, float32, of bounded size."""
     if len(graph.input) != 1 or len(graph.output) != 1:
-        raise InputError(f"must have one input and one output, not {len(graph.input)} and {len(graph.output)}", file=file, remedy=_REMEDY)
+        raise InputError(f"must have one input and one output, not {len(graph.input)} and "
+                         f"{len(graph.output)}", file=file, remedy=_REMEDY)
     for value in (graph.input[0], graph.output[0]):
         tensor = value.type.tensor_type
         dims = [dim.dim_value for dim in tensor.shape.dim]
         if tensor.elem_type != 1 or len(dims) != 4 or not all(0 <= dim <= _SMALL for dim in dims):
-            raise InputError(f"must be float32 of four dimensions, not {dims}", file=file, field=value.name[:60], remedy=_REMEDY)
+            raise InputError(f"must be float32 of four dimensions, not {dims}", file=file,
+                             field=value.name[:60], remedy=_REMEDY)
     if graph.input[0].type.tensor_type.shape.dim[1].dim_value != 3:
-        raise InputError("must take images of 3 channels", file=file, field=graph.input[0].name[:60], remedy=_REMEDY)
+        raise InputError("must take images of 3 channels", file=file, field=graph.input[0].name[:60],
+                         remedy=_REMEDY)
 
 
 def _check_weights(tensor: Any, file: PathLike) -> None:
     """Weights are in the file, as many as their shape says, and finite; integers are small."""
-    kinds: Dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 7: np.dtype("<i8"), 11: np.dtype("<f8")}  # TensorProto.FLOAT, INT64, DOUBLE
+    # TensorProto.FLOAT, INT64, DOUBLE
+    kinds: Dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 7: np.dtype("<i8"), 11: np.dtype("<f8")}
     field = tensor.name[:60]
     if tensor.data_location != 0 or len(tensor.external_data):
-        raise InputError("keeps its values in another file, which is not read", file=file, field=field, remedy=_REMEDY)
+        raise InputError("keeps its values in another file, which is not read", file=file, field=field,
+                         remedy=_REMEDY)
     if tensor.data_type not in kinds or len(tensor.dims) > 8 or any(dim < 0 for dim in tensor.dims):
-        raise InputError(f"is of type {tensor.data_type} and shape {list(tensor.dims)[:9]}", file=file, field=field, remedy=_REMEDY)
+        raise InputError(f"is of type {tensor.data_type} and shape {list(tensor.dims)[:9]}", file=file,
+                         field=field, remedy=_REMEDY)
     kind = kinds[tensor.data_type]
     if math.prod(tensor.dims) * kind.itemsize != len(tensor.raw_data):
-        raise InputError(f"holds {len(tensor.raw_data)} bytes for the shape {list(tensor.dims)}", file=file, field=field, remedy=_REMEDY)
+        raise InputError(f"holds {len(tensor.raw_data)} bytes for the shape {list(tensor.dims)}", file=file,
+                         field=field, remedy=_REMEDY)
     values = np.frombuffer(tensor.raw_data, kind)
     if kind.kind == "i":
         if any(abs(value) > _SMALL and abs(value) != _END for value in values.tolist()):
@@ -205,21 +228,27 @@ def _check_node(node: Any, file: PathLike) -> None:
     field = node.name[:60] or node.op_type[:60]
     known = ATTRIBUTES.get(node.op_type)
     if known is None or node.domain not in ("", "ai.onnx"):
-        raise InputError(f"the operator {node.domain[:20]}{node.op_type[:60]} is not one of this project's networks and is not run",
+        raise InputError(f"the operator {node.domain[:20]}{node.op_type[:60]} is not one of this project's "
+                         "networks and is not run",
                          file=file, field=field, remedy="export the network with tools/export.py")
     for attribute in node.attribute:
-        values: List[float] = {1: [attribute.f], 2: [attribute.i], 7: list(attribute.ints), 3: [0]}.get(attribute.type, [math.inf])
+        values: List[float] = {1: [attribute.f], 2: [attribute.i], 7: list(attribute.ints),
+                               3: [0]}.get(attribute.type, [math.inf])
         limit = known.get(attribute.name, -1)
-        if not all(abs(value) <= limit for value in values) or len(values) > 8 or attribute.type == 3 and attribute.s not in _TEXTS:
-            raise InputError(f"the {node.op_type} attribute {attribute.name[:60]!r} is not allowed", file=file, field=field, remedy=_REMEDY)
+        if not all(abs(value) <= limit
+                   for value in values) or len(
+                       values) > 8 or attribute.type == 3 and attribute.s not in _TEXTS:
+            raise InputError(f"the {node.op_type} attribute {attribute.name[:60]!r} is not allowed",
+                             file=file, field=field, remedy=_REMEDY)
 
 
 def _native_errors() -> Tuple[Type[BaseException], ...]:
     """The exceptions of onnxruntime's native code; they share no base class but ``Exception``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NoModel", "NotImplemented", "RuntimeException",
-             "EPFail", "EngineError", "ModelLoaded")
-    return tuple(getattr(state, name) for name in names if hasattr(state, name)) + (RuntimeError, MemoryError, ValueError)
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NoModel",
+             "NotImplemented", "RuntimeException", "EPFail", "EngineError", "ModelLoaded")
+    return tuple(getattr(state, name) for name in names if hasattr(state, name)) + (RuntimeError, MemoryError,
+                                                                                    ValueError)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,10 @@
-"""Momentum in the ``.states`` files of MXNet's Module, as the original code writes them beside its ``.params``.
+"""Momentum in the ``.states`` files of MXNet's Module, as the original code writes them beside its
+``.params``.
 
-Such a file is a pickle of a dict: the momentum array of each trained parameter by its position among all parameters (one device) or
-by its name (several). Positions are those of the ``.params`` file beside it. It holds no step, no schedule and no state of the
-loader, so a run cannot be resumed from it exactly; its momentum can be handed on with
+Such a file is a pickle of a dict: the momentum array of each trained parameter by its position
+among all parameters (one device) or by its name (several). Positions are those of the ``.params``
+file beside it. It holds no step, no schedule and no state of the loader, so a run cannot be resumed
+from it exactly; its momentum can be handed on with
 :meth:`~cian.tools.engine.training.step.Sgd.set_momentum`.
 """
 from __future__ import annotations
@@ -46,7 +48,8 @@ def _bytes(content: Any = b"") -> bytes:
 class _Unpickler(pickle.Unpickler):
     """Knows arrays and bytes; refuses every other name, so that no code of the file can run."""
 
-    allowed: Dict[Tuple[str, str], Any] = {("mxnet.ndarray.ndarray", "NDArray"): _Array, ("builtins", "bytearray"): _bytes}
+    allowed: Dict[Tuple[str, str], Any] = {("mxnet.ndarray.ndarray", "NDArray"): _Array,
+                                           ("builtins", "bytearray"): _bytes}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
@@ -60,21 +63,24 @@ def read_momentum(states: PathLike, params: PathLike) -> Dict[str, np.ndarray]:
     Parameters
     ----------
     states : the ``.states`` file.
-    params : the ``.params`` file of the same checkpoint: its order gives the positions their names, its shapes are checked.
+    params : the ``.params`` file of the same checkpoint: its order gives the positions their names,
+        its shapes are checked.
 
     Raises
     ------
     InputError
-        Naming the file: damaged, of another kind, asking for anything but arrays, or not fitting the parameters.
+        Naming the file: damaged, of another kind, asking for anything but arrays, or not fitting
+        the parameters.
     """
     try:
         found = _Unpickler(io.BytesIO(read_bytes(states))).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, MemoryError, OverflowError,
-            ImportError, RecursionError) as error:
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
+            MemoryError, OverflowError, ImportError, RecursionError) as error:
         raise InputError(f"is not the state of an optimiser ({error})", file=states, remedy=REMEDY) from error
     parameters = read_params(params)[0]
     names = list(parameters)
-    if not isinstance(found, dict) or not all(isinstance(value, _Array) or value is None for value in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(value, _Array) or value is None
+                                              for value in found.values()):
         raise InputError("does not hold one momentum array for each parameter", file=states, remedy=REMEDY)
     momentum: Dict[str, np.ndarray] = {}
     for key, value in found.items():
@@ -82,7 +88,8 @@ def read_momentum(states: PathLike, params: PathLike) -> Dict[str, np.ndarray]:
         if value is not None:
             momentum[name] = parse_array(value.content, states)
             if momentum[name].shape != parameters[name].shape:
-                raise InputError(f"has the shape {momentum[name].shape}, the parameter {parameters[name].shape}", file=states, field=name,
+                raise InputError(f"has the shape {momentum[name].shape}, the parameter "
+                                 f"{parameters[name].shape}", file=states, field=name,
                                  remedy=REMEDY)
     return momentum
 
@@ -92,24 +99,31 @@ def _name(key: Any, names: List[str], states: PathLike) -> str:
         return key
     if isinstance(key, int) and 0 <= key < len(names):
         return names[key]
-    raise InputError(f"holds a momentum for {key!r}, which is none of the {len(names)} parameters", file=states, remedy=REMEDY)
+    raise InputError(f"holds a momentum for {key!r}, which is none of the {len(names)} parameters",
+                     file=states, remedy=REMEDY)
 
 
 def module_order(network: CIAN) -> List[str]:
-    """Parameters in the order of a Module of this network, the original's too: that of the symbol's arguments."""
+    """Parameters in the order of a Module of this network, the original's too: that of the symbol's
+    arguments.
+    """
     return [name for name in mx.sym.Group(network(mx.sym.var("data"))).list_arguments() if name != "data"]
 
 
-def write_momentum(states: PathLike, names: Sequence[str], momentum: Mapping[str, np.ndarray], *, devices: int = 1) -> None:
-    """Write a ``.states`` file that ``mx.mod.Module.load_optimizer_states`` reads, for a Module on ``devices`` devices.
+def write_momentum(states: PathLike, names: Sequence[str], momentum: Mapping[str, np.ndarray], *,
+                   devices: int = 1) -> None:
+    """Write a ``.states`` file that ``mx.mod.Module.load_optimizer_states`` reads, for a Module on
+    ``devices`` devices.
 
     Parameters
     ----------
-    names : of the Module's parameters in its order: :func:`module_order`, or that of a ``.params`` file that a Module saved.
+    names : of the Module's parameters in its order: :func:`module_order`, or that of a ``.params``
+        file that a Module saved.
     """
     lonely = sorted(set(momentum) - set(names))
     if lonely:
-        raise InputError(f"the network has no parameter {lonely[0]}", file=states, remedy="name the checkpoint that it belongs to")
+        raise InputError(f"the network has no parameter {lonely[0]}", file=states,
+                         remedy="name the checkpoint that it belongs to")
     names = list(names)
     content: Dict[Union[int, str], mx.nd.NDArray] = {
         (names.index(name) if devices == 1 else name): mx.nd.array(value) for name, value in momentum.items()}

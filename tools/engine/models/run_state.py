@@ -1,4 +1,6 @@
-"""State of a training run as one file: a tree of dicts, lists, plain values and NumPy arrays in an .npz, without pickle."""
+"""State of a training run as one file: a tree of dicts, lists, plain values and NumPy arrays in an
+.npz, without pickle.
+"""
 from __future__ import annotations
 
 import json
@@ -18,7 +20,8 @@ _ARRAY = "$array"
 
 
 def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[[], Any]] = None) -> None:
-    """Replace ``path`` by ``tree``: at any moment the file is the old one or the new one, whole, also after a power failure.
+    """Replace ``path`` by ``tree``: at any moment the file is the old one or the new one, whole,
+    also after a power failure.
 
     Parameters
     ----------
@@ -29,7 +32,8 @@ def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[
     InputError
         The file cannot be written.
     TypeError
-        Naming the place of a value that is neither a dict with string keys, a list, a tuple, a plain value nor a NumPy array.
+        Naming the place of a value that is neither a dict with string keys, a list, a tuple, a
+        plain value nor a NumPy array.
     """
     arrays: Dict[str, np.ndarray] = {}
     plain = _strip(tree, "", arrays)
@@ -44,7 +48,8 @@ def read_state(path: PathLike) -> Dict[str, Any]:
     Raises
     ------
     InputError
-        Naming the file: unreadable, or its content does not match its own checksums. No code in it is ever run.
+        Naming the file: unreadable, or its content does not match its own checksums. No code in it
+        is ever run.
     """
     try:
         with np.load(os.fspath(path), allow_pickle=False) as arrays:
@@ -53,7 +58,8 @@ def read_state(path: PathLike) -> Dict[str, Any]:
         raise InputError(f"cannot be read ({error.strerror or error})", file=path) from error
     except (ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
             RuntimeError, MemoryError, OverflowError, struct.error) as error:
-        raise InputError(f"is damaged ({error})", file=path, remedy="remove it to start the run anew, or restore a copy") from error
+        raise InputError(f"is damaged ({error})", file=path,
+                         remedy="remove it to start the run anew, or restore a copy") from error
 
 
 def _strip(node: Any, place: str, arrays: Dict[str, np.ndarray]) -> Any:
@@ -76,5 +82,6 @@ def _strip(node: Any, place: str, arrays: Dict[str, np.ndarray]) -> Any:
 
 def _fill(node: Any, arrays: Any) -> Any:
     if isinstance(node, dict):
-        return arrays[node[_ARRAY]] if _ARRAY in node else {key: _fill(value, arrays) for key, value in node.items()}
+        return arrays[node[_ARRAY]] if _ARRAY in node else {key: _fill(value, arrays) for key,
+                                                            value in node.items()}
     return [_fill(value, arrays) for value in node] if isinstance(node, list) else node

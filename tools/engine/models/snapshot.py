@@ -2,11 +2,12 @@
 
 A run's folder (its snapshot) holds
 
-* ``<model>-<epoch>.params`` with ``.params.json``: the network after an epoch (from 0000), readable by the original code too, and what is
-  needed to build it again; the last ones are kept;
+* ``<model>-<epoch>.params`` with ``.params.json``: the network after an epoch (from 0000), readable
+  by the original code too, and what is needed to build it again; the last ones are kept;
 * ``<model>.state``: all that the run needs to go on as if it had never stopped; one file, replaced at once.
 
-A kill between the two leaves an older state, from which the epoch's last steps are done again with the same result.
+A kill between the two leaves an older state, from which the epoch's last steps are done again with
+the same result.
 """
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def find_checkpoints(snapshot: PathLike, model: str = "") -> List[Checkpoint]:
     """Checkpoints in a folder, of ``model`` or of any, by epoch; empty where there is no such folder."""
     snapshot = os.fspath(snapshot)
     found = [_NAME.fullmatch(name) for name in (os.listdir(snapshot) if os.path.isdir(snapshot) else ())]
-    checkpoints = [Checkpoint(match["model"], int(match["epoch"]), os.path.join(snapshot, match.group())) for match in found if match]
+    checkpoints = [Checkpoint(match["model"], int(match["epoch"]), os.path.join(snapshot, match.group()))
+                   for match in found if match]
     return sorted((c for c in checkpoints if model in ("", c.model)), key=lambda c: (c.epoch, c.model))
 
 
@@ -54,13 +56,15 @@ def resolve_checkpoint(path: PathLike, model: str = "") -> str:
     Raises
     ------
     InputError
-        Neither file nor folder, a folder without a checkpoint (of that model), or with checkpoints of several models.
+        Neither file nor folder, a folder without a checkpoint (of that model), or with checkpoints
+        of several models.
     """
     path = os.fspath(path)
     if os.path.isfile(path):
         return path
     if not os.path.isdir(path):
-        raise InputError("does not exist", file=path, remedy="name a .params file or the snapshot folder of a training run")
+        raise InputError("does not exist", file=path,
+                         remedy="name a .params file or the snapshot folder of a training run")
     every = find_checkpoints(path)
     models = sorted({checkpoint.model for checkpoint in every})
     chosen = [checkpoint for checkpoint in every if model in ("", checkpoint.model)]
@@ -68,21 +72,25 @@ def resolve_checkpoint(path: PathLike, model: str = "") -> str:
         raise InputError(f"holds no checkpoint of {model}" if model else "holds no checkpoint", file=path,
                          remedy=f"it has those of {', '.join(models)}" if models else "train first")
     if len({checkpoint.model for checkpoint in chosen}) > 1:
-        raise InputError(f"holds checkpoints of several models: {', '.join(models)}", file=path, remedy="name one with --model")
+        raise InputError(f"holds checkpoints of several models: {', '.join(models)}", file=path,
+                         remedy="name one with --model")
     return chosen[-1].path
 
 
 def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts = None, model: str = "",
-                 network: Optional[NetworkConfig] = None, classes: Sequence[str] = ()) -> Tuple[CIAN, Dict[str, Any]]:
+                 network: Optional[NetworkConfig] = None, classes: Sequence[str] = ()) -> Tuple[CIAN,
+                                                                                                Dict[str, Any]]:
     """Build the network of a checkpoint and load it.
 
     Parameters
     ----------
     path : ``.params`` file, or snapshot folder (its last epoch).
-    for_prediction : the network that returns [logits] by self-affinity, without memory for gradients; else the one that was trained.
+    for_prediction : the network that returns [logits] by self-affinity, without memory for
+        gradients; else the one that was trained.
     ctx : device or devices of the parameters, default the CPU.
     model : of several in the folder.
-    network, classes : for a file without metadata, as the original code writes it: how to build its network, and its class names.
+    network, classes : for a file without metadata, as the original code writes it: how to build its
+        network, and its class names.
 
     Returns
     -------
@@ -100,10 +108,11 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
         try:
             net = CIAN(**settings)
         except InputError as error:
-            raise InputError(error.problem, file=metadata_path(path), field=f"network.{error.field}", remedy=error.remedy) from error
+            raise InputError(error.problem, file=metadata_path(path), field=f"network.{error.field}",
+                             remedy=error.remedy) from error
         except (TypeError, ValueError, mx.MXNetError) as error:
-            raise InputError("does not describe a segmentation network", file=metadata_path(path), field="network",
-                             remedy="name a checkpoint that tools/train.py wrote") from error
+            raise InputError("does not describe a segmentation network", file=metadata_path(path),
+                             field="network", remedy="name a checkpoint that tools/train.py wrote") from error
     else:
         net = build_network(network, len(classes))
         metadata = {"network": net.settings, "classes": list(classes)}
@@ -113,14 +122,16 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
     return (net.for_prediction() if for_prediction else net), metadata
 
 
-def build_network(network: NetworkConfig, num_classes: int, backbone_options: Optional[Mapping[str, Any]] = None) -> CIAN:
+def build_network(network: NetworkConfig, num_classes: int,
+                  backbone_options: Optional[Mapping[str, Any]] = None) -> CIAN:
     """The network of a configuration, without values."""
-    return CIAN(network.model, num_classes, network.affinity, network.group_size, network.merge_type, network.merge_self,
-                network.embed_channels, backbone_options)
+    return CIAN(network.model, num_classes, network.affinity, network.group_size, network.merge_type,
+                network.merge_self, network.embed_channels, backbone_options)
 
 
 class Snapshot:
-    """The folder of a run while it trains; a context manager that holds a lock on it, and clears away what a killed run left half written.
+    """The folder of a run while it trains; a context manager that holds a lock on it, and clears
+    away what a killed run left half written.
 
     Parameters
     ----------
@@ -144,7 +155,8 @@ class Snapshot:
         try:
             os.makedirs(self.folder, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot be made ({error.strerror})", file=self.folder, field="run.snapshot") from error
+            raise InputError(f"cannot be made ({error.strerror})", file=self.folder,
+                             field="run.snapshot") from error
         self._stack.enter_context(locked(os.path.join(self.folder, ".lock"), "this snapshot"))
         for name in os.listdir(self.folder):
             if name.startswith(f".{self.model}"):
@@ -164,7 +176,8 @@ class Snapshot:
 
     def save_epoch(self, epoch: int, values: Mapping[str, np.ndarray], metadata: Mapping[str, Any],
                    state: Optional[Dict[str, Any]] = None) -> str:
-        """Write the network after ``epoch``, and at the same time do as :meth:`save_state` with ``state``, which is put in place after the
+        """Write the network after ``epoch``, and at the same time do as :meth:`save_state` with
+        ``state``, which is put in place after the
         network; returns the network's path."""
         path = self.path(f"{self.model}-{epoch:04d}.params")
         self._begin(save_values, values, path, metadata)
@@ -174,8 +187,10 @@ class Snapshot:
         return path
 
     def save_state(self, state: Dict[str, Any], *, wait: bool = True) -> None:
-        """Replace the run's state, and only then remove checkpoints beyond the last ``keep``. Without ``wait`` it returns at once: what
-        ``state`` holds must not change any more, and the error of a failure is raised by :meth:`poll`, the next call, or on leaving."""
+        """Replace the run's state, and only then remove checkpoints beyond the last ``keep``.
+        Without ``wait`` it returns at once: what
+        ``state`` holds must not change any more, and the error of a failure is raised by
+        :meth:`poll`, the next call, or on leaving."""
         self._begin(self._replace_state, state)
         if wait:
             self._finish()
@@ -212,8 +227,8 @@ class Snapshot:
             return None
         state = read_state(self.state_path)
         if state.get("version") != STATE_VERSION:
-            raise InputError(f"has version {state.get('version')!r}, and this code reads {STATE_VERSION}", file=self.state_path,
-                             remedy="start anew with --fresh")
+            raise InputError(f"has version {state.get('version')!r}, and this code reads {STATE_VERSION}",
+                             file=self.state_path, remedy="start anew with --fresh")
         return state
 
     def clear(self) -> None:

@@ -37,22 +37,25 @@ class SymbolNetwork(HybridBlock):
         When symbol and parameters do not fit each other, or the symbol asks for absurd sizes.
     """
 
-    def __init__(self, graph: SymbolGraph, params: Mapping[str, np.ndarray], file: PathLike, ctx: Any = None) -> None:
+    def __init__(self, graph: SymbolGraph, params: Mapping[str, np.ndarray], file: PathLike,
+                 ctx: Any = None) -> None:
         super().__init__(prefix="")
         inputs = sorted(set(graph.variables) - set(params))
         if inputs != [INPUT] or len(graph.heads) != 1:
-            raise InputError(f"needs '{INPUT}' as its one input and has one output; without a value are {', '.join(inputs[:5]) or 'none'}",
+            raise InputError(f"needs '{INPUT}' as its one input and has one output; without a value are "
+                             f"{', '.join(inputs[:5]) or 'none'}",
                              file=file, remedy=_REMEDY)
         try:
             symbol = mx.sym.load_json(graph.to_json())
             shapes = _probe(symbol, file)
             block = SymbolBlock(symbol, mx.sym.var(INPUT, dtype="float32"))
         except mx.MXNetError as error:
-            raise InputError(f"MXNet cannot build it ({_first_line(error)})", file=file, remedy=_REMEDY) from error
+            raise InputError(f"MXNet cannot build it ({_first_line(error)})", file=file,
+                             remedy=_REMEDY) from error
         for name, param in block.collect_params().items():
             if shapes[name] != params[name].shape:
-                raise InputError(f"has the shape {params[name].shape}, and the symbol needs {shapes[name]}", file=file, field=name,
-                                 remedy=_REMEDY)
+                raise InputError(f"has the shape {params[name].shape}, and the symbol needs {shapes[name]}",
+                                 file=file, field=name, remedy=_REMEDY)
             param.shape = shapes[name]
             param.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
             param.set_data(mx.nd.array(params[name], dtype=np.float32))
@@ -68,12 +71,15 @@ class SymbolNetwork(HybridBlock):
         try:
             return self(images)
         except mx.MXNetError as error:
-            raise InputError(f"cannot be run on images of {images.shape[2]}x{images.shape[3]} pixels ({_first_line(error)})",
+            raise InputError(f"cannot be run on images of {images.shape[2]}x{images.shape[3]} pixels "
+                             f"({_first_line(error)})",
                              file=self._file, remedy=_REMEDY) from error
 
 
 def load_symbol(symbol_path: PathLike, params_path: PathLike, ctx: Any = None) -> SymbolNetwork:
-    """Read both files of an exported network; raises as :class:`SymbolNetwork` and naming damage in either file."""
+    """Read both files of an exported network; raises as :class:`SymbolNetwork` and naming damage in
+    either file.
+    """
     graph = read_symbol(symbol_path)
     arg_params, aux_params = read_params(params_path)
     return SymbolNetwork(graph, {**arg_params, **aux_params}, os.fspath(symbol_path), ctx)
@@ -85,13 +91,16 @@ def _probe(symbol: mx.sym.Symbol, file: PathLike) -> Dict[str, Tuple[int, ...]]:
     with contextlib.redirect_stdout(io.StringIO()):  # MXNet prints before it raises
         arguments, outputs, states = symbol.infer_shape(**known)
         _, maps, _ = symbol.get_internals().infer_shape(**known)
-    if arguments is None or maps is None or not all(_known(shape) for shape in [*arguments, *states, *outputs, *maps]):
+    if arguments is None or maps is None or not all(_known(shape)
+                                                    for shape in [*arguments, *states, *outputs, *maps]):
         raise InputError("leaves shapes open", file=file, remedy=_REMEDY)
     largest = max(math.prod(shape) for shape in maps)
     if largest > MAX_VALUES:
-        raise InputError(f"makes a map of {largest} values of an image of {PROBE_PX}x{PROBE_PX} pixels", file=file, remedy=_REMEDY)
+        raise InputError(f"makes a map of {largest} values of an image of {PROBE_PX}x{PROBE_PX} pixels",
+                         file=file, remedy=_REMEDY)
     if len(outputs[0]) != 4 or outputs[0][0] != 1:
-        raise InputError(f"gives an output of the shape {outputs[0]}, not (N, C, H, W)", file=file, remedy=_REMEDY)
+        raise InputError(f"gives an output of the shape {outputs[0]}, not (N, C, H, W)", file=file,
+                         remedy=_REMEDY)
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     return {"": outputs[0], **dict(zip(names, [*arguments, *states]))}
 
@@ -103,4 +112,5 @@ def _known(shape: Sequence[int]) -> bool:
 def _first_line(error: BaseException) -> str:
     """The message of a native error without its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Error" in line or "Check failed" in line), lines[0] if lines else "")[:200]
+    return next((line for line in lines if "Error" in line or "Check failed" in line), lines[0]
+                if lines else "")[:200]

@@ -1,4 +1,5 @@
-"""Dense CRF (Krähenbühl and Koltun, 2011) on the network's logits, with the parameters that are known by name.
+"""Dense CRF (Krähenbühl and Koltun, 2011) on the network's logits, with the parameters that are
+known by name.
 
 Imports no MXNet, for the processes beside the network.
 """
@@ -14,7 +15,9 @@ from cian.errors import InputError
 
 @dataclass(frozen=True)
 class CRFPreset:
-    """Mean-field iterations, and for both Potts terms the standard deviations (pixels, RGB levels) and the weight."""
+    """Mean-field iterations, and for both Potts terms the standard deviations (pixels, RGB levels)
+    and the weight.
+    """
 
     iterations: int
     gaussian_px: float
@@ -29,8 +32,8 @@ CRF_PRESETS = {
     "test": CRFPreset(5, 3, 3, 80, 13, 10),
     # The original's pseudo-labels for the second round: the same with ten.
     "retrain": CRFPreset(10, 3, 3, 80, 13, 10),
-    # DeepLab-v2 ResNet-101 as its authors released it (crf settings of the Caffe model; Chen et al., TPAMI 2018, section 4.1
-    # gives the ranges that they searched).
+    # DeepLab-v2 ResNet-101 as its authors released it (crf settings of the Caffe model; Chen et
+    # al., TPAMI 2018, section 4.1 gives the ranges that they searched).
     "deeplab": CRFPreset(10, 1, 3, 67, 3, 4),
 }
 
@@ -38,17 +41,21 @@ CRF_PRESETS = {
 def crf_preset(name: str) -> CRFPreset:
     """The preset of this name; :class:`InputError` listing the names for another."""
     if name not in CRF_PRESETS:
-        raise InputError(f"unknown CRF preset {name!r}", field="predict.crf", remedy=f"use one of: {', '.join(CRF_PRESETS)}")
+        raise InputError(f"unknown CRF preset {name!r}", field="predict.crf",
+                         remedy=f"use one of: {', '.join(CRF_PRESETS)}")
     return CRF_PRESETS[name]
 
 
 def dense_crf(logits: np.ndarray, image: np.ndarray, preset: CRFPreset) -> np.ndarray:
-    """Class probabilities after mean-field inference in a :class:`DenseCRF`: (C, H, W) float32; ``argmax(axis=0)`` is the label map."""
+    """Class probabilities after mean-field inference in a :class:`DenseCRF`: (C, H, W) float32;
+    ``argmax(axis=0)`` is the label map.
+    """
     return DenseCRF(logits, image, preset).infer()
 
 
 class DenseCRF:
-    """A field over an image, with the negated logits as unary energies (as the original does). It copies what it is made of.
+    """A field over an image, with the negated logits as unary energies (as the original does). It
+    copies what it is made of.
 
     Parameters
     ----------
@@ -67,17 +74,19 @@ class DenseCRF:
         classes, height, width = self._shape = logits.shape
         self._iterations = preset.iterations
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
-            raise ValueError(f"the image is {image.dtype} {image.shape}, but the logits need uint8 {(height, width, 3)}")
+            raise ValueError(f"the image is {image.dtype} {image.shape}, but the logits need uint8 "
+                             f"{(height, width, 3)}")
         if not np.isfinite(logits).all():
-            raise InputError("the network's logits are not finite", remedy="check the checkpoint: its training may have diverged")
+            raise InputError("the network's logits are not finite",
+                             remedy="check the checkpoint: its training may have diverged")
         self._field = None
         if classes == 1:
             return
         self._field = densecrf.DenseCRF2D(width, height, classes)
         self._field.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(classes, -1), dtype=np.float32))
         self._field.addPairwiseGaussian(sxy=preset.gaussian_px, compat=preset.gaussian_weight)
-        self._field.addPairwiseBilateral(sxy=preset.bilateral_px, srgb=preset.bilateral_rgb, rgbim=np.ascontiguousarray(image),
-                                         compat=preset.bilateral_weight)
+        self._field.addPairwiseBilateral(sxy=preset.bilateral_px, srgb=preset.bilateral_rgb,
+                                         rgbim=np.ascontiguousarray(image), compat=preset.bilateral_weight)
 
     def infer(self) -> np.ndarray:
         """(C, H, W) float32 class probabilities."""

@@ -1,6 +1,7 @@
 """What is computed from an image's logits beside the network, and the processes that do it.
 
-They import no MXNet and none of what reads and writes pictures, so that each takes little more memory than its image needs.
+They import no MXNet and none of what reads and writes pictures, so that each takes little more
+memory than its image needs.
 """
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Finished:
-    """Label maps (H, W) uint8 without and with CRF, and class probabilities (C, H, W) float32 of the last step."""
+    """Label maps (H, W) uint8 without and with CRF, and class probabilities (C, H, W) float32 of
+    the last step.
+    """
 
     name: str
     image: np.ndarray
@@ -59,10 +62,12 @@ class Finished:
 
 
 def prepare_worker() -> None:
-    """Make this process one of several that finish images beside the network, which has precedence at the cores.
+    """Make this process one of several that finish images beside the network, which has precedence
+    at the cores.
 
-    Matrix products keep to one thread: several would wait for cores a hundred times as long as the small products of :meth:`Fit.enlarge`
-    take. The process ends with the one that it works for (:func:`end_with_parent`).
+    Matrix products keep to one thread: several would wait for cores a hundred times as long as the
+    small products of :meth:`Fit.enlarge` take. The process ends with the one that it works for
+    (:func:`end_with_parent`).
     """
     os.nice(10)
     threadpoolctl.threadpool_limits(1)
@@ -82,7 +87,8 @@ def end_with_parent() -> None:
 
 
 def finish(task: Task) -> Finished:
-    """Enlarge the logits, choose labels, and refine them by the CRF; classes that are not allowed take no part in either.
+    """Enlarge the logits, choose labels, and refine them by the CRF; classes that are not allowed
+    take no part in either.
 
     Raises
     ------
@@ -92,7 +98,8 @@ def finish(task: Task) -> Finished:
     allowed = np.arange(len(task.coarse)) if task.allowed is None else np.asarray(task.allowed)
     values = task.fit.enlarge(task.coarse[allowed])  # logits, and after the CRF probabilities
     if not np.isfinite(values).all():
-        raise InputError("the network's logits are not finite", field=task.name, remedy="its training may have diverged")
+        raise InputError("the network's logits are not finite", field=task.name,
+                         remedy="its training may have diverged")
     result = Finished(task.name, task.image, allowed[values.argmax(axis=0)].astype(np.uint8))
     if task.crf is not None:
         field = DenseCRF(values, task.image, task.crf)

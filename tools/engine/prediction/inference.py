@@ -1,4 +1,6 @@
-"""Predicts many images: the network in this process, enlarging and CRF in processes beside it, files written as they come."""
+"""Predicts many images: the network in this process, enlarging and CRF in processes beside it,
+files written as they come.
+"""
 from __future__ import annotations
 
 import multiprocessing
@@ -31,10 +33,11 @@ class InferenceReport:
 
 
 class FinishingPool:
-    """Processes that run :func:`~cian.tools.engine.prediction.finishing.finish`, with a bound on the tasks that wait in memory.
+    """Processes that run :func:`~cian.tools.engine.prediction.finishing.finish`, with a bound on
+    the tasks that wait in memory.
 
-    The processes are spawned, never forked: MXNet's threads do not survive a fork. Each imports the program's main module, so entry
-    points import MXNet inside of functions.
+    The processes are spawned, never forked: MXNet's threads do not survive a fork. Each imports the
+    program's main module, so entry points import MXNet inside of functions.
 
     Parameters
     ----------
@@ -44,7 +47,8 @@ class FinishingPool:
     def __init__(self, workers: int = 0) -> None:
         workers = workers or usable_cores()
         self._bound = 2 * workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
+        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"),
+                                         initializer=prepare_worker)
         self._waiting: Dict[Future[Finished], str] = {}
 
     def __enter__(self) -> FinishingPool:
@@ -64,10 +68,12 @@ class FinishingPool:
 
     def _ready(self, bound: int) -> Iterator[Finished]:
         while self._waiting:
-            done, _ = wait(self._waiting, timeout=None if len(self._waiting) >= bound else 0, return_when=FIRST_COMPLETED)
+            done, _ = wait(self._waiting, timeout=None if len(self._waiting) >= bound else 0,
+                           return_when=FIRST_COMPLETED)
             if not done:
                 return
-            for future in [future for future in self._waiting if future in done]:  # the images' order, whichever was sooner
+            # the images' order, whichever was sooner
+            for future in [future for future in self._waiting if future in done]:
                 yield self._result(future, self._waiting.pop(future))
 
     def _result(self, future: Future[Finished], name: str) -> Finished:
@@ -82,12 +88,13 @@ class FinishingPool:
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], outputs: Outputs, *, batch_size: int = 1, workers: int = 0,
-                    progress: bool = False) -> InferenceReport:
+def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], outputs: Outputs, *,
+                    batch_size: int = 1, workers: int = 0, progress: bool = False) -> InferenceReport:
     """Predict every sample that is not done and write its files.
 
-    While the network of each predictor (one a device) works, images before it are read and images after it are refined in processes.
-    An image that cannot be read is reported and left out; anything else stops the run, naming the image.
+    While the network of each predictor (one a device) works, images before it are read and images
+    after it are refined in processes. An image that cannot be read is reported and left out;
+    anything else stops the run, naming the image.
 
     Parameters
     ----------
@@ -114,15 +121,16 @@ def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], 
                 report.problems.extend(_problems(error, group))
                 continue
             for at, sample in enumerate(group):
-                store(pool.submit(Task(sample.name, running.images[at], coarse[at], running.fits[at], sample.allowed, outputs.crf,
-                                       bool(outputs.probabilities))))
+                store(pool.submit(Task(sample.name, running.images[at], coarse[at], running.fits[at],
+                                       sample.allowed, outputs.crf, bool(outputs.probabilities))))
         store(pool.drain())
     return report
 
 
 def _through_network(predictors: Sequence[Predictor], samples: Iterable[Sample], batch_size: int,
                      problems: List[InputError]) -> Iterator[Tuple[List[Sample], Running]]:
-    """Batches with their running network, in order. Twice as many are under way as there are predictors, of which none waits for an image
+    """Batches with their running network, in order. Twice as many are under way as there are
+    predictors, of which none waits for an image
     to be read, nor for another one."""
     under_way: Deque[Tuple[List[Sample], Running]] = deque()
     for turn, (group, images) in enumerate(_batches(predictors[0], samples, batch_size, problems)):
@@ -151,7 +159,8 @@ def _batches(predictor: Predictor, samples: Iterable[Sample], batch_size: int,
         except InputError as error:
             problems.append(error)
             continue
-        if group and (len(group) == batch_size or predictor.fit(image).network_size != predictor.fit(images[0]).network_size):
+        if group and (len(group) == batch_size
+                      or predictor.fit(image).network_size != predictor.fit(images[0]).network_size):
             yield group, images
             group, images = [], []
         group.append(sample)

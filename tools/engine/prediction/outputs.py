@@ -1,4 +1,6 @@
-"""The folder of predictions: it knows which images are done, and refuses those of another model or another configuration."""
+"""The folder of predictions: it knows which images are done, and refuses those of another model or
+another configuration.
+"""
 from __future__ import annotations
 
 import json
@@ -26,21 +28,26 @@ def label_folder(crf: str) -> str:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: the image with its classes in VOC's colours and a light line around them; background stays."""
+    """(H, W, 3) uint8 RGB: the image with its classes in VOC's colours and a light line around
+    them; background stays.
+    """
     colours = palette()[labels]
-    blended = np.where((labels > 0)[..., None], (1 - opacity) * image + opacity * colours, image).astype(np.uint8)
+    blended = np.where((labels > 0)[..., None], (1 - opacity) * image + opacity * colours,
+                       image).astype(np.uint8)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     blended[edges] = 255
     return blended
 
 
 class Outputs:
-    """``root/pred/NAME.png`` and, with a CRF, ``root/pred_crf/NAME.png``; on request ``overlay/`` and ``probabilities/``.
+    """``root/pred/NAME.png`` and, with a CRF, ``root/pred_crf/NAME.png``; on request ``overlay/``
+    and ``probabilities/``.
 
     Parameters
     ----------
     root : folder, made when needed.
-    identity : JSON-able description of model and settings. A folder whose manifest tells another one is refused.
+    identity : JSON-able description of model and settings. A folder whose manifest tells another
+        one is refused.
     folders : names of the folders without and with CRF.
     crf : None writes no folder with CRF.
     overlays : write the image under its classes as ``overlay/NAME.png``.
@@ -48,10 +55,11 @@ class Outputs:
     """
 
     def __init__(self, root: PathLike, identity: Mapping[str, Any], class_names: Sequence[str], *,
-                 folders: Tuple[str, str] = ("pred", "pred_crf"), crf: Optional[CRFPreset] = None, overlays: bool = False,
-                 probabilities: str = "") -> None:
+                 folders: Tuple[str, str] = ("pred", "pred_crf"), crf: Optional[CRFPreset] = None,
+                 overlays: bool = False, probabilities: str = "") -> None:
         if probabilities not in ("", *PROBABILITIES):
-            raise InputError(f"{probabilities!r} is not allowed", field="probabilities", remedy=f"use one of: {', '.join(PROBABILITIES)}")
+            raise InputError(f"{probabilities!r} is not allowed", field="probabilities",
+                             remedy=f"use one of: {', '.join(PROBABILITIES)}")
         self.root, self.class_names, self.crf = os.fspath(root), tuple(class_names), crf
         self.overlays, self.probabilities, self._folders = overlays, probabilities, folders
         described = {**identity, "classes": list(class_names)}
@@ -59,7 +67,8 @@ class Outputs:
         self._claim(folders[0], {**described, "crf": None})
         if crf is not None:
             self._claim(folders[1], with_crf)
-        for extra in [name for name, wanted in (("overlay", overlays), ("probabilities", probabilities)) if wanted]:
+        for extra in [name for name, wanted in (("overlay", overlays), ("probabilities", probabilities))
+                      if wanted]:
             self._claim(extra, with_crf)
 
     def path(self, folder: str, name: str, suffix: str = ".png") -> str:
@@ -78,7 +87,9 @@ class Outputs:
         return found
 
     def done(self, name: str) -> bool:
-        """Whether every file of the image is there; files appear whole, so an interrupted run leaves none in between."""
+        """Whether every file of the image is there; files appear whole, so an interrupted run
+        leaves none in between.
+        """
         return all(os.path.exists(path) for path in self.paths(name).values())
 
     def write(self, finished: Finished) -> None:
@@ -100,7 +111,8 @@ class Outputs:
             if self.probabilities == "npy":
                 np.save(stream, finished.probabilities)
             else:
-                np.savez_compressed(stream, probabilities=finished.probabilities.astype(np.float16), classes=np.array(self.class_names))
+                np.savez_compressed(stream, probabilities=finished.probabilities.astype(np.float16),
+                                    classes=np.array(self.class_names))
 
     def _claim(self, folder: str, identity: Mapping[str, Any]) -> None:
         """Write the manifest of a new folder, or compare with that of an old one."""
@@ -108,7 +120,8 @@ class Outputs:
         identity = json.loads(json.dumps(identity))  # tuples as JSON reads them
         there = read_manifest(path)
         if there is None:
-            if os.path.isdir(path) and any(name.endswith((".png", ".npy", ".npz")) for name in os.listdir(path)):
+            if os.path.isdir(path) and any(name.endswith((".png", ".npy", ".npz"))
+                                           for name in os.listdir(path)):
                 raise InputError(f"holds files but no {MANIFEST} that says what made them", file=path,
                                  remedy="remove the folder or write to another one")
             atomic_write_bytes(os.path.join(path, MANIFEST), json.dumps(identity, indent=1).encode())
@@ -127,7 +140,9 @@ def read_manifest(folder: PathLike) -> Optional[Dict[str, Any]]:
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"is not valid JSON ({error})", file=path, remedy="remove its folder and predict again") from error
+        raise InputError(f"is not valid JSON ({error})", file=path,
+                         remedy="remove its folder and predict again") from error
     if not isinstance(content, dict):
-        raise InputError("does not describe predictions", file=path, remedy="remove its folder and predict again")
+        raise InputError("does not describe predictions", file=path,
+                         remedy="remove its folder and predict again")
     return content

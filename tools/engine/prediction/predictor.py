@@ -1,4 +1,6 @@
-"""Test-time prediction: scales, their maximum and the mirrored image, averaged as logits (the original's inference)."""
+"""Test-time prediction: scales, their maximum and the mirrored image, averaged as logits (the
+original's inference).
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -33,7 +35,9 @@ class Coarse(Protocol):
 
 @dataclass(frozen=True)
 class Running:
-    """Images that the network is at work on; the values of ``coarse``, (N, C, h, w), arrive when they are asked for."""
+    """Images that the network is at work on; the values of ``coarse``, (N, C, h, w), arrive when
+    they are asked for.
+    """
 
     images: List[np.ndarray]
     fits: List[Fit]
@@ -43,28 +47,31 @@ class Running:
 class Predictor:
     """A network with its test-time procedure.
 
-    Logit maps of all scales, and their maximum, are brought to the size of scale 1 at stride 8. The original enlarges each of them to
-    the padded image, averages, averages with the mirrored image's, and cuts the padding off. Enlarging is linear, so here the average
-    is taken first and only what remains is enlarged: the same result, up to rounding, for a fifth of the work.
+    Logit maps of all scales, and their maximum, are brought to the size of scale 1 at stride 8. The
+    original enlarges each of them to the padded image, averages, averages with the mirrored
+    image's, and cuts the padding off. Enlarging is linear, so here the average is taken first and
+    only what remains is enlarged: the same result, up to rounding, for a fifth of the work.
 
     Parameters
     ----------
-    net : from raw RGB (N, 3, H, W) to a list with one entry, logits (N, C, (H-1)//8+1, (W-1)//8+1); a HybridBlock, or for scale 1 alone
-        any function, with logits of any size (see :mod:`~cian.tools.engine.models.model_files`).
+    net : from raw RGB (N, 3, H, W) to a list with one entry, logits (N, C, (H-1)//8+1, (W-1)//8+1);
+        a HybridBlock, or for scale 1 alone any function, with logits of any size (see
+        :mod:`~cian.tools.engine.models.model_files`).
     settings : scales, add_max, mirror, fit and size_px are used.
     device : where the network's parameters are.
     class_names : names of the C classes, for those who write predictions.
     """
 
-    def __init__(self, net: Network, settings: Optional[PredictConfig] = None, device: Optional[mx.Context] = None,
-                 class_names: Sequence[str] = ()) -> None:
+    def __init__(self, net: Network, settings: Optional[PredictConfig] = None,
+                 device: Optional[mx.Context] = None, class_names: Sequence[str] = ()) -> None:
         self.settings = settings or PredictConfig()
         self.device = device or mx.cpu()
         self.class_names = tuple(class_names)
         self.sharers = 1  # processes that predict on this machine at a time
         self._network = net
         if isinstance(net, mx.gluon.HybridBlock):
-            self._network = network = MultiScale(net, scales=self.settings.scales, add_max=self.settings.add_max)
+            self._network = network = MultiScale(net, scales=self.settings.scales,
+                                                 add_max=self.settings.add_max)
             if self.device.device_type == "cpu":
                 reorder_sums(net)
             network.hybridize()
@@ -97,7 +104,8 @@ class Predictor:
             For an image so large that this machine's memory cannot hold its affinity.
         """
         fits = self.check(images)
-        batch = np.stack([fit.apply(image) for fit, image in zip(fits, images)]).transpose(0, 3, 1, 2).astype(np.float32)
+        batch = np.stack([fit.apply(image) for fit, image in zip(fits, images)]).transpose(0, 3, 1,
+                                                                                           2).astype(np.float32)
         if self.settings.mirror:
             batch = np.concatenate([batch, batch[..., ::-1]])
         maps = self._network(mx.nd.array(batch, ctx=self.device))
@@ -112,7 +120,8 @@ class Predictor:
         running = self.start([image])
         return running.fits[0].enlarge(running.coarse.asnumpy()[0])
 
-    def predict(self, image: np.ndarray, crf: Optional[str] = None, allowed: Optional[Tuple[int, ...]] = None) -> Finished:
+    def predict(self, image: np.ndarray, crf: Optional[str] = None,
+                allowed: Optional[Tuple[int, ...]] = None) -> Finished:
         """Label maps and class probabilities of one image.
 
         Parameters
@@ -133,28 +142,35 @@ class Predictor:
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // self.sharers
         if needed > have:
             each = f" for each of {self.sharers} processes" if self.sharers > 1 else ""
-            raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.0f} GiB for its affinity, and this machine "
+            raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.0f} GiB for "
+                             "its affinity, and this machine "
                              f"has {have / 2 ** 30:.0f}{each}",
-                             remedy=("use run.processes=1, " if each else "") + "make it smaller, or use predict.fit=warp")
+                             remedy=("use run.processes=1, "
+                                     if each else "") + "make it smaller, or use predict.fit=warp")
 
 
-def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *, model: str = "",
+def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *,
+                    model: str = "",
                     classes: Optional[ClassTable] = None) -> Tuple[List[Predictor], Dict[str, Any]]:
-    """A predictor for every device, and what identifies the model (its file's SHA-256 and its name) in a manifest.
+    """A predictor for every device, and what identifies the model (its file's SHA-256 and its name)
+    in a manifest.
 
     Parameters
     ----------
     path : checkpoint, snapshot folder (its last epoch), exported symbol or ONNX file.
-    settings : followed as far as the file leaves a choice, see :meth:`~cian.tools.engine.models.model_files.ModelFile.settings`.
+    settings : followed as far as the file leaves a choice, see
+        :meth:`~cian.tools.engine.models.model_files.ModelFile.settings`.
     model, classes : for files without metadata, see :func:`~cian.tools.engine.models.model_files.open_model`.
     """
     predictors = []
     for device in devices:
         opened = open_model(path, ctx=device, model=model, classes=classes)
         predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
-    recorded = opened.metadata.get("sha256") if opened.kind != "onnx" else None  # opening has held it against the file
+    # opening has held it against the file
+    recorded = opened.metadata.get("sha256") if opened.kind != "onnx" else None
     digest = recorded or hashlib.sha256(read_bytes(opened.path)).hexdigest()
-    return predictors, {"model": os.path.basename(opened.path), "checkpoint": digest, "network": opened.metadata.get("network", {})}
+    return predictors, {"model": os.path.basename(opened.path), "checkpoint": digest,
+                        "network": opened.metadata.get("network", {})}
 
 
 def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
@@ -164,7 +180,9 @@ def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
 
 
 def affinity_bytes(size: Tuple[int, int], scale: float, images: int) -> int:
-    """Bytes of the affinity matrix of self-affinity before and after its softmax; it grows with the square of the pixels."""
+    """Bytes of the affinity matrix of self-affinity before and after its softmax; it grows with the
+    square of the pixels.
+    """
     rows, columns = (int((side - 1) * scale) // STRIDE + 1 for side in size)
     pooled = ((rows - 1) // 2 + 1) * ((columns - 1) // 2 + 1)
     return 2 * 4 * images * rows * columns * pooled

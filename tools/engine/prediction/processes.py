@@ -1,7 +1,8 @@
 """Prediction by several processes on the CPU: a network in each, and each with its share of the cores.
 
-OpenMP's threads wait for each other at the end of every operator. Processes do not, so that two with half of the cores each predict more
-images than one with all of them, for the memory of one more network. Results do not depend on it.
+OpenMP's threads wait for each other at the end of every operator. Processes do not, so that two
+with half of the cores each predict more images than one with all of them, for the memory of one
+more network. Results do not depend on it.
 
 Nothing here imports MXNet, which reads its number of threads when it is loaded.
 """
@@ -37,9 +38,10 @@ def choose_processes(wanted: int, devices: Sequence[str], batches: int) -> int:
 
     Parameters
     ----------
-    wanted : the user's number. 0 chooses: two, if there is one CPU device with an even number of cores, its number of threads was left open
-        (``OMP_NUM_THREADS`` is not set and MXNet not loaded), and there is so much to predict that a last round with one idle process costs
-        less than is won.
+    wanted : the user's number. 0 chooses: two, if there is one CPU device with an even number of
+        cores, its number of threads was left open (``OMP_NUM_THREADS`` is not set and MXNet not
+        loaded), and there is so much to predict that a last round with one idle process costs less
+        than is won.
     devices : names as 'cpu:0'.
     batches : images to predict, or batches of them.
 
@@ -50,7 +52,8 @@ def choose_processes(wanted: int, devices: Sequence[str], batches: int) -> int:
     """
     single = [kind for kind, _ in split_devices(devices)] == ["cpu"]
     if wanted > 1 and not single:
-        raise InputError(f"{wanted} processes need one CPU device, not {', '.join(devices)}", field="run.processes",
+        raise InputError(f"{wanted} processes need one CPU device, not {', '.join(devices)}",
+                         field="run.processes",
                          remedy="leave it out; several GPUs each get a network by themselves")
     if wanted:
         return max(1, min(wanted, batches))
@@ -60,15 +63,17 @@ def choose_processes(wanted: int, devices: Sequence[str], batches: int) -> int:
 
 
 class NetworkProcesses:
-    """Processes beside this one that each open the model and predict with their share of the cores, or with the user's ``OMP_NUM_THREADS``.
+    """Processes beside this one that each open the model and predict with their share of the cores,
+    or with the user's ``OMP_NUM_THREADS``.
 
-    Make it before MXNet is loaded: the processes start at once, and this one takes a share too. Where MXNet is loaded already, this process
-    keeps the threads that it has.
+    Make it before MXNet is loaded: the processes start at once, and this one takes a share too.
+    Where MXNet is loaded already, this process keeps the threads that it has.
 
     Parameters
     ----------
     count : processes with a network, this one included; with 1 there are no others.
-    arguments : keywords of :func:`~cian.tools.engine.prediction.predictor.load_predictors` without ``devices``.
+    arguments : keywords of :func:`~cian.tools.engine.prediction.predictor.load_predictors` without
+        ``devices``.
     """
 
     def __init__(self, count: int, arguments: Mapping[str, Any]) -> None:
@@ -76,7 +81,8 @@ class NetworkProcesses:
         if count > 1 and "mxnet" not in sys.modules:
             os.environ["OMP_NUM_THREADS"] = threads
         spawn = multiprocessing.get_context("spawn")  # MXNet's threads do not survive a fork
-        self._pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare) for _ in range(count - 1)]
+        self._pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare)
+                       for _ in range(count - 1)]
         self._opened = [pool.submit(_open, dict(arguments), threads) for pool in self._pools]
 
     def __enter__(self) -> NetworkProcesses:
@@ -92,17 +98,20 @@ class NetworkProcesses:
         Parameters
         ----------
         own : this process's predictor.
-        model : what identifies its model; a process that found another one, because the file was replaced meanwhile, is refused when it
-            is to predict.
+        model : what identifies its model; a process that found another one, because the file was
+            replaced meanwhile, is refused when it is to predict.
         """
         own.sharers = 1 + len(self._pools)
         return [ProcessPredictor(own, model, pool, opened) for pool, opened in zip(self._pools, self._opened)]
 
 
 class ProcessPredictor:
-    """Does as a :class:`~cian.tools.engine.prediction.predictor.Predictor`, by the network of another process."""
+    """Does as a :class:`~cian.tools.engine.prediction.predictor.Predictor`, by the network of
+    another process.
+    """
 
-    def __init__(self, own: Predictor, model: Mapping[str, Any], pool: ProcessPoolExecutor, opened: Future[Dict[str, Any]]) -> None:
+    def __init__(self, own: Predictor, model: Mapping[str, Any], pool: ProcessPoolExecutor,
+                 opened: Future[Dict[str, Any]]) -> None:
         self._own, self._model, self._pool, self._opened = own, model, pool, opened
 
     def fit(self, image: np.ndarray) -> Fit:
@@ -110,7 +119,8 @@ class ProcessPredictor:
         return self._own.fit(image)
 
     def start(self, images: Sequence[np.ndarray]) -> Running:
-        """As that of a predictor; what the other process finds wrong with the images is raised when their logits are asked for.
+        """As that of a predictor; what the other process finds wrong with the images is raised when
+        their logits are asked for.
 
         Raises
         ------

@@ -16,15 +16,17 @@ from cian.tools.engine.config import Config, load_config, save_config
 from cian.tools.engine.report import Page
 from cian.tools.engine.reproduction.stages import Stage, stage_key
 
-# What the demonstration changes of the original's settings so that it fits minutes on two cores: a network of mobile size, smaller
-# images at their own size, few epochs (so the affinity module starts at once), a classifier on features that stay as they are, and a
-# saliency threshold for the built-in maps.
+# What the demonstration changes of the original's settings so that it fits minutes on two cores: a
+# network of mobile size, smaller images at their own size, few epochs (so the affinity module
+# starts at once), a classifier on features that stay as they are, and a saliency threshold for the
+# built-in maps.
 SETTINGS: Dict[str, Dict[str, Any]] = {
     "data": {"train_list": "train", "val_list": "val"},
     "network": {"model": "efficientnet_lite0_largefov", "pretrained": "package"},
     "cam": {"model": "efficientnet_lite0", "pretrained": "package", "freeze_backbone": True},
     "seeds": {"saliency": "builtin", "background_threshold": 0.2},
-    "train": {"epochs": 8, "batch_size": 4, "crop_px": 113, "lr": 4e-4, "gamma_start": 0.1, "keep": 1, "log_every": 5},
+    "train": {"epochs": 8, "batch_size": 4, "crop_px": 113, "lr": 4e-4, "gamma_start": 0.1, "keep": 1,
+              "log_every": 5},
     "predict": {"fit": "native", "retrain_fit": "native"},
 }
 IMAGES = {"train": 80, "val": 24}
@@ -34,31 +36,41 @@ SHOWN_TRAIN, SHOWN_VAL, SHOWN_PAIRS = 6, 6, 2
 
 
 def configure(out: Path) -> Config:
-    """Make the data set below ``out``, and the configuration of all stages, which is written to ``out/demo.yaml``."""
+    """Make the data set below ``out``, and the configuration of all stages, which is written to
+    ``out/demo.yaml``.
+    """
     root = out / "data"
     if not (root / "classes.txt").exists():
         make_toy(root, IMAGES["train"], IMAGES["val"], classes=CLASSES)
-    config = load_config().replace(**{**SETTINGS, "data": {**SETTINGS["data"], "root": str(root), "classes": str(root / "classes.txt")}})
+    config = load_config().replace(**{**SETTINGS,
+                                      "data": {**SETTINGS["data"], "root": str(root),
+                                               "classes": str(root / "classes.txt")}})
     save_config(config, out / "demo.yaml")
     return config
 
 
 def stages(out: Path, config: Config) -> List[Stage]:
-    """Every stage of the pipeline in its order; each is one call of a tool, and reads what those before it wrote."""
-    masks, records, first = str(out / "data" / "SegmentationClassAug"), str(out / "records"), str(out / "first")
+    """Every stage of the pipeline in its order; each is one call of a tool, and reads what those
+    before it wrote.
+    """
+    masks, records, first = str(out / "data" / "SegmentationClassAug"), str(out / "records"), str(out
+                                                                                                  / "first")
     second, labels = first + "_retrain", os.path.join(first, "train_aug_pred")
     plan: List[Tuple[str, str, List[str]]] = [
         ("check and pack the images", "prepare", ["--list", "train", "--list", "val", "--out", records]),
-        ("train the CAM classifier", "train_cam", ["--records", records, "--snapshot", str(out / "cam"), "--score", "val"]),
-        ("make seeds", "make_seeds", ["--records", records, "--classifier", str(out / "cam"), "--out", str(out / "seeds"), "--measure",
-                                      masks]),
-        ("train the first round", "train", ["--records", records, "--label-root", str(out / "seeds"), "--snapshot", first]),
+        ("train the CAM classifier", "train_cam",
+         ["--records", records, "--snapshot", str(out / "cam"), "--score", "val"]),
+        ("make seeds", "make_seeds", ["--records", records, "--classifier", str(out / "cam"), "--out",
+                                      str(out / "seeds"), "--measure", masks]),
+        ("train the first round", "train",
+         ["--records", records, "--label-root", str(out / "seeds"), "--snapshot", first]),
         ("predict val", "predict", ["--snapshot", first]),
         ("evaluate", "evaluate", ["--prediction-root", os.path.join(first, "pred")]),
         ("evaluate with CRF", "evaluate", ["--prediction-root", os.path.join(first, "pred_crf")]),
         ("label train for the second round", "predict", ["--snapshot", first, "--retrain-labels"]),
         ("evaluate these labels", "evaluate", ["--prediction-root", labels, "--data-list", "train"]),
-        ("evaluate them with CRF", "evaluate", ["--prediction-root", labels + "_crf", "--data-list", "train"]),
+        ("evaluate them with CRF", "evaluate",
+         ["--prediction-root", labels + "_crf", "--data-list", "train"]),
         ("train the second round", "retrain", ["--snapshot", first]),
         ("predict val", "predict", ["--snapshot", second]),
         ("evaluate", "evaluate", ["--prediction-root", os.path.join(second, "pred")]),
@@ -68,8 +80,8 @@ def stages(out: Path, config: Config) -> List[Stage]:
     for number, (kind, tool, arguments) in enumerate(plan, 1):
         before = found[-1:]
         key = stage_key(config.hash(), tool, arguments, [stage.key for stage in before])
-        found.append(Stage(kind, key, out / "stages" / f"{number:02d}-{tool}", tool, ("-c", str(out / "demo.yaml"), *arguments),
-                           tuple(before)))
+        found.append(Stage(kind, key, out / "stages" / f"{number:02d}-{tool}", tool,
+                           ("-c", str(out / "demo.yaml"), *arguments), tuple(before)))
     return found
 
 
@@ -83,20 +95,27 @@ def results(out: Path) -> List[Tuple[str, str, str, str]]:
         ("CAM above its threshold", "train", f"{100 * quality['cam']['mean_iou']:.1f}", ""),
         ("seeds, over labelled pixels", "train", f"{100 * quality['mean_iou_labelled']:.1f}", ""),
         ("seeds, unlabelled ones missed", "train", f"{100 * quality['mean_iou']:.1f}", ""),
-        ("first round, labels for the second", "train", score("first/train_aug_pred"), score("first/train_aug_pred_crf")),
+        ("first round, labels for the second", "train", score("first/train_aug_pred"),
+         score("first/train_aug_pred_crf")),
         ("first round", "val", score("first/pred"), score("first/pred_crf")),
         ("second round", "val", score("first_retrain/pred"), score("first_retrain/pred_crf")),
     ]
 
 
-def write_page(out: Path, config: Config, rows: Sequence[Sequence[str]], times: Sequence[Sequence[str]]) -> Path:
-    """One HTML page: the table, pictures of seeds and predictions, the affinity of pairs, and what was run; returns its path."""
+def write_page(out: Path, config: Config, rows: Sequence[Sequence[str]],
+               times: Sequence[Sequence[str]]) -> Path:
+    """One HTML page: the table, pictures of seeds and predictions, the affinity of pairs, and what
+    was run; returns its path.
+    """
     tree = DatasetTree(config.data.root, classes=config.data.classes)
-    page = Page("CIAN on a generated data set", "From images and image-level labels to masks. Each class differs from the others by its "
-                "head alone, so a classifier looks at heads; bodies have to be won by propagation. Ground truth was used for the scores "
+    page = Page("CIAN on a generated data set",
+                "From images and image-level labels to masks. Each class differs from the others by its "
+                "head alone, so a classifier looks at heads; bodies have to be won by propagation. Ground "
+                "truth was used for the scores "
                 "and the pictures only.")
     page.table(COLUMNS, rows)
-    page.legend(("ignored", *tree.classes.foreground), np.stack([[226] * 3, *palette()[1:len(tree.classes)]]).astype(np.uint8))
+    page.legend(("ignored", *tree.classes.foreground),
+                np.stack([[226] * 3, *palette()[1:len(tree.classes)]]).astype(np.uint8))
     _training_pictures(out, tree, config, page)
     _validation_pictures(out, tree, config, page)
     _affinity_pictures(out, tree, config, page)
@@ -119,10 +138,13 @@ def _training_pictures(out: Path, tree: DatasetTree, config: Config, page: Page)
     for name, row in zip(names, tree.labels(names)):
         image = read_image(tree.image_path(name))
         present = [int(index) for index in np.flatnonzero(row) if index]
-        folders = (out / "seeds", out / "first" / "train_aug_pred", out / "first" / "train_aug_pred_crf", tree.mask_root)
+        folders = (out / "seeds", out / "first" / "train_aug_pred", out / "first" / "train_aug_pred_crf",
+                   tree.mask_root)
         page.pictures([image, heat(image, maps(image, present).max(axis=0)),
-                       *(label_picture(read_label_png(os.path.join(folder, f"{name}.png"))) for folder in folders)],
-                      ["image: " + ", ".join(tree.classes.names[index] for index in present), "CAM", "seed", "prediction", "CRF", "truth"])
+                       *(label_picture(read_label_png(os.path.join(folder, f"{name}.png")))
+                         for folder in folders)],
+                      ["image: " + ", ".join(tree.classes.names[index] for index in present), "CAM", "seed",
+                       "prediction", "CRF", "truth"])
 
 
 def _validation_pictures(out: Path, tree: DatasetTree, config: Config, page: Page) -> None:
@@ -130,11 +152,12 @@ def _validation_pictures(out: Path, tree: DatasetTree, config: Config, page: Pag
     from cian.tools.engine.prediction.pictures import label_picture
 
     page.heading("Validation images: both rounds")
-    folders = (out / "first" / "pred", out / "first" / "pred_crf", out / "first_retrain" / "pred", out / "first_retrain" / "pred_crf",
-               tree.mask_root)
+    folders = (out / "first" / "pred", out / "first" / "pred_crf", out / "first_retrain" / "pred",
+               out / "first_retrain" / "pred_crf", tree.mask_root)
     for name in tree.names(config.data.val_list)[:SHOWN_VAL]:
         page.pictures([read_image(tree.image_path(name)),
-                       *(label_picture(read_label_png(os.path.join(folder, f"{name}.png"))) for folder in folders)],
+                       *(label_picture(read_label_png(os.path.join(folder, f"{name}.png")))
+                         for folder in folders)],
                       ["image", "first round", "with CRF", "second round", "with CRF", "truth"])
 
 
@@ -145,4 +168,5 @@ def _affinity_pictures(out: Path, tree: DatasetTree, config: Config, page: Page)
     page.heading("Affinity of pairs (Figure 3 of the paper), after the second round")
     net, metadata = load_network(out / "first_retrain", for_prediction=False)
     for query, reference in pairs_by_class(tree, config.data.val_list, SHOWN_PAIRS):
-        write_pair(out / "figures", net, tree.image_path(query), tree.image_path(reference), metadata["classes"], page=page)
+        write_pair(out / "figures", net, tree.image_path(query), tree.image_path(reference),
+                   metadata["classes"], page=page)

@@ -26,7 +26,8 @@ class Claim:
     row : the row's name in it.
     difference : what the row changes, in words.
     rounds : 1, or 2 with the retraining round.
-    paper : mIoU in per cent by figure (``val``, ``val_crf``, ``test``, ``test_crf``); empty where the paper gives none.
+    paper : mIoU in per cent by figure (``val``, ``val_crf``, ``test``, ``test_crf``); empty where
+        the paper gives none.
     mirrors : for rows on another data set, the file of the paper's row.
     """
 
@@ -52,13 +53,15 @@ class Experiment:
         return f"{self.path.parent.name}/{self.path.stem}"
 
 
-def load_experiment(path: PathLike, overrides: Iterable[str] = (), preset: Optional[str] = None) -> Experiment:
+def load_experiment(path: PathLike, overrides: Iterable[str] = (),
+                    preset: Optional[str] = None) -> Experiment:
     """Read one file of ``experiments/``.
 
     Raises
     ------
     InputError
-        Naming file and key: anything that :func:`~cian.tools.engine.config.load_config` refuses, and a missing or malformed claim.
+        Naming file and key: anything that :func:`~cian.tools.engine.config.load_config` refuses,
+        and a missing or malformed claim.
     """
     config = load_config([path], overrides, preset)
     with open(path, encoding="utf-8") as stream:
@@ -78,26 +81,32 @@ def find_experiments(root: PathLike, dataset: str, table: int, overrides: Iterab
     folder = Path(root) / dataset / f"table{table}"
     if not folder.is_dir():
         known = sorted(f"{p.parent.name} {p.name[5:]}" for p in Path(root).glob("*/table*"))
-        raise InputError(f"no rows for table {table} on {dataset}", file=folder, remedy=f"there are (data set, table): {', '.join(known)}")
+        raise InputError(f"no rows for table {table} on {dataset}", file=folder,
+                         remedy=f"there are (data set, table): {', '.join(known)}")
     return [load_experiment(path, overrides, preset) for path in sorted(folder.glob("*.yaml"))]
 
 
 def _claim(content: Any, path: PathLike) -> Claim:
     names = {f.name for f in dataclasses.fields(Claim)}
     if not isinstance(content, dict):
-        raise InputError("is missing", file=path, field="claim", remedy="say table, row, difference, rounds and the paper's figures")
+        raise InputError("is missing", file=path, field="claim",
+                         remedy="say table, row, difference, rounds and the paper's figures")
     unknown = sorted(set(content) - names)
     if unknown:
-        raise InputError(f"unknown key {unknown[0]!r}", file=path, field="claim", remedy=f"known: {', '.join(sorted(names))}")
+        raise InputError(f"unknown key {unknown[0]!r}", file=path, field="claim",
+                         remedy=f"known: {', '.join(sorted(names))}")
     missing = sorted({"table", "row", "difference"} - set(content))
     if missing:
         raise InputError("is missing", file=path, field=f"claim.{missing[0]}")
     claim = Claim(**{**content, "paper": content.get("paper") or {}})
-    wrong = [key for key, value in claim.paper.items() if key not in FIGURES or not isinstance(value, (int, float))]
+    wrong = [key for key, value in claim.paper.items()
+             if key not in FIGURES or not isinstance(value, (int, float))]
     if wrong:
-        raise InputError(f"{wrong[0]!r} is not one of the figures {', '.join(FIGURES)} with a number", file=path, field="claim.paper")
+        raise InputError(f"{wrong[0]!r} is not one of the figures {', '.join(FIGURES)} with a number",
+                         file=path, field="claim.paper")
     if claim.rounds not in (1, 2):
         raise InputError(f"{claim.rounds!r} is not 1 or 2", file=path, field="claim.rounds")
     if claim.mirrors and not os.path.exists(Path(path).parent.parent.parent / claim.mirrors):
-        raise InputError(f"{claim.mirrors!r} does not exist below experiments/", file=path, field="claim.mirrors")
+        raise InputError(f"{claim.mirrors!r} does not exist below experiments/", file=path,
+                         field="claim.mirrors")
     return claim

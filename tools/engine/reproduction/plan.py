@@ -1,4 +1,6 @@
-"""From rows of the paper's tables to the stages that measure them, and from the stages' results to figures."""
+"""From rows of the paper's tables to the stages that measure them, and from the stages' results to
+figures.
+"""
 from __future__ import annotations
 
 import hashlib
@@ -40,20 +42,24 @@ class Place:
 
     def lay_under(self, config: Config) -> Config:
         """The configuration on this data set."""
-        return config.replace(data={"root": self.data, "classes": self.classes, "train_list": self.train_list, "val_list": self.val_list},
+        return config.replace(data={"root": self.data, "classes": self.classes, "train_list": self.train_list,
+                                    "val_list": self.val_list},
                               seeds={"saliency_root": self.saliency_root})
 
     @property
     def fingerprint(self) -> List[str]:
         """What the stages' keys know of the data: SHA-256 of both lists and of the class list."""
-        content = ["\n".join(resolve_list(self.data, name)).encode() for name in (self.train_list, self.val_list)]
+        content = ["\n".join(resolve_list(self.data, name)).encode()
+                   for name in (self.train_list, self.val_list)]
         content += [] if self.classes == "voc" else [read_bytes(self.classes)]
         return [hashlib.sha256(text).hexdigest() for text in content]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row with one seed: the stages whose ``score.json`` hold its figures, and the training rounds before them."""
+    """One row with one seed: the stages whose ``score.json`` hold its figures, and the training
+    rounds before them.
+    """
 
     experiment: Experiment
     seed: int
@@ -77,18 +83,21 @@ class Measurement:
             try:
                 found[name] = 100 * float(json.loads(read_text(path))["mean_iou"])
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError("is damaged", file=path, remedy="remove its folder and run the command again") from error
+                raise InputError("is damaged", file=path,
+                                 remedy="remove its folder and run the command again") from error
         return found
 
 
 def plan(experiment: Experiment, place: Place, seed: int) -> Measurement:
-    """The stages of a row: prepare, CAM, seeds, training rounds, prediction, scores. Rows share equal ones by their folders.
+    """The stages of a row: prepare, CAM, seeds, training rounds, prediction, scores. Rows share
+    equal ones by their folders.
 
-    ``seed`` is the seed of the training rounds; the CAM classifier and the choice of replaced seeds keep those of the file, so that
-    the rows and seeds of a table start from one set of seeds.
+    ``seed`` is the seed of the training rounds; the CAM classifier and the choice of replaced seeds
+    keep those of the file, so that the rows and seeds of a table start from one set of seeds.
     """
     config = place.lay_under(experiment.config).replace(train={"seed": seed})
-    counts = {name: len(resolve_list(place.data, split)) for name, split in (("train", place.train_list), ("val", place.val_list))}
+    counts = {name: len(resolve_list(place.data, split)) for name,
+              split in (("train", place.train_list), ("val", place.val_list))}
     seeds = _seed_stages(config, place, counts["train"])
     rounds = [_first_round(config, place, seeds, counts["train"])]
     if experiment.claim.rounds == 2:
@@ -97,19 +106,20 @@ def plan(experiment: Experiment, place: Place, seed: int) -> Measurement:
     return Measurement(experiment, seed, scores, tuple(rounds), seeds)
 
 
-def _stage(place: Place, kind: str, key: str, tool: str, arguments: Sequence[str], after: Sequence[Stage], config: Config,
-           images: int) -> Stage:
+def _stage(place: Place, kind: str, key: str, tool: str, arguments: Sequence[str], after: Sequence[Stage],
+           config: Config, images: int) -> Stage:
     return Stage(kind, key, place.out / f"{kind}-{key}", tool, tuple(arguments), tuple(after), config, images)
 
 
 def _seed_stages(config: Config, place: Place, images: int) -> Stage:
     """Records, CAM classifier, seeds; the last of them, whose folder is that of the seeds."""
     key = stage_key("records", place.fingerprint)
-    records = _stage(place, "records", key, "prepare", ["--out", str(place.out / f"records-{key}")], (), config, images)
+    records = _stage(place, "records", key, "prepare", ["--out", str(place.out / f"records-{key}")], (),
+                     config, images)
     located = config.replace(data={"records": str(records.folder)})
     key = stage_key("cam", config.hash(("cam",)), records.key)
-    cam = _stage(place, "cam", key, "train_cam", ["--snapshot", str(place.out / f"cam-{key}")], (records,), located,
-                 images * config.cam.epochs)
+    cam = _stage(place, "cam", key, "train_cam", ["--snapshot", str(place.out / f"cam-{key}")], (records,),
+                 located, images * config.cam.epochs)
     key = stage_key("seeds", config.hash(("seeds",)), cam.key)
     arguments = ["--snapshot", str(cam.folder), "--out", str(place.out / f"seeds-{key}" / "seeds")]
     if config.seeds.strong_ratio:
@@ -121,20 +131,24 @@ def _first_round(config: Config, place: Place, seeds: Stage, images: int) -> Sta
     assert seeds.config is not None
     located = seeds.config.replace(data={"label_root": str(seeds.folder / "seeds")})
     key = stage_key("round1", config.hash(TRAINING), seeds.key)
-    return _stage(place, "round1", key, "train", ["--snapshot", str(place.out / f"round1-{key}")], (seeds,), located,
-                  images * config.train.epochs)
+    return _stage(place, "round1", key, "train", ["--snapshot", str(place.out / f"round1-{key}")], (seeds,),
+                  located, images * config.train.epochs)
 
 
 def _second_round(config: Config, place: Place, seeds: Stage, first: Stage, images: int) -> Stage:
     assert first.config is not None
     key = stage_key("labels", first.key, config.hash(("predict",)))
     labels = _stage(place, "labels", key, "predict",
-                    ["--retrain-labels", "--quiet", "--checkpoint", str(first.folder), "--out", str(place.out / f"labels-{key}")],
+                    ["--retrain-labels", "--quiet", "--checkpoint", str(first.folder), "--out",
+                     str(place.out / f"labels-{key}")],
                     (first,), first.config, images)
-    located = first.config.replace(data={"label_root": str(labels.folder / label_folder(config.predict.retrain_crf))})
+    located = first.config.replace(data={"label_root": str(labels.folder
+                                                           / label_folder(config.predict.retrain_crf))})
     key = stage_key("round2", labels.key, config.hash(TRAINING))
-    snapshot = place.out / f"round2-{key}"  # one of its own: rows with one first round may differ in their labels
-    return Stage("round2", key, Path(f"{snapshot}_retrain"), "retrain", ("--snapshot", str(snapshot), "--start", str(first.folder)),
+    # one of its own: rows with one first round may differ in their labels
+    snapshot = place.out / f"round2-{key}"
+    return Stage("round2", key, Path(f"{snapshot}_retrain"), "retrain",
+                 ("--snapshot", str(snapshot), "--start", str(first.folder)),
                  (labels,), located, images * config.train.epochs)
 
 
@@ -142,13 +156,15 @@ def _score_stages(config: Config, place: Place, trained: Stage, images: int) -> 
     """Prediction of the validation list and both of its scores."""
     key = stage_key("val", trained.key, config.hash(("predict",)))
     predicted = _stage(place, "val", key, "predict",
-                       ["--quiet", "--checkpoint", str(trained.folder), "--out", str(place.out / f"val-{key}")], (trained,), config, images)
+                       ["--quiet", "--checkpoint", str(trained.folder), "--out",
+                        str(place.out / f"val-{key}")], (trained,), config, images)
     figures = {"val": "pred"} if config.predict.crf == "none" else {"val": "pred", "val_crf": "pred_crf"}
     scores = {}
     for figure, folder in figures.items():
         key = stage_key("score", predicted.key, folder)
         target = place.out / f"score-{key}"
         scores[figure] = _stage(place, "score", key, "evaluate",
-                                ["--prediction-root", str(predicted.folder / folder), "--json", str(target / "score.json")],
+                                ["--prediction-root", str(predicted.folder / folder), "--json",
+                                 str(target / "score.json")],
                                 (predicted,), config, images)
     return scores

@@ -1,4 +1,6 @@
-"""The report of a reproduction: the paper's figures beside ours, by seed, with what every figure was measured on."""
+"""The report of a reproduction: the paper's figures beside ours, by seed, with what every figure
+was measured on.
+"""
 from __future__ import annotations
 
 import io
@@ -25,9 +27,12 @@ SHOWN, PAIRS = 6, 3  # images of the gallery, pairs of Figure 3
 HEADER = ("row", "figure", "paper", "ours", "seeds", "difference", "gain", "paper's gain", "configuration")
 TRAINING_HEADER = ("row", "seed", "round", "steps", "seed loss", "agreement", "in completion", "minutes")
 NAMES = {"val": "val", "val_crf": "val, CRF", "test": "test", "test_crf": "test, CRF"}
-LEGEND = ("'±' is the sample standard deviation over the seeds. A gain is that over the table's first row, in the same figure, of the same "
-          "seeds. A paper's figure in brackets is the one of the row that this one mirrors on another data set: only the gains compare. Of "
-          "each training round, the last epoch: seed loss of an image (self branch), the part of the labelled pixels that the target "
+LEGEND = ("'±' is the sample standard deviation over the seeds. A gain is that over the table's first row, "
+          "in the same figure, of the same "
+          "seeds. A paper's figure in brackets is the one of the row that this one mirrors on another data "
+          "set: only the gains compare. Of "
+          "each training round, the last epoch: seed loss of an image (self branch), the part of the "
+          "labelled pixels that the target "
           "branch predicts so, and the part of all pixels that the completion loss takes (or would take).")
 
 
@@ -39,7 +44,8 @@ class Row:
         claim = first.experiment.claim
         self.name, self.figure, self.path = claim.row, figure, first.experiment.path
         self.mirrored = bool(claim.mirrors)
-        stated = load_experiment(self.path.parents[2] / claim.mirrors).claim.paper if claim.mirrors else claim.paper
+        stated = load_experiment(
+            self.path.parents[2] / claim.mirrors).claim.paper if claim.mirrors else claim.paper
         self.paper: Optional[float] = stated.get(figure)
         self.hash = first.experiment.config.hash((*TRAINING, "cam", "seeds", "predict"))
         self.values: Dict[int, float] = {}
@@ -60,7 +66,8 @@ class Row:
 
     def gains(self, first: Row) -> List[float]:
         """Over the table's first row, seed by seed."""
-        return [value - first.values[seed] for seed, value in sorted(self.values.items()) if seed in first.values]
+        return [value - first.values[seed] for seed, value in sorted(self.values.items())
+                if seed in first.values]
 
     def cells(self, first: Row) -> List[str]:
         """The row in the order of ``HEADER``; ``first`` is the same figure of the table's first row."""
@@ -68,7 +75,8 @@ class Row:
         comparable = self.mean is not None and self.paper is not None and not self.mirrored
         paper_gain = self.paper - first.paper if self.paper is not None and first.paper is not None else None
         paper = "-" if self.paper is None else f"({self.paper:.1f})" if self.mirrored else f"{self.paper:.1f}"
-        return [self.name, NAMES[self.figure], paper, _with_spread(list(self.values.values()), "not measured"), by_seed,
+        return [self.name, NAMES[self.figure], paper,
+                _with_spread(list(self.values.values()), "not measured"), by_seed,
                 f"{self.mean - self.paper:+.2f}" if comparable else "-",  # type: ignore[operator]
                 "" if self is first else _with_spread(self.gains(first), "-", "+"),
                 "" if self is first else "-" if paper_gain is None else f"{paper_gain:+.1f}", self.hash]
@@ -100,22 +108,29 @@ def conditions(measurement: Measurement) -> str:
     crf = "without and with" if "val_crf" in measurement.scores else "without"
     fit = "images at their own size" if predict.fit == "native" else f"images under '{predict.fit}' {predict.size_px}"
     frozen = f", frozen: {' '.join(config.train.freeze)}" if config.train.freeze else ""
-    return (f"mIoU in per cent on the list {os.path.basename(data.val_list)}, classes that occur nowhere counted as 0. Training labels: "
-            f"image-level labels only, by seeds from class activation maps (saliency: {config.seeds.saliency}; rows of Table 4 replace a "
+    return (f"mIoU in per cent on the list {os.path.basename(data.val_list)}, classes that occur nowhere "
+            "counted as 0. Training labels: "
+            "image-level labels only, by seeds from class activation maps (saliency: "
+            f"{config.seeds.saliency}; rows of Table 4 replace a "
             f"portion with ground truth). Scales {', '.join(f'{scale:g}' for scale in predict.scales)}"
-            f"{' and their maximum' if predict.add_max else ''}, {'with' if predict.mirror else 'without'} mirror, {fit}; "
+            f"{' and their maximum' if predict.add_max else ''}, {'with' if predict.mirror else 'without'} "
+            f"mirror, {fit}; "
             f"{crf} dense CRF (preset '{predict.crf}'). {config.network.model}, preset {config.preset}, "
-            f"{config.train.epochs} epochs, batch {config.train.batch_size} on {', '.join(config.run.devices)}, "
+            f"{config.train.epochs} epochs, batch {config.train.batch_size} on "
+            f"{', '.join(config.run.devices)}, "
             f"crop {config.train.crop_px}, learning rate {config.train.lr:g}{frozen}.")
 
 
 def scores_plot(rows: Sequence[Row], title: str) -> bytes:
-    """Bars of ours with the spread and each seed as a point, the paper's as a mark, as a PNG file's content."""
+    """Bars of ours with the spread and each seed as a point, the paper's as a mark, as a PNG file's
+    content.
+    """
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.4), dpi=110)
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
         if row.mean is not None:
-            axes.barh(place, row.mean, xerr=row.spread or 0, color="#4c78a8" if row.figure.endswith("crf") else "#9ecae9", height=0.66)
+            axes.barh(place, row.mean, xerr=row.spread or 0, color="#4c78a8"
+                      if row.figure.endswith("crf") else "#9ecae9", height=0.66)
             axes.plot(list(row.values.values()), [place] * len(row.values), "k.", markersize=4)
         if row.paper is not None and not row.mirrored:
             axes.plot(row.paper, place, "D", color="#e45756", markersize=6)
@@ -134,7 +149,9 @@ def _png(figure: Figure) -> bytes:
 
 
 class FinishedRound(NamedTuple):
-    """A training round that is done: its row and seed, its number from 1, how long it took, and what it logged by name and step."""
+    """A training round that is done: its row and seed, its number from 1, how long it took, and
+    what it logged by name and step.
+    """
 
     row: str
     seed: int
@@ -150,8 +167,8 @@ def finished_rounds(measurements: Sequence[Measurement]) -> List[FinishedRound]:
         for number, stage in enumerate(measurement.rounds, 1):
             done = stage.done
             if done is not None:
-                found.append(FinishedRound(measurement.experiment.claim.row, measurement.seed, number, done["seconds"],
-                                           read_scalars(stage.folder / "tensorboard")))
+                found.append(FinishedRound(measurement.experiment.claim.row, measurement.seed, number,
+                                           done["seconds"], read_scalars(stage.folder / "tensorboard")))
     return found
 
 
@@ -159,32 +176,37 @@ def training_cells(trained: FinishedRound) -> List[str]:
     """What the log of a round says at its end, in the order of ``TRAINING_HEADER``."""
     step, loss = trained.scalars["loss/seed_self"][-1]
     agreeing, completed = (trained.scalars[name][-1][1] for name in ("pixels/agreeing", "pixels/completion"))
-    return [trained.row, str(trained.seed), str(trained.number), str(step), f"{loss:.3f}", f"{agreeing:.1%}", f"{completed:.1%}",
-            f"{trained.seconds / 60:.1f}"]
+    return [trained.row, str(trained.seed), str(trained.number), str(step), f"{loss:.3f}", f"{agreeing:.1%}",
+            f"{completed:.1%}", f"{trained.seconds / 60:.1f}"]
 
 
 def curves_plot(rounds: Sequence[FinishedRound], title: str) -> bytes:
-    """Seed loss, agreement and completed pixels over the steps, a line a round (colour: row, dashes: second round), as a PNG file's
+    """Seed loss, agreement and completed pixels over the steps, a line a round (colour: row,
+    dashes: second round), as a PNG file's
     content."""
-    panels = {"loss/seed_self": "seed loss of an image", "pixels/agreeing": "labelled pixels that\nthe target branch predicts so",
+    panels = {"loss/seed_self": "seed loss of an image",
+              "pixels/agreeing": "labelled pixels that\nthe target branch predicts so",
               "pixels/completion": "pixels in the completion loss"}
     names = list(dict.fromkeys(trained.row for trained in rounds))
     figure = Figure(figsize=(11, 3.4), dpi=110)
     for axes, (scalar, label) in zip(figure.subplots(1, len(panels)), panels.items()):
         for trained in rounds:
             steps, values = zip(*trained.scalars[scalar])
-            axes.plot(steps, values, "--" if trained.number > 1 else "-", color=f"C{names.index(trained.row)}", linewidth=1)
+            axes.plot(steps, values, "--" if trained.number > 1 else "-",
+                      color=f"C{names.index(trained.row)}", linewidth=1)
         axes.set_xlabel("step")
         axes.set_title(label, fontsize=9)
-    figure.legend([Line2D([], [], color=f"C{at}") for at in range(len(names))], names, loc="lower center", ncol=min(len(names), 6),
-                  fontsize=8, frameon=False)
+    figure.legend([Line2D([], [], color=f"C{at}") for at in range(len(names))], names, loc="lower center",
+                  ncol=min(len(names), 6), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     return _png(figure)
 
 
-def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: str, versions: Dict[str, Any], path: PathLike) -> None:
-    """Write ``path``.md with the plots ``path``-N-*.png, ``path``.json with every figure, and ``path``.html, which has pictures of the
+def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: str, versions: Dict[str, Any],
+                 path: PathLike) -> None:
+    """Write ``path``.md with the plots ``path``-N-*.png, ``path``.json with every figure, and
+    ``path``.html, which has pictures of the
     data set too.
 
     Parameters
@@ -215,40 +237,51 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
         training = [training_cells(trained) for trained in rounds]
         page.table(TRAINING_HEADER, training)
         lines += [markdown_table(TRAINING_HEADER, training), ""]
-    add_pictures(page, [measurement for _, measurements in tables for measurement in measurements], f"{base}-pictures")
+    add_pictures(page, [measurement for _, measurements in tables for measurement in measurements],
+                 f"{base}-pictures")
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     page.text(f"{LEGEND} Versions: {shown}.")
     lines += [f"{LEGEND} Versions: {shown}.", ""]
     page.save(f"{base}.html")
     atomic_write_bytes(f"{base}.md", "\n".join(lines).encode())
     atomic_write_bytes(f"{base}.json", json.dumps({"command": command, "versions": versions, "tables": [
-        {"title": title, "measurements": [record(measurement) for measurement in measurements]} for title, measurements in tables]},
+        {"title": title, "measurements": [record(measurement) for measurement in measurements]} for title,
+        measurements in tables]},
         indent=1).encode())
 
 
 def record(measurement: Measurement) -> Dict[str, Any]:
-    """Everything measured of a row with a seed: by figure the mean and class IoU and how they were made, the stages' keys and seconds."""
+    """Everything measured of a row with a seed: by figure the mean and class IoU and how they were
+    made, the stages' keys and seconds.
+    """
     experiment, figures = measurement.experiment, {}
     for name, stage in measurement.scores.items():
         if stage.done is not None:
             score = json.loads(read_text(stage.folder / "score.json"))
             figures[name] = {key: score[key] for key in ("mean_iou", "iou") if key in score}
-    stages = {f"{stage.kind}-{stage.key}": stage.done["seconds"] for stage in in_order(measurement.scores.values()) if stage.done}
-    return {"table": experiment.claim.table, "row": experiment.claim.row, "file": "/".join(experiment.path.parts[-3:]),
-            "seed": measurement.seed, "configuration": experiment.config.hash((*TRAINING, "cam", "seeds", "predict")), "figures": figures,
+    stages = {f"{stage.kind}-{stage.key}": stage.done["seconds"]
+              for stage in in_order(measurement.scores.values()) if stage.done}
+    return {"table": experiment.claim.table, "row": experiment.claim.row,
+            "file": "/".join(experiment.path.parts[-3:]),
+            "seed": measurement.seed, "configuration": experiment.config.hash((*TRAINING, "cam", "seeds",
+                                                                               "predict")), "figures": figures,
             "seconds": stages}
 
 
 def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -> None:
-    """Figures 3 and 4 of the paper, of the rows' first seed: affinity of pairs in the last finished network with a cross branch, and the
+    """Figures 3 and 4 of the paper, of the rows' first seed: affinity of pairs in the last finished
+    network with a cross branch, and the
     rows' predictions side by side; on the page, and as PNG in ``folder``."""
-    shown = {m.experiment.claim.row: m for m in reversed(measurements) if m.figures() is not None}  # the first of each name
+    # the first of each name
+    shown = {m.experiment.claim.row: m for m in reversed(measurements) if m.figures() is not None}
     if not shown:
         return
-    ordered = [shown[name] for name in dict.fromkeys(m.experiment.claim.row for m in measurements) if name in shown]
+    ordered = [shown[name] for name in dict.fromkeys(m.experiment.claim.row for m in measurements)
+               if name in shown]
     data = measurements[0].scores["val"].config.data  # type: ignore[union-attr]
     tree = DatasetTree(data.root, mask_root=data.mask_root, classes=data.classes)
-    columns = [(m.experiment.claim.row, str(m.scores["val"].after[0].folder / ("pred_crf" if "val_crf" in m.scores else "pred")))
+    columns = [(m.experiment.claim.row,
+                str(m.scores["val"].after[0].folder / ("pred_crf" if "val_crf" in m.scores else "pred")))
                for m in ordered]
     page.heading("Predictions (Figure 4 of the paper)")
     names = tree.names(data.val_list)
@@ -258,4 +291,5 @@ def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -
         page.heading(f"Affinity of pairs (Figure 3 of the paper): {crossed[-1].experiment.claim.row}")
         net, metadata = load_network(crossed[-1].rounds[-1].folder, for_prediction=False)
         for query, reference in pairs_by_class(tree, data.val_list, PAIRS):
-            write_pair(folder, net, tree.image_path(query), tree.image_path(reference), metadata["classes"], page=page)
+            write_pair(folder, net, tree.image_path(query), tree.image_path(reference), metadata["classes"],
+                       page=page)

@@ -1,7 +1,9 @@
-"""Stages of a long run: what to run, into which folder, after what; done ones are kept and broken ones resumed.
+"""Stages of a long run: what to run, into which folder, after what; done ones are kept and broken
+ones resumed.
 
-A stage's folder is named by its kind and a key, and the key is a hash of all that its result depends on: its own settings and the keys of
-the stages before it. So rows of a table that have a stage in common share its folder, and results of different settings never meet.
+A stage's folder is named by its kind and a key, and the key is a hash of all that its result
+depends on: its own settings and the keys of the stages before it. So rows of a table that have a
+stage in common share its folder, and results of different settings never meet.
 """
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ class Stage:
                 return record
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("is damaged", file=path, remedy="remove it and the stage runs again") from error
-        raise InputError(f"belongs to the stage {record['key']}, not {self.key}", file=path, remedy="use another --out")
+        raise InputError(f"belongs to the stage {record['key']}, not {self.key}", file=path,
+                         remedy="use another --out")
 
 
 def stage_key(*parts: Any) -> str:
@@ -90,7 +93,9 @@ def in_order(stages: Iterable[Stage]) -> List[Stage]:
 
 
 def seconds_per_image(stages: Iterable[Stage]) -> Dict[str, float]:
-    """Measured seconds per image of each kind of stage, from the done ones; the time left is estimated from it."""
+    """Measured seconds per image of each kind of stage, from the done ones; the time left is
+    estimated from it.
+    """
     totals: Dict[str, List[float]] = {}
     for stage in stages:
         record = stage.done
@@ -120,20 +125,24 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     with open(log, "a", encoding="utf-8") as stream:
         stream.write(f"$ {' '.join(stage.command)}\n")
         stream.flush()
-        code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                              env=environment).returncode
+        code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT,
+                              stdin=subprocess.DEVNULL, env=environment).returncode
     if code:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise InputError(f"the stage {stage.kind} ended with code {code}: {lines[-1].split(chr(13))[-1]}", file=log,
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+                 if line.strip()]
+        raise InputError(f"the stage {stage.kind} ended with code {code}: {lines[-1].split(chr(13))[-1]}",
+                         file=log,
                          remedy="mend the cause and run the same command again; what is done is kept")
-    record = {"key": stage.key, "kind": stage.kind, "seconds": round(time.monotonic() - started, 1), "images": stage.images,
-              "command": ["python", *stage.command[1:]]}
+    record = {"key": stage.key, "kind": stage.kind, "seconds": round(time.monotonic() - started, 1),
+              "images": stage.images, "command": ["python", *stage.command[1:]]}
     atomic_write_bytes(stage.folder / DONE, json.dumps(record, indent=1).encode())
     return record
 
 
 def estimate(stages: Iterable[Stage], waiting: Iterable[Stage], jobs: int = 1) -> str:
-    """Time that the waiting stages take, ``jobs`` at a time, in words, from what the done ones of their kind took for an image."""
+    """Time that the waiting stages take, ``jobs`` at a time, in words, from what the done ones of
+    their kind took for an image.
+    """
     speeds = seconds_per_image(stages)
     waiting = list(waiting)
     unknown = sorted({stage.kind for stage in waiting if stage.kind not in speeds})

@@ -2,10 +2,12 @@
 
 Two ways of counting:
 
-* everything: every use of every convolution, dense layer and matrix product, with all trained or frozen parameters;
-* the paper's convention, found by matching all six figures of its Table 1: convolution weights only (no batch norm, no bias, not
-  the classification layer ``fc1``), each weight once however often it is applied, all matrix products of the affinities, and the
-  stride of a ResNet stage in its first 1x1 convolution. The released network has it in the 3x3 one, see :func:`stride_first`.
+* everything: every use of every convolution, dense layer and matrix product, with all trained or
+  frozen parameters;
+* the paper's convention, found by matching all six figures of its Table 1: convolution weights only
+  (no batch norm, no bias, not the classification layer ``fc1``), each weight once however often it
+  is applied, all matrix products of the affinities, and the stride of a ResNet stage in its first
+  1x1 convolution. The released network has it in the 3x3 one, see :func:`stride_first`.
 """
 from __future__ import annotations
 
@@ -21,22 +23,27 @@ from cian.symbols.cian import CIAN
 
 Shape = Tuple[int, ...]
 
-# Rows of the paper's Table 1: (name, affinity of the network, parameters in millions, multiply-adds in billions).
-TABLE_ONE = (("Vanilla DeepLab", "none", 42.4, 72.5), ("Baseline", "self", 50.8, 88.2), ("Ours", "cross", 50.8, 89.7))
+# Rows of the paper's Table 1: (name, affinity of the network, parameters in millions, multiply-adds
+# in billions).
+TABLE_ONE = (("Vanilla DeepLab", "none", 42.4, 72.5), ("Baseline", "self", 50.8, 88.2),
+             ("Ours", "cross", 50.8, 89.7))
 TABLE_ONE_PX = 321
 
 # Operators that compute nothing: they rename, move or cut arrays.
-_MOVES = frozenset(["null", "Reshape", "reshape_like", "Flatten", "transpose", "expand_dims", "squeeze", "SliceChannel", "slice",
-                    "slice_axis", "slice_like", "Concat", "stack", "BlockGrad", "_copy", "identity", "Dropout", "Cast"])
+_MOVES = frozenset(["null", "Reshape", "reshape_like", "Flatten", "transpose", "expand_dims", "squeeze",
+                    "SliceChannel", "slice",
+                    "slice_axis", "slice_like", "Concat", "stack", "BlockGrad", "_copy", "identity",
+                    "Dropout", "Cast"])
 
 
 @dataclass(frozen=True)
 class Layer:
     """One operator: its counts are for the whole input batch.
 
-    ``parameters`` are weights, biases, gamma and beta, at the layer that uses them first; ``statistics`` are moving means and
-    variances; ``multiply_adds`` those of convolutions, dense layers and matrix products; ``other`` the operations of all other
-    layers, one for an output element and, in pooling, one for an element of the window.
+    ``parameters`` are weights, biases, gamma and beta, at the layer that uses them first;
+    ``statistics`` are moving means and variances; ``multiply_adds`` those of convolutions, dense
+    layers and matrix products; ``other`` the operations of all other layers, one for an output
+    element and, in pooling, one for an element of the window.
     """
 
     name: str
@@ -63,7 +70,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class TableOneRow:
-    """A row of Table 1: the paper's figures, ours by its convention, by the same on the released network, and everything."""
+    """A row of Table 1: the paper's figures, ours by its convention, by the same on the released
+    network, and everything.
+    """
 
     name: str
     paper: Tuple[float, float]
@@ -73,26 +82,32 @@ class TableOneRow:
 
 
 def table_one() -> List[TableOneRow]:
-    """Table 1 of the paper for ResNet-101, 21 classes and one 321x321 image, counted on our networks' graphs."""
+    """Table 1 of the paper for ResNet-101, 21 classes and one 321x321 image, counted on our
+    networks' graphs.
+    """
     rows = []
     for name, affinity, millions, billions in TABLE_ONE:
         symbol, images = network_symbol("resnet101_largefov", affinity)
         shape = (images, 3, TABLE_ONE_PX, TABLE_ONE_PX)
         layers = count_layers(symbol, shape)
         moved = count_layers(stride_first(symbol), shape)
-        rows.append(TableOneRow(name, (millions, billions), totals_by_convention(moved, images), totals_by_convention(layers, images),
-                                totals(layers, images)))
+        rows.append(TableOneRow(name, (millions, billions), totals_by_convention(moved, images),
+                                totals_by_convention(layers, images), totals(layers, images)))
     return rows
 
 
-def network_symbol(model: str, affinity: str, num_classes: int = 21, group_size: int = 2) -> Tuple[mx.sym.Symbol, int]:
-    """The network as one symbol of ``data``, and the smallest batch that it takes (a group for 'cross', else 1)."""
+def network_symbol(model: str, affinity: str, num_classes: int = 21,
+                   group_size: int = 2) -> Tuple[mx.sym.Symbol, int]:
+    """The network as one symbol of ``data``, and the smallest batch that it takes (a group for
+    'cross', else 1).
+    """
     network = CIAN(model, num_classes=num_classes, affinity=affinity, group_size=group_size)
     return mx.sym.Group(network(mx.sym.var("data"))), group_size if affinity == "cross" else 1
 
 
 def count_layers(symbol: mx.sym.Symbol, shape: Shape) -> List[Layer]:
-    """Layers of ``symbol`` in order, for an input ``data`` of ``shape`` (N, 3, H, W); shapes are inferred by MXNet.
+    """Layers of ``symbol`` in order, for an input ``data`` of ``shape`` (N, 3, H, W); shapes are
+    inferred by MXNet.
 
     Raises
     ------
@@ -108,7 +123,8 @@ def count_layers(symbol: mx.sym.Symbol, shape: Shape) -> List[Layer]:
         if node["op"] == "null":
             continue
         inputs = [(nodes[source[0]], shapes[source[0]][source[1]]) for source in node["inputs"]]
-        variables = [(source["name"], size) for source, size in inputs if source["op"] == "null" and source["name"] != "data"]
+        variables = [(source["name"], size) for source, size in inputs
+                     if source["op"] == "null" and source["name"] != "data"]
         fresh = [(name, math.prod(size)) for name, size in variables if name not in used]
         used.update(name for name, _ in fresh)
         weight = next((name for name, _ in variables if name.endswith("_weight")), "")
@@ -127,11 +143,15 @@ def totals(layers: Iterable[Layer], images: int) -> Totals:
     """Everything counted; ``images`` is the batch size that the layers were counted for."""
     layers = list(layers)
     return Totals(sum(layer.parameters for layer in layers), sum(layer.statistics for layer in layers),
-                  sum(layer.multiply_adds for layer in layers) / images, sum(layer.other for layer in layers) / images)
+                  sum(layer.multiply_adds for layer in layers) / images,
+                  sum(layer.other for layer in layers) / images)
 
 
-def totals_by_convention(layers: Iterable[Layer], images: int, heads: Sequence[str] = ("fc1_weight",)) -> Totals:
-    """The paper's convention (see the module's text); ``heads`` are the weights of the classification layer, left out."""
+def totals_by_convention(layers: Iterable[Layer], images: int, heads: Sequence[str] = ("fc1_weight",
+                         )) -> Totals:
+    """The paper's convention (see the module's text); ``heads`` are the weights of the
+    classification layer, left out.
+    """
     counted = [layer for layer in layers if layer.operator == "batch_dot"
                or (layer.operator == "Convolution" and layer.weight not in heads and not layer.reused)]
     return Totals(sum(layer.weight_parameters for layer in counted), 0,
@@ -139,7 +159,9 @@ def totals_by_convention(layers: Iterable[Layer], images: int, heads: Sequence[s
 
 
 def stride_first(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """The same graph with the stride of every bottleneck moved from its 3x3 ``*_conv2`` to its 1x1 ``*_conv1``."""
+    """The same graph with the stride of every bottleneck moved from its 3x3 ``*_conv2`` to its 1x1
+    ``*_conv1``.
+    """
     graph = json.loads(symbol.tojson())
     by_name = {node["name"]: node for node in graph["nodes"] if node["op"] == "Convolution"}
     weights = {graph["nodes"][node["inputs"][1][0]]["name"]: node for node in by_name.values()}
@@ -162,7 +184,8 @@ def _output_shapes(symbol: mx.sym.Symbol, shape: Shape) -> List[List[Shape]]:
         while pending and node["op"] != "null" and pending[0][0] == f"{node['name']}_output{len(outputs)}":
             outputs.append(pending.pop(0))
         if any(size is None or 0 in size for _, size in outputs):
-            raise InputError(f"the shape of {node['name']} does not follow from an input of {shape}", field="--size")
+            raise InputError(f"the shape of {node['name']} does not follow from an input of {shape}",
+                             field="--size")
         result.append([tuple(size) for _, size in outputs])
     return result
 
@@ -181,5 +204,6 @@ def _other(node: Dict[str, Any], output: Shape) -> int:
     if node["op"] in _MOVES or node["op"] in ("Convolution", "FullyConnected", "batch_dot"):
         return 0
     if node["op"] == "Pooling" and node["attrs"].get("global_pool", "False") not in ("True", "1"):
-        return math.prod(output) * math.prod(json.loads(node["attrs"]["kernel"].replace("(", "[").replace(",)", "]").replace(")", "]")))
+        return math.prod(output) * math.prod(json.loads(node["attrs"]["kernel"].replace("(",
+                                                                                        "[").replace(",)", "]").replace(")", "]")))
     return math.prod(output)

@@ -22,12 +22,14 @@ Beside it, ImageNet weights of MXNet's model zoo (resnet-50-0000.params, resnet-
 
 
 def check_voc(root: PathLike, *lists: str) -> None:
-    """Check that a tree is VOC 2012 as the paper uses it: lists of the right length, and an image and an annotation for every name.
+    """Check that a tree is VOC 2012 as the paper uses it: lists of the right length, and an image
+    and an annotation for every name.
 
     Raises
     ------
     Problems
-        Naming each list that is missing or of another length, and how many images or annotations are missing, with what to download.
+        Naming each list that is missing or of another length, and how many images or annotations
+        are missing, with what to download.
     """
     problems: List[InputError] = []
     for name in dict.fromkeys(lists):
@@ -38,19 +40,24 @@ def check_voc(root: PathLike, *lists: str) -> None:
             continue
         stem = Path(name).stem
         if len(names) != COUNTS.get(stem, len(names)):
-            problems.append(InputError(f"has {len(names)} names, not {COUNTS[stem]}", file=root, field=f"list {stem}"))
+            problems.append(InputError(f"has {len(names)} names, not {COUNTS[stem]}", file=root,
+                                       field=f"list {stem}"))
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
-            present = set(os.listdir(os.path.join(root, folder))) if os.path.isdir(os.path.join(root, folder)) else set()
+            present = set(os.listdir(os.path.join(root, folder))) if os.path.isdir(os.path.join(root,
+                                                                                                folder)) else set()
             missing = [entry for entry in names if entry + suffix not in present]
-            if missing and not (stem == "test" and folder == "Annotations"):  # the test set's annotations are the server's
-                problems.append(InputError(f"{len(missing)} of {len(names)} files are missing, first {missing[0]}{suffix}",
+            # the test set's annotations are the server's
+            if missing and not (stem == "test" and folder == "Annotations"):
+                problems.append(InputError(
+                    f"{len(missing)} of {len(names)} files are missing, first {missing[0]}{suffix}",
                                            file=os.path.join(root, folder), field=f"list {stem}"))
     if problems:
         raise Problems(problems, remedy="\n" + DOWNLOADS.format(root=os.fspath(root)))
 
 
 def write_submission(predictions: PathLike, root: PathLike, test_list: str, path: PathLike) -> str:
-    """Pack predictions for the test server: ``results/VOC2012/Segmentation/comp6_test_cls/NAME.png``, palette PNGs.
+    """Pack predictions for the test server:
+    ``results/VOC2012/Segmentation/comp6_test_cls/NAME.png``, palette PNGs.
 
     Returns
     -------
@@ -64,9 +71,10 @@ def write_submission(predictions: PathLike, root: PathLike, test_list: str, path
     names = resolve_list(root, test_list)
     missing = [name for name in names if not os.path.isfile(os.path.join(predictions, f"{name}.png"))]
     if missing:
-        raise InputError(f"{len(missing)} of {len(names)} predictions are missing, first {missing[0]}.png", file=predictions,
-                         remedy="run tools/predict.py on the test list")
+        raise InputError(f"{len(missing)} of {len(names)} predictions are missing, first {missing[0]}.png",
+                         file=predictions, remedy="run tools/predict.py on the test list")
     with atomic_write(path) as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for name in names:
-            archive.add(os.path.join(predictions, f"{name}.png"), f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png")
+            archive.add(os.path.join(predictions, f"{name}.png"),
+                        f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png")
     return os.fspath(path)

@@ -1,4 +1,6 @@
-"""Training of the CAM classifier with the multi-label sigmoid loss (paper, "Initial Seeds"), resumable to the last bit."""
+"""Training of the CAM classifier with the multi-label sigmoid loss (paper, "Initial Seeds"),
+resumable to the last bit.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -31,16 +33,17 @@ from cian.tools.engine.training.step import Sgd, all_finite, step_seed
 LR_POWER = 0.9  # of the poly decay, which steps once an epoch as the segmentation network's does
 
 
-def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mapping[str, RecordSet]] = None, fresh: bool = False,
-                     backbone_options: Optional[Mapping[str, Any]] = None) -> str:
+def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mapping[str, RecordSet]] = None,
+                     fresh: bool = False, backbone_options: Optional[Mapping[str, Any]] = None) -> str:
     """Train the classifier, or go on with it where it stopped, and report its mean average precision.
 
-    With ``cam.freeze_backbone`` the classification layer alone is trained, on pooled features of whole images that are computed once.
-    One device is used, the first of ``run.devices``.
+    With ``cam.freeze_backbone`` the classification layer alone is trained, on pooled features of
+    whole images that are computed once. One device is used, the first of ``run.devices``.
 
     Parameters
     ----------
-    config : cam and run are used; ``run.snapshot`` gets ``MODEL_cam-EPOCH.params``, the state to go on from, logs and the report.
+    config : cam and run are used; ``run.snapshot`` gets ``MODEL_cam-EPOCH.params``, the state to go
+        on from, logs and the report.
     images : training images with image-level labels; nothing else is read.
     score : further labelled images to report the precision on, by name.
     fresh : remove what another run left in the folder, in place of refusing it.
@@ -53,10 +56,12 @@ def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mappi
     Raises
     ------
     InputError
-        Wrong device, weights or snapshot; a loss or gradient that is not finite, naming the images of the batch.
+        Wrong device, weights or snapshot; a loss or gradient that is not finite, naming the images
+        of the batch.
     """
     if not config.run.snapshot:
-        raise InputError("no folder for the classifier was named", field="run.snapshot", remedy="give --snapshot FOLDER")
+        raise InputError("no folder for the classifier was named", field="run.snapshot",
+                         remedy="give --snapshot FOLDER")
     device = parse_devices(config.run.devices)[0]
     with contextlib.ExitStack() as stack:
         snapshot = stack.enter_context(Snapshot(config.run.snapshot, f"{config.cam.model}_cam"))
@@ -85,8 +90,10 @@ class CamRun:
         self._workers = config.run.workers or usable_cores()
         self._weights = weights_digest(self.cam)
         self._options = dict(backbone_options)
-        crops = None if self.cam.freeze_backbone else ClassificationIter(  # forks its workers before there are other threads
-            images, batch_size=self.cam.batch_size, crop_px=self.cam.crop_px, seed=self.cam.seed, workers=self._workers)
+        # forks its workers before there are other threads
+        crops = None if self.cam.freeze_backbone else ClassificationIter(
+            images, batch_size=self.cam.batch_size, crop_px=self.cam.crop_px, seed=self.cam.seed,
+            workers=self._workers)
         self.net = build_classifier(self.cam, images.classes.num_classes - 1, device, backbone_options)
         self.batches: Union[FeatureIter, ClassificationIter] = crops or FeatureIter(
             self.features(images), images.labels[:, 1:], self.cam.batch_size, self.cam.seed)
@@ -104,8 +111,8 @@ class CamRun:
         """(n, 2, C) pooled features of a set by the frozen backbone, from the snapshot's cache."""
         parts = [images.identity, self.cam.model, self._weights, json.dumps(self._options, sort_keys=True)]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-        return pooled_features(self.net.backbone, images, self.snapshot.path(f"features-{digest}.npy"), self.device,
-                               workers=self._workers, progress=True)
+        return pooled_features(self.net.backbone, images, self.snapshot.path(f"features-{digest}.npy"),
+                               self.device, workers=self._workers, progress=True)
 
     def identity(self) -> Dict[str, Any]:
         """What the classifier depends on."""
@@ -125,7 +132,8 @@ class CamRun:
             return
         changed = [key for key, value in self.identity().items() if state["identity"].get(key) != value]
         if changed:
-            raise InputError(f"belongs to a classifier of other settings: {', '.join(changed)}", file=self.snapshot.folder,
+            raise InputError(f"belongs to a classifier of other settings: {', '.join(changed)}",
+                             file=self.snapshot.folder,
                              remedy="use another --snapshot, or --fresh to remove what is there")
         self.epoch, self.step = state["epoch"], state["step"]
         parameters = self.net.collect_params()
@@ -142,12 +150,15 @@ class CamRun:
         save_config(self.config, self.snapshot.path("config.yaml"))
         total = self.cam.epochs * self.batches.num_batches
         with RunLog(self.snapshot.folder, self.snapshot.model, total, self.step) as log:
-            log.line(f"{len(self.images)} images, {self.cam.model} from {self.cam.pretrained or 'random weights'}"
-                     f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of {total} steps done, on {self.device}")
+            log.line(f"{len(self.images)} images, {self.cam.model} from "
+                     f"{self.cam.pretrained or 'random weights'}"
+                     f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of {total} "
+                     f"steps done, on {self.device}")
             while self.epoch < self.cam.epochs:
                 self._run_epoch(log, total)
         self.snapshot.save_epoch(self.cam.epochs - 1, named_values(self.net), {
-            "kind": "cam", "network": self.net.settings, "classes": list(self.images.classes.foreground), "training": self.identity(),
+            "kind": "cam", "network": self.net.settings, "classes": list(self.images.classes.foreground),
+            "training": self.identity(),
             "config_hash": self.config.hash(("cam",)), "epoch": self.epoch - 1, "step": self.step})
         return path
 
@@ -162,7 +173,8 @@ class CamRun:
         loss = self._meter.take()["loss"]
         speed = self._clock.images_per_second(len(self.images))
         log.scalars({"loss/sigmoid": loss, "learning_rate": rate, "images_per_second": speed}, self.step)
-        log.line(f"epoch {self.epoch}/{self.cam.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, {speed:.1f} images/s, "
+        log.line(f"epoch {self.epoch}/{self.cam.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, "
+                 f"{speed:.1f} images/s, "
                  f"{duration(self._clock.seconds_left(total - self.step))} left")
 
     def _learn(self, batch: mx.io.DataBatch, rate: float) -> None:
@@ -175,7 +187,8 @@ class CamRun:
         value = loss.sum().asscalar()
         if not (np.isfinite(value) and all_finite(list(self._sgd.gradients().values()))):
             names = ", ".join(self.images.names[int(index)] for index in batch.index)
-            raise InputError(f"the loss or a gradient is not finite in step {self.step + 1} with the images {names}",
+            raise InputError(f"the loss or a gradient is not finite in step {self.step + 1} with the "
+                             f"images {names}",
                              file=self.snapshot.folder, remedy="look at these images, or lower cam.lr")
         self._sgd.set_learning_rate(rate)
         self._sgd.step(len(data))
@@ -186,12 +199,14 @@ class CamRun:
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the training goes on."""
         mx.nd.waitall()
-        parameters = {name: param.data().asnumpy() for name, param in self.net.collect_params().items() if param.grad_req != "null"}
+        parameters = {name: param.data().asnumpy() for name, param in self.net.collect_params().items()
+                      if param.grad_req != "null"}
         return {"identity": self.identity(), "epoch": self.epoch, "step": self.step, "parameters": parameters,
                 "momentum": self._sgd.momentum(), "batches": self.batches.state_dict()}
 
     def report(self, path: str, sets: Mapping[str, RecordSet]) -> Dict[str, Any]:
-        """Average precision on the image-level labels of each set, by the whole images: written to ``<path>`` with the suffix
+        """Average precision on the image-level labels of each set, by the whole images: written to
+        ``<path>`` with the suffix
         ``.map.json`` and printed; sets that were scored before are not scored again."""
         target, digest = f"{path[:-len('.params')]}.map.json", read_metadata(path)["sha256"]
         known = json.loads(read_bytes(target)) if os.path.exists(target) else {}
@@ -199,10 +214,13 @@ class CamRun:
         for name, images in sets.items():
             if scored.get(name, {}).get("images") != images.identity:
                 precision = average_precisions(self.scores(images), images.labels[:, 1:])
-                by_class = {label: None if np.isnan(value) else float(value) for label, value in zip(images.classes.foreground, precision)}
-                scored[name] = {"images": images.identity, "count": len(images), "mean_average_precision": mean_of_present(precision),
+                by_class = {label: None if np.isnan(value) else float(value) for label,
+                            value in zip(images.classes.foreground, precision)}
+                scored[name] = {"images": images.identity, "count": len(images),
+                                "mean_average_precision": mean_of_present(precision),
                                 "average_precision": by_class}
-            print(f"{name}: mean average precision {_shown(scored[name]['mean_average_precision'])} on the labels of {len(images)} images",
+            print(f"{name}: mean average precision {_shown(scored[name]['mean_average_precision'])} on the "
+                  f"labels of {len(images)} images",
                   flush=True)
         known = {"classifier": digest, "sets": scored}
         with atomic_write(target, "w") as stream:
@@ -214,15 +232,19 @@ class CamRun:
         if self.cam.freeze_backbone:
             straight = self.features(images)[:, STRAIGHT]
             blocks = [straight[start:start + 1024, :, None, None] for start in range(0, len(straight), 1024)]
-            return np.concatenate([self.net.classifier(mx.nd.array(block, ctx=self.device)).flatten().asnumpy() for block in blocks])
+            return np.concatenate([self.net.classifier(mx.nd.array(block,
+                                                                   ctx=self.device)).flatten().asnumpy()
+                                   for block in blocks])
         rows = [self.net(network_input(image, self.device)).asnumpy()[0]
                 for image in images_rgb(images, range(len(images)), self._workers)]
         return np.stack(rows)
 
 
-def build_classifier(settings: CamConfig, num_foreground: int, device: mx.Context, backbone_options: Optional[Mapping[str, Any]] = None
+def build_classifier(settings: CamConfig, num_foreground: int, device: mx.Context,
+                     backbone_options: Optional[Mapping[str, Any]] = None
                      ) -> CAMClassifier:
-    """A classifier with its first values, pretrained where the settings name a source, and with what trains of it set.
+    """A classifier with its first values, pretrained where the settings name a source, and with
+    what trains of it set.
 
     Raises
     ------
@@ -258,7 +280,8 @@ def weights_digest(settings: CamConfig) -> str:
     """What the backbone starts from: 'package', the SHA-256 of the file, or the seed of random weights."""
     if not settings.pretrained:
         return f"random {settings.seed}"
-    return settings.pretrained if settings.pretrained == "package" else hashlib.sha256(read_bytes(settings.pretrained)).hexdigest()
+    return settings.pretrained if settings.pretrained == "package" else hashlib.sha256(
+        read_bytes(settings.pretrained)).hexdigest()
 
 
 def _shown(value: Optional[float]) -> str:

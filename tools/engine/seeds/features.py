@@ -1,4 +1,6 @@
-"""Pooled features of whole images, computed once and kept on the disk: what a classification layer on a frozen backbone trains on."""
+"""Pooled features of whole images, computed once and kept on the disk: what a classification layer
+on a frozen backbone trains on.
+"""
 from __future__ import annotations
 
 import os
@@ -21,7 +23,8 @@ STRAIGHT, MIRRORED = 0, 1
 def images_rgb(images: RecordSet, indices: Any, workers: int) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8 RGB images of a record set, decoded ahead by threads."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        yield from overlapped(pool, lambda index: cv2.cvtColor(images.image(int(index)), cv2.COLOR_BGR2RGB), indices)
+        yield from overlapped(pool, lambda index: cv2.cvtColor(images.image(int(index)), cv2.COLOR_BGR2RGB),
+                              indices)
 
 
 def network_input(image: np.ndarray, device: mx.Context) -> mx.nd.NDArray:
@@ -29,11 +32,12 @@ def network_input(image: np.ndarray, device: mx.Context) -> mx.nd.NDArray:
     return mx.nd.array(image.transpose(2, 0, 1)[None], ctx=device, dtype=np.float32)
 
 
-def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: PathLike, device: mx.Context, *, workers: int = 1,
-                    progress: bool = False) -> np.ndarray:
+def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: PathLike, device: mx.Context, *,
+                    workers: int = 1, progress: bool = False) -> np.ndarray:
     """Mean features of every image and of its mirror image, in their own size.
 
-    They are kept in ``path``, which must say what they depend on; a run that was stopped goes on where it was.
+    They are kept in ``path``, which must say what they depend on; a run that was stopped goes on
+    where it was.
 
     Returns
     -------
@@ -51,7 +55,8 @@ def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: Pat
         try:
             table = _continued(partial, shape)
             missing = np.flatnonzero(np.isnan(table).any(axis=(1, 2)))
-            for index, image in tqdm(zip(missing, images_rgb(images, missing, workers)), total=len(images), unit="image", desc="features",
+            for index, image in tqdm(zip(missing, images_rgb(images, missing, workers)), total=len(images),
+                                     unit="image", desc="features",
                                      initial=len(images) - len(missing), disable=None if progress else True):
                 pixels = network_input(image, device)
                 both = [backbone(view).mean(axis=(2, 3)) for view in (pixels, mx.nd.reverse(pixels, axis=3))]
@@ -79,7 +84,8 @@ def _open(path: str, shape: tuple, mode: str = "r") -> np.memmap:
     try:
         table = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"is not a table of features ({error})", file=path, remedy="remove it, it will be made again") from error
+        raise InputError(f"is not a table of features ({error})", file=path,
+                         remedy="remove it, it will be made again") from error
     if table.shape != shape or table.dtype != np.float32:
         raise InputError(f"holds {table.dtype} of shape {table.shape} in place of float32 {shape}", file=path,
                          remedy="remove it, it will be made again")
@@ -89,8 +95,8 @@ def _open(path: str, shape: tuple, mode: str = "r") -> np.memmap:
 class FeatureIter:
     """Batches of features, straight or mirrored at random, for the training loop of a CAM classifier.
 
-    A batch holds ``data`` [(B, C, 1, 1)], ``label`` [(B, L)], ``index`` (B,); the last one of an epoch is smaller. Order and choice are
-    those of the counter (seed, epoch).
+    A batch holds ``data`` [(B, C, 1, 1)], ``label`` [(B, L)], ``index`` (B,); the last one of an
+    epoch is smaller. Order and choice are those of the counter (seed, epoch).
 
     Parameters
     ----------
@@ -99,7 +105,8 @@ class FeatureIter:
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, seed: int) -> None:
-        self._features, self._labels, self._batch_size, self._seed = features, np.asarray(labels, np.float32), batch_size, seed
+        self._features, self._labels, self._batch_size, self._seed = features, np.asarray(labels,
+                                                                                          np.float32), batch_size, seed
         self._epoch = self._position = 0
 
     @property

@@ -1,8 +1,10 @@
-"""Class activation maps and saliency to seeds: the sparse label maps on which the segmentation network is trained.
+"""Class activation maps and saliency to seeds: the sparse label maps on which the segmentation
+network is trained.
 
-Paper, "Initial Seeds": a CAM in [0, 1] above 0.3 claims a pixel for its class, saliency below 0.06 claims it for the background, and
-"all the remaining unassigned pixels and conflictual assignments are abandoned and marked as ignored". Nothing here opens ground truth
-unless Table 4's experiment asks for it by naming the folder.
+Paper, "Initial Seeds": a CAM in [0, 1] above 0.3 claims a pixel for its class, saliency below 0.06
+claims it for the background, and "all the remaining unassigned pixels and conflictual assignments
+are abandoned and marked as ignored". Nothing here opens ground truth unless Table 4's experiment
+asks for it by naming the folder.
 """
 from __future__ import annotations
 
@@ -28,10 +30,12 @@ MANIFEST = "seeds.json"
 
 # Called for each image with (name, cams (K, H, W), classes).
 Watch = Callable[[str, np.ndarray, Sequence[int]], None]
-# Maps of one image: (image (H, W, 3) uint8 RGB, classes) -> (K, H, W) float32 in [0, 1]; CamMaps.__call__ is one.
+# Maps of one image: (image (H, W, 3) uint8 RGB, classes) -> (K, H, W) float32 in [0, 1];
+# CamMaps.__call__ is one.
 Maps = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
-# What stands for the saliency of an image: (config, name, image (H, W, 3) uint8 RGB, cams (K, H, W)) -> (H, W) float32 in [0, 1].
+# What stands for the saliency of an image: (config, name, image (H, W, 3) uint8 RGB, cams (K, H,
+# W)) -> (H, W) float32 in [0, 1].
 SALIENCY: Dict[str, Callable[[SeedConfig, str, np.ndarray, np.ndarray], np.ndarray]] = {
     "images": lambda config, name, image, cams: read_saliency(config.saliency_root, name, image.shape[:2]),
     "builtin": lambda config, name, image, cams: barrier_saliency(image),
@@ -43,21 +47,24 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
                  background_threshold: float, conflicts: str = "ignore") -> np.ndarray:
     """Label map of the pixels that exactly one class or the background claims.
 
-    A pixel that two classes claim, or a class and the background, is a conflict and is ignored, as is one that nobody claims.
+    A pixel that two classes claim, or a class and the background, is a conflict and is ignored, as
+    is one that nobody claims.
 
     Parameters
     ----------
     cams : (K, H, W) in [0, 1], one map for each of ``classes`` (pixel values 1..254).
     saliency : (H, W) in [0, 1].
-    conflicts : 'ignore' as in the paper, or 'largest': of several classes the one with the largest CAM has the pixel. Classes that always
-        come together and whose maps cover each other have hardly a seed otherwise.
+    conflicts : 'ignore' as in the paper, or 'largest': of several classes the one with the largest
+        CAM has the pixel. Classes that always come together and whose maps cover each other have
+        hardly a seed otherwise.
 
     Returns
     -------
     (H, W) uint8 class indices, 255 ignored.
     """
     if len(cams) != len(classes) or cams.shape[1:] != saliency.shape:
-        raise ValueError(f"{cams.shape} maps do not fit {len(classes)} classes and saliency of {saliency.shape}")
+        raise ValueError(f"{cams.shape} maps do not fit {len(classes)} classes and saliency of "
+                         f"{saliency.shape}")
     background = saliency < background_threshold
     labels = np.where(background, 0, IGNORE).astype(np.uint8)
     if not len(classes):
@@ -71,18 +78,20 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
 
 
 def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLike, source: Dict[str, Any], *,
-               strong_masks: PathLike = "", workers: int = 1, watch: Optional[Watch] = None, progress: bool = False) -> int:
+               strong_masks: PathLike = "", workers: int = 1, watch: Optional[Watch] = None,
+               progress: bool = False) -> int:
     """Write ``folder``/NAME.png for every image, and the manifest of the folder.
 
-    Decoding, the network and the rest (saliency, thresholds, writing) of different images overlap. Seeds that are there from an
-    earlier call with the same settings are kept.
+    Decoding, the network and the rest (saliency, thresholds, writing) of different images overlap.
+    Seeds that are there from an earlier call with the same settings are kept.
 
     Parameters
     ----------
     maps : class activation maps of an image, called from this thread only.
     source : what ``maps`` depends on (such as the classifier's digest), for the manifest.
-    strong_masks : folder of NAME.png ground truth, needed where ``config.strong_ratio`` is above 0 (Table 4): the masks of the chosen
-        names, and only those, are read and become their seeds. The manifest records the choice.
+    strong_masks : folder of NAME.png ground truth, needed where ``config.strong_ratio`` is above 0
+        (Table 4): the masks of the chosen names, and only those, are read and become their seeds.
+        The manifest records the choice.
     workers : threads for decoding and as many for writing.
     watch : called with (name, cams, classes) for every image, those kept included, from the writing threads.
 
@@ -93,7 +102,8 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     Raises
     ------
     InputError
-        A folder with seeds of other settings; an image that cannot be read; a saliency map or mask that is missing or does not fit.
+        A folder with seeds of other settings; an image that cannot be read; a saliency map or mask
+        that is missing or does not fit.
     """
     folder = os.fspath(folder)
     check_saliency(config)
@@ -105,7 +115,8 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     def load(index: int) -> Tuple[int, np.ndarray]:
         return index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)
 
-    def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray, List[int]]]:
+    def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray,
+                                                                             List[int]]]:
         for index, image in loaded:
             classes = [int(value) for value in np.flatnonzero(images.labels[index]) if value]
             shown = classes if watch or images.names[index] not in replaced else []
@@ -122,31 +133,37 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             seeds = _read_mask(strong_masks, name, images)
         else:
             saliency = SALIENCY[config.saliency](config, name, image, cams)
-            seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold, config.conflicts)
+            seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold,
+                                 config.background_threshold, config.conflicts)
         write_label_png(os.path.join(folder, f"{name}.png"), seeds)
         return True
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
         finished = overlapped(writers, finish, activate(overlapped(readers, load, todo)))
-        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image", disable=None if progress else True))
+        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image", disable=None
+                        if progress else True))
 
 
 def check_saliency(config: SeedConfig) -> None:
     """Refuse ``images`` without a folder and a folder without ``images``."""
     if config.saliency == "images" and not os.path.isdir(config.saliency_root):
-        raise InputError("is no folder of saliency maps", file=config.saliency_root or None, field="seeds.saliency_root",
+        raise InputError("is no folder of saliency maps", file=config.saliency_root or None,
+                         field="seeds.saliency_root",
                          remedy="name the folder of NAME.png, or take seeds.saliency=builtin")
     if config.saliency != "images" and config.saliency_root:
-        raise InputError(f"is not read with seeds.saliency={config.saliency}", file=config.saliency_root, field="seeds.saliency_root",
+        raise InputError(f"is not read with seeds.saliency={config.saliency}", file=config.saliency_root,
+                         field="seeds.saliency_root",
                          remedy="add seeds.saliency=images, or leave the folder out")
 
 
-def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any], strong: Sequence[str]) -> Dict[str, Any]:
+def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any],
+              strong: Sequence[str]) -> Dict[str, Any]:
     """All that the seeds of a folder depend on, with Table 4's choice of names."""
     keys = ("foreground_threshold", "background_threshold", "saliency", "conflicts", "scales", "mirror")
-    choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(images), "names": list(strong)}
-    return {"seeds": {key: getattr(config, key) for key in keys}, "strong": choice if strong else None, "images": images.identity,
-            "classes": images.classes.names, "source": source}
+    choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(images),
+              "names": list(strong)}
+    return {"seeds": {key: getattr(config, key) for key in keys}, "strong": choice if strong else None,
+            "images": images.identity, "classes": images.classes.names, "source": source}
 
 
 def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:
@@ -164,11 +181,12 @@ def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:
         found = read_seed_manifest(folder)
         if found["hash"] != digest:
             changed = [key for key in content if content[key] != found.get(key)]
-            raise InputError(f"holds seeds of other settings ({', '.join(changed) or 'version'} changed)", file=folder,
-                             remedy="name another folder, or remove this one")
+            raise InputError(f"holds seeds of other settings ({', '.join(changed) or 'version'} changed)",
+                             file=folder, remedy="name another folder, or remove this one")
         return
     if existing(folder):
-        raise InputError(f"holds PNG files, but no {MANIFEST} that says how they were made", file=folder, remedy="name another folder")
+        raise InputError(f"holds PNG files, but no {MANIFEST} that says how they were made", file=folder,
+                         remedy="name another folder")
     with atomic_write(path, "w") as stream:
         json.dump({"hash": digest, **content}, stream, indent=1)
 
@@ -187,14 +205,18 @@ def read_seed_manifest(folder: PathLike) -> Dict[str, Any]:
 
 
 def existing(folder: PathLike) -> set:
-    """Names of the PNG files in a folder; none when there is no folder. Files are written whole, so a name is a finished seed."""
+    """Names of the PNG files in a folder; none when there is no folder. Files are written whole, so
+    a name is a finished seed.
+    """
     if not os.path.isdir(folder):
         return set()
-    return {entry.name[:-4] for entry in os.scandir(folder) if entry.name.endswith(".png") and not entry.name.startswith(".")}
+    return {entry.name[:-4] for entry in os.scandir(folder)
+            if entry.name.endswith(".png") and not entry.name.startswith(".")}
 
 
 def choose_strong(names: Sequence[str], ratio: float, seed: int) -> List[str]:
-    """The names whose seeds become ground truth: round(ratio * n) of them, drawn from the sorted names, in sorted order.
+    """The names whose seeds become ground truth: round(ratio * n) of them, drawn from the sorted
+    names, in sorted order.
 
     With one ``seed`` a smaller ratio's choice is part of a larger one's.
     """
@@ -209,10 +231,13 @@ def _strong_choice(config: SeedConfig, images: RecordSet, strong_masks: PathLike
     masks = os.fspath(strong_masks)
     strong = choose_strong(images.names, config.strong_ratio, config.strong_seed)
     if config.strong_ratio and not os.path.isdir(masks):
-        raise InputError("is no folder of ground truth" if masks else f"{config.strong_ratio:g} of the seeds are to be ground truth",
-                         file=masks or None, field="seeds.strong_ratio", remedy="name the folder of NAME.png with --strong-masks")
+        raise InputError("is no folder of ground truth"
+                         if masks else f"{config.strong_ratio:g} of the seeds are to be ground truth",
+                         file=masks or None, field="seeds.strong_ratio",
+                         remedy="name the folder of NAME.png with --strong-masks")
     if masks and not config.strong_ratio:
-        raise InputError("is not read with seeds.strong_ratio=0", file=masks, field="--strong-masks", remedy="give a ratio too")
+        raise InputError("is not read with seeds.strong_ratio=0", file=masks, field="--strong-masks",
+                         remedy="give a ratio too")
     return strong
 
 

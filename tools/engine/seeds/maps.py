@@ -1,7 +1,8 @@
-"""Class activation maps of single images, in [0, 1], and how well their classifier knows the image-level labels.
+"""Class activation maps of single images, in [0, 1], and how well their classifier knows the
+image-level labels.
 
-CAM (Zhou et al., CVPR 2016): a classifier whose last two layers are a global average pooling and a linear layer; without the pooling,
-the linear layer scores every position of the feature map.
+CAM (Zhou et al., CVPR 2016): a classifier whose last two layers are a global average pooling and a
+linear layer; without the pooling, the linear layer scores every position of the feature map.
 """
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ STRIDE = 8  # of the classifier's maps, pixels
 class CamMaps:
     """Class activation maps of one image, for chosen classes.
 
-    The maps of all scales and of the mirrored image are enlarged to the image and added; then negative scores become 0 and each map is
-    divided by its largest value, so that its strongest pixel is 1 (Ahn and Kwak, CVPR 2018, section 3.1; the CIAN paper says "into
-    range [0,1]" and no more). A class that scores nowhere above 0 has an empty map.
+    The maps of all scales and of the mirrored image are enlarged to the image and added; then
+    negative scores become 0 and each map is divided by its largest value, so that its strongest
+    pixel is 1 (Ahn and Kwak, CVPR 2018, section 3.1; the CIAN paper says "into range [0,1]" and no
+    more). A class that scores nowhere above 0 has an empty map.
 
-    Enlarging is bilinear with corners aligned. The image is padded with copies of its last row and column to 8n+1 pixels first, so that
-    position i of the map lies exactly on pixel 8i.
+    Enlarging is bilinear with corners aligned. The image is padded with copies of its last row and
+    column to 8n+1 pixels first, so that position i of the map lies exactly on pixel 8i.
 
     Parameters
     ----------
@@ -76,7 +78,8 @@ class CamMaps:
         pixels = network_input(image, self._device)
         for scale in self._scales:
             size = (int((height - 1) * scale) + 1, int((width - 1) * scale) + 1)
-            scaled = pixels if size == (height, width) else mx.nd.contrib.BilinearResize2D(pixels, height=size[0], width=size[1])
+            scaled = pixels if size == (height, width) else mx.nd.contrib.BilinearResize2D(pixels,
+                                                                                           height=size[0], width=size[1])
             coarse = self._coarse(scaled, classes)
             rows, columns = (resize_matrix(shown, side) @ _enlarging(steps, shown)
                              for shown, side, steps in zip(size, (height, width), coarse.shape[1:]))
@@ -100,7 +103,8 @@ def _enlarging(steps: int, side: int) -> np.ndarray:
     return resize_matrix(steps, (steps - 1) * STRIDE + 1)[:side]
 
 
-def load_classifier(path: PathLike, classes: ClassTable, device: Optional[mx.Context] = None) -> Tuple[CAMClassifier, str]:
+def load_classifier(path: PathLike, classes: ClassTable,
+                    device: Optional[mx.Context] = None) -> Tuple[CAMClassifier, str]:
     """The classifier of a file that training wrote, and the SHA-256 of that file.
 
     Raises
@@ -110,10 +114,13 @@ def load_classifier(path: PathLike, classes: ClassTable, device: Optional[mx.Con
     """
     metadata = read_metadata(path)
     if metadata.get("kind") != "cam":
-        raise InputError("is not a CAM classifier", file=path, remedy="name the file that tools/train_cam.py wrote")
+        raise InputError("is not a CAM classifier", file=path,
+                         remedy="name the file that tools/train_cam.py wrote")
     if tuple(metadata["classes"]) != classes.foreground:
-        raise InputError(f"was trained for {', '.join(metadata['classes'])}, the data has {', '.join(classes.foreground)}", file=path,
-                         field="classes", remedy="train it on this data, or name its class list with --classes")
+        raise InputError(f"was trained for {', '.join(metadata['classes'])}, the data has "
+                         f"{', '.join(classes.foreground)}", file=path,
+                         field="classes", remedy="train it on this data, or name its class list with "
+                                                 "--classes")
     net = CAMClassifier(**metadata["network"])
     load_params(net, path, ctx=device)
     net.hybridize()
@@ -121,7 +128,8 @@ def load_classifier(path: PathLike, classes: ClassTable, device: Optional[mx.Con
 
 
 def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Average precision of each class: the mean, over its positive images, of the precision at that image's rank.
+    """Average precision of each class: the mean, over its positive images, of the precision at that
+    image's rank.
 
     Images of equal score share the rank of the last of them, so an order among them gives no advantage.
 
@@ -138,7 +146,8 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for index, (score, positive) in enumerate(zip(scores.T, np.asarray(labels, bool).T)):
         if positive.any():
             ordered = np.sort(score)
-            above = len(score) - np.searchsorted(ordered, score[positive], side="left")  # images of at least that score
+            # images of at least that score
+            above = len(score) - np.searchsorted(ordered, score[positive], side="left")
             hits = positive.sum() - np.searchsorted(np.sort(score[positive]), score[positive], side="left")
             result[index] = (hits / above).mean()
     return result

@@ -10,10 +10,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def overlapped(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def overlapped(pool: ThreadPoolExecutor, function: Callable[[Item], Result],
+               items: Iterable[Item]) -> Iterator[Result]:
     """``map(function, items)`` by the threads of ``pool``, a few items ahead of the one asked for.
 
-    ``items`` is advanced by the calling thread. An exception of an item is raised in its place; what was ahead is dropped then.
+    ``items`` is advanced by the calling thread. An exception of an item is raised in its place;
+    what was ahead is dropped then.
     """
     waiting: Deque[Future[Result]] = deque()
     try:

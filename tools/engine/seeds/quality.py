@@ -1,4 +1,6 @@
-"""How good seeds are, where ground truth is given for measurement: coverage, precision and intersection over union."""
+"""How good seeds are, where ground truth is given for measurement: coverage, precision and
+intersection over union.
+"""
 from __future__ import annotations
 
 import os
@@ -13,14 +15,17 @@ from cian.errors import InputError, PathLike
 from cian.tools.engine.metrics import Evaluation, confusion_matrix, pair_counts
 
 
-def measure_seeds(seed_root: PathLike, mask_root: PathLike, names: Sequence[str], classes: ClassTable, workers: int = 1) -> Dict[str, Any]:
-    """Compare ``seed_root``/NAME.png with ``mask_root``/NAME.png over the pixels that the truth does not ignore.
+def measure_seeds(seed_root: PathLike, mask_root: PathLike, names: Sequence[str], classes: ClassTable,
+                  workers: int = 1) -> Dict[str, Any]:
+    """Compare ``seed_root``/NAME.png with ``mask_root``/NAME.png over the pixels that the truth
+    does not ignore.
 
     Returns
     -------
     JSON-able dict with, over all pixels and (under ``classes``) for each class,
 
-    * ``coverage``: portion of the pixels that have a seed; of a class: portion of its pixels that have its seed;
+    * ``coverage``: portion of the pixels that have a seed; of a class: portion of its pixels that
+      have its seed;
     * ``precision``: portion of the seeds that are right;
     * ``iou_labelled`` and ``mean_iou_labelled``: over the pixels with a seed alone;
     * ``iou`` and ``mean_iou``: over all pixels, one without a seed being missed.
@@ -35,7 +40,8 @@ def measure_seeds(seed_root: PathLike, mask_root: PathLike, names: Sequence[str]
     def count(name: str) -> np.ndarray:
         seeds, mask = (_read(root, name, classes) for root in (seed_root, mask_root))
         if seeds.shape != mask.shape:
-            raise InputError(f"is {seeds.shape[1]}x{seeds.shape[0]} pixels, its mask {mask.shape[1]}x{mask.shape[0]}",
+            raise InputError(f"is {seeds.shape[1]}x{seeds.shape[0]} pixels, its mask "
+                             f"{mask.shape[1]}x{mask.shape[0]}",
                              file=_path(seed_root, name))
         return pair_counts(mask, seeds)
 
@@ -54,18 +60,23 @@ def seed_scores(counts: np.ndarray, classes: ClassTable) -> Dict[str, Any]:
     right, claimed = np.diag(labelled), labelled.sum(axis=0)
     per_class = {
         "coverage": _ratio(right, truth), "precision": _ratio(right, claimed),
-        "iou_labelled": _ratio(right, labelled.sum(axis=1) + claimed - right), "iou": _ratio(right, truth + claimed - right),
+        "iou_labelled": _ratio(right, labelled.sum(axis=1) + claimed - right),
+        "iou": _ratio(right, truth + claimed - right),
     }
     return {
-        "coverage": _number(_ratio(labelled.sum(), truth.sum())), "precision": _number(_ratio(right.sum(), labelled.sum())),
+        "coverage": _number(_ratio(labelled.sum(), truth.sum())),
+        "precision": _number(_ratio(right.sum(), labelled.sum())),
         "mean_iou_labelled": float(np.nan_to_num(per_class["iou_labelled"]).mean()),
         "mean_iou": float(np.nan_to_num(per_class["iou"]).mean()),
-        "classes": {name: {key: _number(values[index]) for key, values in per_class.items()} for index, name in enumerate(classes.names)},
+        "classes": {name: {key: _number(values[index]) for key, values in per_class.items()} for index,
+                    name in enumerate(classes.names)},
     }
 
 
 class CamScore:
-    """Gathers the score of the CAM itself: the largest map where it exceeds the threshold, else background. For ``make_seeds(watch=)``."""
+    """Gathers the score of the CAM itself: the largest map where it exceeds the threshold, else
+    background. For ``make_seeds(watch=)``.
+    """
 
     def __init__(self, mask_root: PathLike, classes: ClassTable, threshold: float) -> None:
         self._mask_root, self._classes, self._threshold = mask_root, classes, threshold
@@ -90,13 +101,16 @@ class CamScore:
 
 
 def quality_table(report: Dict[str, Any]) -> str:
-    """The report of :func:`measure_seeds` as text, in per cent; with the CAM's own score where ``report['cam']`` holds one."""
+    """The report of :func:`measure_seeds` as text, in per cent; with the CAM's own score where
+    ``report['cam']`` holds one.
+    """
     columns = ("coverage", "precision", "iou_labelled", "iou")
     rows: List[List[str]] = [["class", *(column.replace("_", " ") for column in columns), "CAM iou"]]
     cam = report.get("cam", {"iou": {}, "mean_iou": None})
     for name, values in report["classes"].items():
         rows.append([name, *(_cell(values[column]) for column in columns), _cell(cam["iou"].get(name))])
-    overall = (report["coverage"], report["precision"], report["mean_iou_labelled"], report["mean_iou"], cam["mean_iou"])
+    overall = (report["coverage"], report["precision"], report["mean_iou_labelled"], report["mean_iou"],
+               cam["mean_iou"])
     rows.append(["all pixels / mean", *(_cell(value) for value in overall)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) if not index else cell.rjust(width)

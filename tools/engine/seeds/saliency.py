@@ -1,7 +1,8 @@
 """Saliency in [0, 1] as a cue for the background: a user's own maps, or a map computed from the image alone.
 
-The paper thresholds the maps of an off-the-shelf model (Jiang et al., CVPR 2013). opencv-python has no saliency module (it is part of
-opencv-contrib-python, which cannot be installed beside it), so the built-in choice is written here, after a published method.
+The paper thresholds the maps of an off-the-shelf model (Jiang et al., CVPR 2013). opencv-python has
+no saliency module (it is part of opencv-contrib-python, which cannot be installed beside it), so
+the built-in choice is written here, after a published method.
 """
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ _BAND = 0.1  # width of the border band, as a portion of the shorter side (secti
 def barrier_saliency(image: np.ndarray) -> np.ndarray:
     """Saliency by the barrier to the image's border and the colour contrast to it; no training, about 25 ms.
 
-    The sum of two maps of maximum 1, rescaled to [0, 1]: :func:`barrier_distance` of the Lab channels, summed, and
-    :func:`border_contrast`. These are the maps of "Minimum Barrier Salient Object Detection at 80 FPS" (Zhang et al., ICCV 2015, MB+,
-    sections 3.2 and 3.3); its post-processing (smoothing, centre prior, contrast enhancement) is left out, because only small values
-    matter to a background threshold.
+    The sum of two maps of maximum 1, rescaled to [0, 1]: :func:`barrier_distance` of the Lab
+    channels, summed, and :func:`border_contrast`. These are the maps of "Minimum Barrier Salient
+    Object Detection at 80 FPS" (Zhang et al., ICCV 2015, MB+, sections 3.2 and 3.3); its
+    post-processing (smoothing, centre prior, contrast enhancement) is left out, because only small
+    values matter to a background threshold.
 
     Parameters
     ----------
@@ -46,9 +48,9 @@ def barrier_saliency(image: np.ndarray) -> np.ndarray:
 def barrier_distance(channels: np.ndarray) -> np.ndarray:
     """Minimum barrier distance of every pixel to the border, for each channel by itself.
 
-    The barrier of a path is its highest value minus its lowest one; the distance is the smallest barrier over all paths to the
-    border. As in the source, paths are grown greedily (an upper bound of the distance), here by sweeping whole rows and columns
-    in the four directions.
+    The barrier of a path is its highest value minus its lowest one; the distance is the smallest
+    barrier over all paths to the border. As in the source, paths are grown greedily (an upper bound
+    of the distance), here by sweeping whole rows and columns in the four directions.
 
     Parameters
     ----------
@@ -84,7 +86,8 @@ def _sweep(distance: np.ndarray, highest: np.ndarray, lowest: np.ndarray, values
 
 
 def border_contrast(lab: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance of each pixel's colour to those of the four border bands, the least similar band left out.
+    """Mahalanobis distance of each pixel's colour to those of the four border bands, the least
+    similar band left out.
 
     One band may hold the object itself, so the largest of the four distances does not count.
 
@@ -104,7 +107,8 @@ def border_contrast(lab: np.ndarray) -> np.ndarray:
         centred = colours - colours.mean(axis=0)
         # One Lab unit of variance is added, so that a band of a single colour has an inverse.
         precision = np.linalg.inv(centred.T @ centred / len(colours) + np.eye(3))
-        distance = np.sqrt(np.maximum(np.einsum("hwi,ij,hwj->hw", offset, precision, offset, optimize=True), 0))
+        distance = np.sqrt(np.maximum(np.einsum("hwi,ij,hwj->hw", offset, precision, offset, optimize=True),
+                                      0))
         distances.append(distance / max(distance.max(), 1e-6))
     return (np.sum(distances, axis=0) - np.max(distances, axis=0)).astype(np.float32)
 
@@ -124,12 +128,14 @@ def read_saliency(root: PathLike, name: str, shape: tuple) -> np.ndarray:
     path = os.path.join(os.fspath(root), f"{name}.png")
     saliency = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     if saliency is None:
-        raise InputError("is not a readable image", file=path, remedy="saliency maps are 8-bit gray PNG files")
+        raise InputError("is not a readable image", file=path,
+                         remedy="saliency maps are 8-bit gray PNG files")
     if saliency.dtype != np.uint8 or saliency.ndim != 2:
         raise InputError(f"has {saliency.dtype} values of shape {saliency.shape}", file=path,
                          remedy="saliency maps are 8-bit gray PNG files, 0..255 for 0..1")
     if saliency.shape != tuple(shape):
-        raise InputError(f"is {saliency.shape[1]}x{saliency.shape[0]} pixels, its image {shape[1]}x{shape[0]}", file=path,
+        raise InputError(f"is {saliency.shape[1]}x{saliency.shape[0]} pixels, its image "
+                         f"{shape[1]}x{shape[0]}", file=path,
                          remedy="save each map in its image's size")
     return saliency.astype(np.float32) / 255
 

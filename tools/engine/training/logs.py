@@ -1,4 +1,6 @@
-"""What a training run reports: a progress bar, a text log and TensorBoard scalars, all from the same numbers."""
+"""What a training run reports: a progress bar, a text log and TensorBoard scalars, all from the
+same numbers.
+"""
 from __future__ import annotations
 
 import math
@@ -16,8 +18,8 @@ from cian.errors import InputError, PathLike
 class Meter:
     """Sums of named quantities since the last report.
 
-    Each step adds ``numerators[name] / denominator`` pairs, so that a mean over steps weighs every image or pixel the same,
-    whatever the step it was in.
+    Each step adds ``numerators[name] / denominator`` pairs, so that a mean over steps weighs every
+    image or pixel the same, whatever the step it was in.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,9 @@ class Meter:
         entry[1] += count
 
     def take(self) -> Dict[str, float]:
-        """Means since the last call, in the order of their first mention; NaN where nothing was counted. Starts again from zero."""
+        """Means since the last call, in the order of their first mention; NaN where nothing was
+        counted. Starts again from zero.
+        """
         means = {name: value / count if count else math.nan for name, (value, count) in self._sums.items()}
         self._sums.clear()
         return means
@@ -64,7 +68,9 @@ class Clock:
         return images / max(elapsed, 1e-9)
 
     def seconds_left(self, steps: int) -> float:
-        """Time for ``steps`` more steps at the mean speed of those after the first; NaN before there are any."""
+        """Time for ``steps`` more steps at the mean speed of those after the first; NaN before
+        there are any.
+        """
         return (time.monotonic() - self._start) / (self._steps - 1) * steps if self._steps > 1 else math.nan
 
 
@@ -76,7 +82,8 @@ class RunLog:
     folder : the run's folder; holds ``NAME.log`` (text, appended to) and ``tensorboard/`` (event files).
     name : of the log file, without extension.
     total : steps of the whole run, for the progress bar (an estimate may be corrected by :meth:`advance`).
-    done : steps that were done before this process; scalars of later steps that a killed process left are hidden.
+    done : steps that were done before this process; scalars of later steps that a killed process
+        left are hidden.
     """
 
     def __init__(self, folder: PathLike, name: str, total: int, done: int = 0) -> None:
@@ -86,9 +93,11 @@ class RunLog:
             self._text = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path) from error
-        self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"), purge_step=done + 1 if done else None,
+        self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"), purge_step=done + 1
+                                     if done else None,
                                      flush_secs=10, filename_suffix=f".{os.getpid()}.{time.time_ns()}")
-        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=None, file=sys.stderr)
+        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=None,
+                         file=sys.stderr)
 
     def __enter__(self) -> RunLog:
         return self

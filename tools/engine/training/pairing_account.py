@@ -1,4 +1,6 @@
-"""What the epochs of a run do with its images: the account as text, as figures for a file, and as a picture."""
+"""What the epochs of a run do with its images: the account as text, as figures for a file, and as a
+picture.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -41,35 +43,42 @@ class PairingAccount:
         return len(self.groups)
 
 
-def take_account(config: Config, labels: np.ndarray, names: Sequence[str], pairing: str, epochs: int) -> PairingAccount:
+def take_account(config: Config, labels: np.ndarray, names: Sequence[str], pairing: str,
+                 epochs: int) -> PairingAccount:
     """Draw the groups of ``epochs`` epochs as training does (without its crops) and count what they serve.
 
-    Augmentation draws from the same stream in the original's order, so from the second epoch on a training run has other groups than
-    these, of the same distribution.
+    Augmentation draws from the same stream in the original's order, so from the second epoch on a
+    training run has other groups than these, of the same distribution.
     """
     train, group_size = config.train, config.network.group_size
-    sampler = GroupSampler(labels, group_size=group_size, groups_per_batch=train.batch_size // group_size, pairing=pairing,
+    sampler = GroupSampler(labels, group_size=group_size, groups_per_batch=train.batch_size // group_size,
+                           pairing=pairing,
                            order=train.order, seed=train.seed, lonely=train.lonely, names=names)
     parts = []
     for _ in range(epochs):
         sampler.next_epoch()
         parts.append(sampler.account())
-    return PairingAccount(pairing, np.sum([part.served for part in parts], axis=0), [part.dropped for part in parts],
+    return PairingAccount(pairing, np.sum([part.served for part in parts], axis=0),
+                          [part.dropped for part in parts],
                           [part.groups for part in parts], sum(part.pairs for part in parts),
-                          sum(part.pairs_without_class for part in parts), np.sum([part.pairs_by_class for part in parts], axis=0),
+                          sum(part.pairs_without_class for part in parts),
+                          np.sum([part.pairs_by_class for part in parts], axis=0),
                           parts[0].images_by_class, len(sampler.lonely_images))
 
 
 def describe(account: PairingAccount) -> str:
     """One paragraph: used, dropped, pairs, times served."""
     times, counts = np.unique(account.served, return_counts=True)
-    shown = ", ".join(f"{count} {'never' if time == 0 else f'{time}x'}" for time, count in zip(times[:6], counts[:6]))
+    shown = ", ".join(f"{count} {'never' if time == 0 else f'{time}x'}" for time,
+                      count in zip(times[:6], counts[:6]))
     if len(times) > 6:
         shown += f", ... at most {times[-1]}x"
     span = f"{min(account.dropped)} to {max(account.dropped)}" if account.epochs > 1 else f"{account.dropped[0]}"
     images = len(account.served)
-    return (f"{account.pairing}: {images} images, {account.epochs} epoch(s) of {np.mean(account.groups):.0f} groups; "
-            f"{images - np.mean(account.dropped):.1f} used and {span} dropped an epoch; {account.lonely} without any partner; "
+    return (f"{account.pairing}: {images} images, {account.epochs} epoch(s) of "
+            f"{np.mean(account.groups):.0f} groups; "
+            f"{images - np.mean(account.dropped):.1f} used and {span} dropped an epoch; {account.lonely} "
+            "without any partner; "
             f"{account.pairs} pairs, {account.pairs_without_class} of them without a common class\n"
             f"  served over all epochs: {shown}")
 
@@ -86,11 +95,13 @@ def class_table(accounts: Sequence[PairingAccount], class_names: Sequence[str]) 
 def figures(account: PairingAccount, class_names: Sequence[str]) -> Dict[str, Any]:
     """The account as plain numbers."""
     times, counts = np.unique(account.served, return_counts=True)
-    return {"pairing": account.pairing, "images": len(account.served), "epochs": account.epochs, "groups": account.groups,
+    return {"pairing": account.pairing, "images": len(account.served), "epochs": account.epochs,
+            "groups": account.groups,
             "dropped": account.dropped, "lonely": account.lonely, "pairs": account.pairs,
             "pairs_without_class": account.pairs_without_class,
             "served": {int(time): int(count) for time, count in zip(times, counts)},
-            "classes": {name: {"images": int(account.images_by_class[index]), "pairs": int(account.pairs_by_class[index])}
+            "classes": {name: {"images": int(account.images_by_class[index]),
+                               "pairs": int(account.pairs_by_class[index])}
                         for index, name in enumerate(class_names) if index}}
 
 
@@ -101,7 +112,8 @@ def draw(accounts: Sequence[PairingAccount], class_names: Sequence[str], stream:
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
     positions, width = np.arange(1, len(class_names)), 0.8 / (len(accounts) + 1)
-    left.bar(positions - 0.4 + width / 2, accounts[0].images_by_class[1:], width, color="lightgray", label="images that hold it")
+    left.bar(positions - 0.4 + width / 2, accounts[0].images_by_class[1:], width, color="lightgray",
+             label="images that hold it")
     for number, account in enumerate(accounts, 1):
         left.bar(positions - 0.4 + (number + 0.5) * width, account.pairs_by_class[1:] / account.epochs, width,
                  label=f"pairs an epoch, {account.pairing}")

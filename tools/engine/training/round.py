@@ -1,4 +1,6 @@
-"""Training rounds: data, network and optimiser put together, epochs run, progress reported, and everything saved so that it can go on."""
+"""Training rounds: data, network and optimiser put together, epochs run, progress reported, and
+everything saved so that it can go on.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -30,20 +32,23 @@ from cian.tools.engine.training.step import NotFinite, Trainer, learning_rate, n
 SECTIONS = ("network", "loss", "train", "run")  # of the configuration, what a training run depends on
 
 
-def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_options: Optional[Mapping[str, Any]] = None) -> str:
+def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
+        backbone_options: Optional[Mapping[str, Any]] = None) -> str:
     """Train a round, or go on with it where it stopped; returns the path of the last checkpoint.
 
     Parameters
     ----------
     config : data, network, loss, train and run are used; ``run.snapshot`` is the run's folder.
-    start : ``.params`` of the first round, which a second round starts from; empty starts from ``network.pretrained``.
+    start : ``.params`` of the first round, which a second round starts from; empty starts from
+        ``network.pretrained``.
     fresh : remove what another run left in the folder, in place of refusing it.
     backbone_options : of the backbone's class; default those of ``start``, or none.
 
     Raises
     ------
     InputError
-        Wrong devices, batch, data, weights or snapshot; a loss, gradient or parameter that is not finite, with the images of the batch.
+        Wrong devices, batch, data, weights or snapshot; a loss, gradient or parameter that is not
+        finite, with the images of the batch.
     """
     contexts = parse_devices(config.run.devices)
     _check(config, len(contexts))
@@ -55,8 +60,10 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
         snapshot = stack.enter_context(Snapshot(config.run.snapshot, config.network.model, config.train.keep))
         state = _state_to_resume(snapshot, config, os.fspath(start), fresh)
         images, seeds = (stack.enter_context(records) for records in open_training_records(config))
-        iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts)))  # forks its workers before other threads
-        net = build_network(config.network, images.classes.num_classes, backbone_options or _backbone_options(os.fspath(start)))
+        # forks its workers before other threads
+        iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts)))
+        net = build_network(config.network, images.classes.num_classes,
+                            backbone_options or _backbone_options(os.fspath(start)))
         messages = [f"{images.path}: {len(images)} images; {seeds.path}: {len(seeds)} seeds"]
         if state is None:
             messages.append(_initial_values(net, config, os.fspath(start), contexts))
@@ -65,12 +72,14 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, backbone_o
         run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start))
         if state is not None:
             run.load_state_dict(state)
-            messages.append(f"resumed after {run.step} steps, in epoch {run.epoch + 1} after {run.batch} batches")
+            messages.append(f"resumed after {run.step} steps, in epoch {run.epoch + 1} after {run.batch} "
+                            "batches")
         return run.run(messages)
 
 
 def first_round_checkpoint(path: PathLike, model: str = "") -> str:
-    """The ``.params`` file from which a second round starts: ``path``, or of a snapshot folder the last epoch's.
+    """The ``.params`` file from which a second round starts: ``path``, or of a snapshot folder the
+    last epoch's.
 
     Raises
     ------
@@ -82,7 +91,8 @@ def first_round_checkpoint(path: PathLike, model: str = "") -> str:
         metadata = read_metadata(found)
         epochs = metadata.get("config", {}).get("train.epochs", 0)
         if metadata.get("epoch", epochs) + 1 < epochs:
-            raise InputError(f"the first round stopped after epoch {metadata['epoch'] + 1} of {epochs}", file=path,
+            raise InputError(f"the first round stopped after epoch {metadata['epoch'] + 1} of {epochs}",
+                             file=path,
                              remedy="finish it with tools/train.py, or name a checkpoint with --start")
     return found
 
@@ -90,16 +100,19 @@ def first_round_checkpoint(path: PathLike, model: str = "") -> str:
 def training_loss(config: Config, num_classes: int) -> CIANLoss:
     """The loss of a configuration."""
     loss = config.loss
-    return CIANLoss(num_classes, config.network.affinity, loss.completion, loss.completion_labels, loss.completion_target, loss.normalise)
+    return CIANLoss(num_classes, config.network.affinity, loss.completion, loss.completion_labels,
+                    loss.completion_target, loss.normalise)
 
 
 def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devices: int) -> PairIter:
     """The iterator of a configuration."""
     train = config.train
-    return PairIter(images, seeds, batch_size=train.batch_size, group_size=config.network.group_size, num_devices=num_devices,
-                    crop_px=train.crop_px, scales=train.scales, mirror=train.mirror, label_resize=train.label_resize,
-                    label_padding=train.label_padding, pairing=train.pairing, lonely=train.lonely, order=train.order,
-                    seed=train.seed, workers=config.run.workers or usable_cores())
+    return PairIter(images, seeds, batch_size=train.batch_size, group_size=config.network.group_size,
+                    num_devices=num_devices,
+                    crop_px=train.crop_px, scales=train.scales, mirror=train.mirror,
+                    label_resize=train.label_resize,
+                    label_padding=train.label_padding, pairing=train.pairing, lonely=train.lonely,
+                    order=train.order, seed=train.seed, workers=config.run.workers or usable_cores())
 
 
 class TrainingRun:
@@ -115,9 +128,11 @@ class TrainingRun:
         self.config, self.snapshot, self.net, self.images, self.start = config, snapshot, net, images, start
         self.epoch = self.batch = self.step = 0
         self._iterator, self._feed = iterator, DeviceFeed(iterator, contexts, config.run.pinned)
-        configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta, freeze=config.train.freeze)
+        configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta,
+                           freeze=config.train.freeze)
         self._loss_parts = _loss_parts(config)
-        self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts, config.train,
+        self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts,
+                                config.train,
                                 mixed=config.run.precision == "mixed", reordered=config.run.sums == "fast")
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
@@ -139,8 +154,10 @@ class TrainingRun:
 
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the run goes on."""
-        return {"identity": _rounded(self.config, self.start), "epoch": self.epoch, "batch": self.batch, "step": self.step,
-                "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(), "meter": self._meter.state_dict()}
+        return {"identity": _rounded(self.config, self.start), "epoch": self.epoch, "batch": self.batch,
+                "step": self.step,
+                "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(),
+                "meter": self._meter.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
@@ -155,7 +172,8 @@ class TrainingRun:
             self._feed.reset()
         batches = self._iterator.num_batches
         if not batches:
-            raise InputError(f"epoch {self.epoch + 1} has no batch: no {train.batch_size} images fall into groups", field="train.pairing",
+            raise InputError(f"epoch {self.epoch + 1} has no batch: no {train.batch_size} images fall into "
+                             "groups", field="train.pairing",
                              remedy="use train.pairing=even, a smaller batch or more images")
         for parts in self._feed:
             rate = learning_rate(train, self.epoch, self.batch, batches)
@@ -173,7 +191,8 @@ class TrainingRun:
             values = self._trainer.step(parts, rate, self.step)
         except NotFinite as error:
             names = [self.images.names[int(index)] for part in parts for index in part.index]
-            raise InputError(f"{error}, in step {self.step + 1} (epoch {self.epoch + 1}, learning rate {rate:.3g}) with the images "
+            raise InputError(f"{error}, in step {self.step + 1} (epoch {self.epoch + 1}, learning rate "
+                             f"{rate:.3g}) with the images "
                              f"{', '.join(names)}", file=self.snapshot.folder,
                              remedy=f"look at these images, or lower train.lr; {self._kept()}") from error
         self.batch += 1
@@ -183,7 +202,8 @@ class TrainingRun:
         self._images_since += images
         for name in self._loss_parts:
             self._meter.add(f"loss/{name}", values[name], images)
-        for name, part, whole in (("labelled", "labelled_pixels", "pixels"), ("agreeing", "agreeing_pixels", "labelled_pixels"),
+        for name, part, whole in (("labelled", "labelled_pixels", "pixels"),
+                                  ("agreeing", "agreeing_pixels", "labelled_pixels"),
                                   ("completion", "completion_pixels", "pixels")):
             self._meter.add(f"pixels/{name}", values[part], values[whole])
 
@@ -193,22 +213,29 @@ class TrainingRun:
         losses = {name[5:]: value for name, value in means.items() if name.startswith("loss/")}
         speed, self._images_since = self._clock.images_per_second(self._images_since), 0
         left = self._clock.seconds_left(self._total_steps() - self.step)
-        scalars = {"loss/total": sum(losses.values()), **means, "learning_rate": rate, "images_per_second": speed}
+        scalars = {"loss/total": sum(losses.values()), **means, "learning_rate": rate,
+                   "images_per_second": speed}
         self._log.scalars(scalars, self.step)
         self._log.advance(self.step, self._total_steps(), scalars["loss/total"])
-        self._log.line(f"epoch {self.epoch + 1}/{self.config.train.epochs} batch {self.batch}/{batches} step {self.step}: "
-                       f"loss {scalars['loss/total']:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in losses.items())}), "
-                       f"pixels: {means['pixels/labelled']:.1%} labelled, {means['pixels/agreeing']:.1%} of them predicted so, "
-                       f"{means['pixels/completion']:.1%} in completion; lr {rate:.3g}, {speed:.2f} images/s, {duration(left)} left")
+        self._log.line(f"epoch {self.epoch + 1}/{self.config.train.epochs} batch {self.batch}/{batches} "
+                       f"step {self.step}: "
+                       f"loss {scalars['loss/total']:.4f} "
+                       f"({', '.join(f'{name} {value:.4f}' for name, value in losses.items())}), "
+                       f"pixels: {means['pixels/labelled']:.1%} labelled, {means['pixels/agreeing']:.1%} "
+                       "of them predicted so, "
+                       f"{means['pixels/completion']:.1%} in completion; lr {rate:.3g}, {speed:.2f} "
+                       f"images/s, {duration(left)} left")
 
     def _end_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
         self._refuse_broken_parameters()
         state = self.state_dict()
         path = self.snapshot.save_epoch(self.epoch - 1, network_values(state["trainer"]), {
-            "network": self.net.settings, "classes": list(self.images.classes.names), "model": self.config.network.model,
+            "network": self.net.settings, "classes": list(self.images.classes.names),
+            "model": self.config.network.model,
             "num_classes": self.images.classes.num_classes, "config": _identity(self.config, self.start),
-            "config_hash": self.config.hash(SECTIONS), "epoch": self.epoch - 1, "step": self.step, "seed": self.config.train.seed}, state)
+            "config_hash": self.config.hash(SECTIONS), "epoch": self.epoch - 1, "step": self.step,
+            "seed": self.config.train.seed}, state)
         self._log.line(f"epoch {self.epoch}/{self.config.train.epochs} done: {path}")
 
     def _save_state(self, wait: bool = True) -> None:
@@ -232,21 +259,28 @@ class TrainingRun:
     def _write_settings(self) -> None:
         """Leave the resolved configuration, its hash, versions and seeds beside the results."""
         save_config(self.config, self.snapshot.path("config.yaml"))
-        content = {"hash": self.config.hash(), "training_hash": self.config.hash(SECTIONS), "seed": self.config.train.seed,
-                   "versions": {**versions(), "opencv": cv2.__version__}, "devices": list(self.config.run.devices),
-                   "omp_threads": os.environ.get("OMP_NUM_THREADS"), "classes": list(self.images.classes.names),
-                   "images": self.images.identity, "start": self.start or self.config.network.pretrained or "random"}
+        content = {"hash": self.config.hash(), "training_hash": self.config.hash(SECTIONS),
+                   "seed": self.config.train.seed,
+                   "versions": {**versions(), "opencv": cv2.__version__},
+                   "devices": list(self.config.run.devices),
+                   "omp_threads": os.environ.get("OMP_NUM_THREADS"),
+                   "classes": list(self.images.classes.names),
+                   "images": self.images.identity,
+                   "start": self.start or self.config.network.pretrained or "random"}
         with atomic_write(self.snapshot.path("run.json"), "w") as stream:
             json.dump(content, stream, indent=1)
 
 
 def _check(config: Config, num_devices: int) -> None:
     if not config.run.snapshot:
-        raise InputError("no folder for the checkpoints was named", field="run.snapshot", remedy="give --snapshot FOLDER")
+        raise InputError("no folder for the checkpoints was named", field="run.snapshot",
+                         remedy="give --snapshot FOLDER")
     block = config.network.group_size * num_devices
     if config.train.batch_size % block:
-        raise InputError(f"{config.train.batch_size} images do not divide into groups of {config.network.group_size} on {num_devices} "
-                         f"device{'s' * (num_devices > 1)}", field="train.batch_size", remedy=f"use a multiple of {block}")
+        raise InputError(f"{config.train.batch_size} images do not divide into groups of "
+                         f"{config.network.group_size} on {num_devices} "
+                         f"device{'s' * (num_devices > 1)}", field="train.batch_size",
+                         remedy=f"use a multiple of {block}")
 
 
 def _identity(config: Config, start: str) -> Dict[str, Any]:
@@ -255,7 +289,9 @@ def _identity(config: Config, start: str) -> Dict[str, Any]:
 
 
 def _rounded(config: Config, start: str) -> Dict[str, Any]:
-    """The same, and what decides how a run rounds, so that one that goes on ends as if it had never stopped."""
+    """The same, and what decides how a run rounds, so that one that goes on ends as if it had never
+    stopped.
+    """
     return {**_identity(config, start), "run.sums": config.run.sums}
 
 
@@ -266,15 +302,19 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
     remedy = "use another --snapshot, or --fresh to remove its checkpoints and start anew"
     if state is None:
         if find_checkpoints(snapshot.folder, snapshot.model):
-            raise InputError(f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from", file=snapshot.folder,
+            raise InputError(f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on "
+                             "from", file=snapshot.folder,
                              remedy=remedy)
         return None
-    recorded = {key: value for key, value in state["identity"].items() if (key, value) != ("run.classifier", "direct")}  # its name before
+    # its name before
+    recorded = {key: value for key, value in state["identity"].items()
+                if (key, value) != ("run.classifier", "direct")}
     was, now = {"run.sums": "original", **recorded}, _rounded(config, start)
     changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in {**was, **now}
                if was.get(key) != json.loads(json.dumps(now.get(key)))]
     if changed:
-        raise InputError(f"belongs to a run of another configuration: {'; '.join(changed[:3])}", file=snapshot.folder, remedy=remedy)
+        raise InputError(f"belongs to a run of another configuration: {'; '.join(changed[:3])}",
+                         file=snapshot.folder, remedy=remedy)
     return state
 
 
@@ -287,7 +327,8 @@ def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx
         message = f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}"
     initialize(net, config.train.seed, ctx=contexts, missing=True)
     for name, param in net.collect_params().items():
-        if name == "bn_out_gamma":  # a first round decides its start by itself, whatever the file holds, as in the original
+        # a first round decides its start by itself, whatever the file holds, as in the original
+        if name == "bn_out_gamma":
             param.set_data(mx.nd.full(param.shape, config.train.gamma_start))
         if name in ("conv_embed_q_weight", "conv_embed_k_weight"):
             param.set_data(config.train.embed_start * param.data(contexts[0]).as_in_context(mx.cpu()))
@@ -296,10 +337,12 @@ def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx
 
 def _backbone_options(start: str) -> Mapping[str, Any]:
     """Those of the network in the file ``start``, where it has metadata."""
-    return read_metadata(start)["network"].get("backbone_options", {}) if start and os.path.exists(metadata_path(start)) else {}
+    return read_metadata(start)["network"].get("backbone_options",
+                                               {}) if start and os.path.exists(metadata_path(start)) else {}
 
 
 def _loss_parts(config: Config) -> List[str]:
     """Names of the losses that this configuration has."""
     branches = ("self", "cross") if config.network.affinity == "cross" else ("self",)
-    return [f"{kind}_{branch}" for kind in (("seed", "completion") if config.loss.completion else ("seed",)) for branch in branches]
+    return [f"{kind}_{branch}" for kind in (("seed", "completion") if config.loss.completion else ("seed",))
+            for branch in branches]

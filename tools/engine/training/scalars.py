@@ -23,8 +23,9 @@ def read_scalars(folder: PathLike) -> Dict[str, List[Tuple[int, float]]]:
     Returns
     -------
     dict
-        (step, value) in the order of steps, by name. Of a step that was run twice, because a run was broken off, the later value; an
-        event that a killed run left half written is left out, and so is a file that it did not get to write to.
+        (step, value) in the order of steps, by name. Of a step that was run twice, because a run
+        was broken off, the later value; an event that a killed run left half written is left out,
+        and so is a file that it did not get to write to.
     """
     found: Dict[str, Dict[int, float]] = {}
     files = [path for path in Path(folder).glob("events.out.tfevents.*") if path.stat().st_size]

@@ -1,4 +1,6 @@
-"""The record sets that a training run reads. Ground-truth masks have no place here: no stage of training opens them."""
+"""The record sets that a training run reads. Ground-truth masks have no place here: no stage of
+training opens them.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -15,8 +17,8 @@ from cian.tools.engine.config import Config, DataConfig
 
 def data_tree(data: DataConfig) -> DatasetTree:
     """The data set's files, without the masks."""
-    return DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root, labels_file=data.labels_file,
-                       label_root=data.label_root, classes=data.classes)
+    return DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
+                       labels_file=data.labels_file, label_root=data.label_root, classes=data.classes)
 
 
 def list_name(name_or_path: str) -> str:
@@ -35,24 +37,28 @@ def training_names(config: Config) -> List[str]:
 def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
     """Images and seeds of the training list.
 
-    Without ``data.records`` the files are checked and packed into ``SNAPSHOT/records``, unless they are there already. With it, images
-    come from there, and seeds too, unless ``data.label_root`` names others: those are packed into ``SNAPSHOT/records``.
+    Without ``data.records`` the files are checked and packed into ``SNAPSHOT/records``, unless they
+    are there already. With it, images come from there, and seeds too, unless ``data.label_root``
+    names others: those are packed into ``SNAPSHOT/records``.
 
     Raises
     ------
     InputError
-        Nothing was named to read, or a file is wrong; several problems are listed in one :class:`~cian.files.Problems`.
+        Nothing was named to read, or a file is wrong; several problems are listed in one
+        :class:`~cian.files.Problems`.
     """
     data, own = config.data, os.path.join(config.run.snapshot, "records")
     name = list_name(data.train_list)
     if data.records:
         images = RecordSet.open(data.records, name)
-        seeds = prepare_seeds(images, data.label_root, own, workers=config.run.workers) if data.label_root else RecordSet.open(
-            data.records, f"{name}_seeds")
+        seeds = prepare_seeds(images, data.label_root, own,
+                              workers=config.run.workers) if data.label_root else RecordSet.open(
+data.records, f"{name}_seeds")
         return images, seeds
     if not data.label_root:
         raise InputError("no seeds were named", field="data.label_root",
-                         remedy="give --label-root, the folder of NAME.png seeds, or --records, what tools/prepare.py --seeds packed")
+                         remedy="give --label-root, the folder of NAME.png seeds, or --records, what "
+                                "tools/prepare.py --seeds packed")
     prepared = prepare(data_tree(data), data.train_list, own, workers=config.run.workers)
     if prepared.seeds is None:
         raise RuntimeError("prepare() packs seeds where the tree has a label_root")
@@ -60,7 +66,8 @@ def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
 
 
 def open_images(config: Config, name_or_path: str) -> RecordSet:
-    """The packed images of a list, with their image-level labels: from ``data.records``, else packed into ``SNAPSHOT/records``.
+    """The packed images of a list, with their image-level labels: from ``data.records``, else
+    packed into ``SNAPSHOT/records``.
 
     Raises
     ------
@@ -71,6 +78,8 @@ def open_images(config: Config, name_or_path: str) -> RecordSet:
         return RecordSet.open(config.data.records, list_name(name_or_path))
     if not config.run.snapshot:
         raise InputError("no folder of packed images was named", field="data.records",
-                         remedy="give --records, what tools/prepare.py packed, or --snapshot to pack them below it")
+                         remedy="give --records, what tools/prepare.py packed, or --snapshot to pack them "
+                                "below it")
     tree = data_tree(dataclasses.replace(config.data, label_root=""))
-    return prepare(tree, name_or_path, os.path.join(config.run.snapshot, "records"), workers=config.run.workers).images
+    return prepare(tree, name_or_path, os.path.join(config.run.snapshot, "records"),
+                   workers=config.run.workers).images

@@ -1,4 +1,6 @@
-"""One training step, exactly as the original's: gradients summed over devices, SGD with momentum, decay and speed by parameter."""
+"""One training step, exactly as the original's: gradients summed over devices, SGD with momentum,
+decay and speed by parameter.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -23,15 +25,17 @@ class NotFinite(ArithmeticError):
 class Sgd(gluon.Trainer):
     """Gluon's SGD whose momentum can be read and set by parameter name.
 
-    Gradients are summed over devices and divided by the whole batch; every device then updates its own copy in the same way, so the
-    copies stay equal to the last bit. Speed and decay of a parameter are its ``lr_mult`` and ``wd_mult``.
+    Gradients are summed over devices and divided by the whole batch; every device then updates its
+    own copy in the same way, so the copies stay equal to the last bit. Speed and decay of a
+    parameter are its ``lr_mult`` and ``wd_mult``.
     """
 
     def __init__(self, net: gluon.HybridBlock, momentum: float, weight_decay: float) -> None:
-        # The others stay out: on the first step gluon copies the first device's values of all that it is given to the other devices,
-        # and with them would go their moving statistics.
+        # The others stay out: on the first step gluon copies the first device's values of all that
+        # it is given to the other devices, and with them would go their moving statistics.
         trained = {name: param for name, param in net.collect_params().items() if param.grad_req != "null"}
-        super().__init__(trained, "sgd", {"momentum": momentum, "wd": weight_decay}, kvstore="device", update_on_kvstore=False)
+        super().__init__(trained, "sgd", {"momentum": momentum, "wd": weight_decay}, kvstore="device",
+                         update_on_kvstore=False)
 
     def gradients(self) -> Dict[str, mx.nd.NDArray]:
         """Gradients of the trained parameters on the first device."""
@@ -40,7 +44,8 @@ class Sgd(gluon.Trainer):
     def momentum(self) -> Dict[str, np.ndarray]:
         """Momentum of every parameter that has been updated."""
         states = self._updaters[0].states
-        return {param.name: states[index].asnumpy() for index, param in enumerate(self._params) if states.get(index) is not None}
+        return {param.name: states[index].asnumpy() for index, param in enumerate(self._params)
+                if states.get(index) is not None}
 
     def set_momentum(self, momentum: Mapping[str, np.ndarray]) -> None:
         """Continue from :meth:`momentum`; parameters that it does not name start without one."""
@@ -61,18 +66,20 @@ class Trainer:
     contexts : devices; each takes its equal block of a batch, and the losses normalise within it.
     settings : momentum, weight_decay and seed are used.
     mixed : scale the loss as mixed precision needs it, see :mod:`~cian.tools.engine.training.precision`.
-    reordered : on CPUs, compute in the order that is fastest there (see :func:`~cian.symbols.layers.reorder_sums`); without it values are
-        the original's to the last bit.
+    reordered : on CPUs, compute in the order that is fastest there (see
+        :func:`~cian.symbols.layers.reorder_sums`); without it values are the original's to the last
+        bit.
     """
 
-    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig, mixed: bool = False,
-                 reordered: bool = True) -> None:
+    def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig,
+                 mixed: bool = False, reordered: bool = True) -> None:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
-        # bn_out runs twice and updates its statistics in the backward pass, in the order in which MXNet gets to the two calls. A CPU works
-        # on one operator at a time, so theirs is fixed. A GPU works on several at once: there the whole backward pass becomes one
-        # bulk, which needs a static shape, and that nearly doubles the memory of features (benchmarks/compare.py).
+        # bn_out runs twice and updates its statistics in the backward pass, in the order in which
+        # MXNet gets to the two calls. A CPU works on one operator at a time, so theirs is fixed. A
+        # GPU works on several at once: there the whole backward pass becomes one bulk, which needs
+        # a static shape, and that nearly doubles the memory of features (benchmarks/compare.py).
         graph: Dict[str, Any] = {"static_alloc": True}
         if all(context.device_type == "cpu" for context in self.contexts):
             block_depthwise(net)
@@ -95,7 +102,8 @@ class Trainer:
 
         Parameters
         ----------
-        parts : each device's block: ``data`` [images (B, 3, S, S)], ``label`` [seeds (B, s, s), image labels (B, C)], on that device.
+        parts : each device's block: ``data`` [images (B, 3, S, S)], ``label`` [seeds (B, s, s),
+            image labels (B, C)], on that device.
         rate : learning rate of the backbone.
         number : of the step, from 0; together with the seed it decides what dropout drops.
 
@@ -113,7 +121,8 @@ class Trainer:
         with autograd.record():
             results = [self.loss(self._forward(part.data[0]), *part.label) for part in parts]
             totals = [total for total, _ in results]
-            with amp.scale_loss(totals, self.optimiser) if self._scaler else contextlib.nullcontext(totals) as scaled:
+            with amp.scale_loss(totals, self.optimiser) if self._scaler else contextlib.nullcontext(
+                totals) as scaled:
                 heads = list(scaled)
         autograd.backward(heads)
         self.optimiser.allreduce_grads()
@@ -125,7 +134,9 @@ class Trainer:
         return named
 
     def _forward(self, images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
-        """The logits of the branches. A backbone that does not train leaves nothing in memory for a backward pass."""
+        """The logits of the branches. A backbone that does not train leaves nothing in memory for a
+        backward pass.
+        """
         if self._branches is None:
             return self.net(images)
         with autograd.pause(train_mode=True):
@@ -135,8 +146,10 @@ class Trainer:
     def _check(self, values: Mapping[str, float]) -> None:
         wrong = [name for name, value in values.items() if not np.isfinite(value)]
         if wrong:
-            raise NotFinite("the loss is not finite: " + ", ".join(f"{name} is {values[name]}" for name in wrong))
-        if self._scaler is not None:  # which leaves out the step of a gradient that is not finite, and halves its scale
+            raise NotFinite("the loss is not finite: " + ", ".join(f"{name} is {values[name]}"
+                                                                   for name in wrong))
+        # which leaves out the step of a gradient that is not finite, and halves its scale
+        if self._scaler is not None:
             if self._scaler.loss_scale < 1:
                 raise NotFinite("gradients are not finite in float16 even without scaling the loss")
             return
@@ -148,14 +161,19 @@ class Trainer:
     def parameters_finite(self) -> bool:
         """Whether every value of the network is a finite number; waits for all work."""
         mx.nd.waitall()
-        return all(all_finite(copies) for copies in (param.list_data() for param in self.net.collect_params().values()))
+        return all(all_finite(copies) for copies in (param.list_data()
+                                                     for param in self.net.collect_params().values()))
 
     def state_dict(self) -> Dict[str, Any]:
-        """Parameters, momentum, and each device's own moving statistics, as NumPy arrays; waits for all work."""
+        """Parameters, momentum, and each device's own moving statistics, as NumPy arrays; waits for
+        all work.
+        """
         mx.nd.waitall()  # moving statistics are written late, by the backward pass
         parameters = self.net.collect_params()
-        return {"parameters": {name: param.list_data()[0].asnumpy() for name, param in parameters.items() if not name.endswith(AUXILIARY)},
-                "moving": [{name: param.data(context).asnumpy() for name, param in parameters.items() if name.endswith(AUXILIARY)}
+        return {"parameters": {name: param.list_data()[0].asnumpy() for name, param in parameters.items()
+                               if not name.endswith(AUXILIARY)},
+                "moving": [{name: param.data(context).asnumpy() for name, param in parameters.items()
+                            if name.endswith(AUXILIARY)}
                            for context in self.contexts],
                 "momentum": self.optimiser.momentum()}
 
@@ -171,13 +189,17 @@ class Trainer:
 
 
 def network_values(state: Mapping[str, Any]) -> Dict[str, np.ndarray]:
-    """What a parameter file holds, out of :meth:`Trainer.state_dict`: moving statistics are averaged over devices."""
+    """What a parameter file holds, out of :meth:`Trainer.state_dict`: moving statistics are
+    averaged over devices.
+    """
     moving = state["moving"]
-    return {**state["parameters"], **{name: averaged([statistics[name] for statistics in moving]) for name in moving[0]}}
+    return {**state["parameters"],
+            **{name: averaged([statistics[name] for statistics in moving]) for name in moving[0]}}
 
 
 def all_finite(arrays: Iterable[mx.nd.NDArray]) -> bool:
-    """Whether every value is a finite number, seen by the sums of squares, which cost a quarter of MXNet's own check. Arrays whose norm
+    """Whether every value is a finite number, seen by the sums of squares, which cost a quarter of
+    MXNet's own check. Arrays whose norm
     is beyond 1.8e19 count as not finite."""
     flat = [array.reshape(-1) for array in arrays]
     squares = [mx.nd.dot(values, values) for values in flat]
