@@ -17,7 +17,7 @@ FOLDERS = ("", "lib/models", "lib/models/layers_custom", "lib/loader", "lib/util
 
 
 def test_every_test_that_is_named_exists():
-    named = re.findall(r"`([a-z]+/test_\w+\.py)(?:::(test_\w+))?", TEXT)
+    named = re.findall(r"`([a-z/]+/test_\w+\.py)(?:::(test_\w+))?", TEXT)
     assert len(named) > 45
     for path, test in named:
         content = (ROOT / "tests" / path).read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_every_option_with_a_choice_is_in_a_table_that_names_its_test():
             if key.metadata["choices"] and key.name != "model" or isinstance(key.default, bool):
                 lines = [line for line in TEXT.splitlines()
                          if f"`{section}.{key.name}`" in line and line.startswith("|")]
-                assert any(re.search(r"`[a-z]+/test_\w+\.py(::test_\w+)?`|the same", line)
+                assert any(re.search(r"`[a-z/]+/test_\w+\.py(::test_\w+)?`|the same", line)
                            for line in lines), f"{section}.{key.name}"
 
 

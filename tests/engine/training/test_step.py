@@ -206,7 +206,7 @@ import sys; sys.path.insert(0, sys.argv[1])
 import numpy as np, mxnet as mx
 from cian.symbols.params import named_values
 from cian.tools.engine.training.step import network_values
-from test_trainer import *
+from test_step import *
 
 def two(number):
     return [mx.io.DataBatch(data=[a.as_in_context(c) for a in b.data], label=[a.as_in_context(c) for a in b.label], index=b.index)
