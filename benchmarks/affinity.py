@@ -82,8 +82,8 @@ def measure(checkpoint: str, tree: DatasetTree, pairs: Sequence[Any]) -> Dict[st
         found["effective"].append(effective_share(affinity))
     gamma = float(np.abs(net.collect_params()["bn_out_gamma"].data().asnumpy()).mean())
     return {"checkpoint": os.path.basename(os.path.normpath(checkpoint)), "pairs": len(pairs), "gamma": gamma,
-            **{name: {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1))} for name,
-               values in found.items()}}
+            **{name: {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1))}
+               for name, values in found.items()}}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -102,13 +102,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     tree = DatasetTree(args.data, classes=args.classes)
     pairs = pairs_by_class(tree, args.list, args.limit)
     results = [measure(checkpoint, tree, pairs) for checkpoint in args.checkpoints]
-    print(text_table(("checkpoint", "effective", "self", "cross", "gamma"), [
-        (result["checkpoint"], *(f"{result[name]['mean']:.2f} ± {result[name]['spread']:.2f}"
-                                 for name in ("effective", "self", "cross")),
-         f"{result['gamma']:.3f}") for result in results]))
+    print(text_table(("checkpoint", "effective", "self", "cross", "gamma"), [(result["checkpoint"], *(
+        f"{result[name]['mean']:.2f} ± {result[name]['spread']:.2f}"
+        for name in ("effective", "self", "cross")), f"{result['gamma']:.3f}") for result in results]))
     if args.json:
-        atomic_write_bytes(args.json, json.dumps({"machine": machine(), "results": results},
-                                                 indent=1).encode())
+        atomic_write_bytes(args.json,
+                           json.dumps({"machine": machine(), "results": results}, indent=1).encode())
     return 0
 
 

@@ -103,9 +103,8 @@ class Comparison:
                                "size_px": settings.size_px, "lr": settings.lr, "batch": files.batch,
                                "logits": files.logits, "weights": files.weights, "ahead": AHEAD,
                                "batches": settings.load_batches, "batch_size": settings.load_batch_size,
-                               "records": files.records,
-                               "list": self._list(stage), "image_root": files.folder("JPEGImages"),
-                               "out": folder}
+                               "records": files.records, "list": self._list(stage),
+                               "image_root": files.folder("JPEGImages"), "out": folder}
         if side == OURS:
             return job
         # the original reads the checkpoint in the folder that it writes to
@@ -213,12 +212,12 @@ def summarise(found: Dict[str, Any]) -> Dict[str, Any]:
     """
     def compare(seconds: Dict[str, List[float]]) -> Dict[str, Any]:
         return {"median_s": {side: spread(values) for side, values in seconds.items()},
-                "times_as_fast": {side: ratios(values, seconds[OURS]) for side, values in seconds.items()
-                                  if side != OURS}}
+                "times_as_fast": {side: ratios(values, seconds[OURS])
+                                  for side, values in seconds.items() if side != OURS}}
     result = {**found, **compare(found["seconds"])}
     cpu = found["cpu_seconds"]
-    result["times_the_cpu"] = {side: ratios(values, cpu[OURS]) for side, values in cpu.items()
-                               if side != OURS}
+    result["times_the_cpu"] = {side: ratios(values, cpu[OURS])
+                               for side, values in cpu.items() if side != OURS}
     if "parts" in found:
         result["parts"] = {part: {"seconds": seconds, **compare(seconds),
                                   "peak_mb": found["parts_peak_mb"][part]}
@@ -236,12 +235,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--quick", action="store_true", help="small images, a few minutes on two cores")
     result.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE",
                         help=f"some of: {', '.join(STAGES)}")
-    result.add_argument("--rounds", type=int, metavar="N",
-                        help="rounds, each side once a round; the chain has half as many [default: 5, with "
-                             "--quick 3]")
-    result.add_argument("--threads", type=int, default=0, metavar="N",
-                        help="OpenMP threads of ours, and of the original beside its default [default: one "
-                             "a core]")
+    result.add_argument(
+        "--rounds", type=int, metavar="N",
+        help="rounds, each side once a round; the chain has half as many [default: 5, with --quick 3]")
+    result.add_argument(
+        "--threads", type=int, default=0, metavar="N",
+        help="OpenMP threads of ours, and of the original beside its default [default: one a core]")
     result.add_argument("--model", choices=("resnet50_largefov", "resnet101_largefov"),
                         help="[default: resnet50_largefov]")
     result.add_argument("--batch-size", type=int, metavar="N", help="images of a training step")
@@ -250,9 +249,9 @@ def parser() -> argparse.ArgumentParser:
                         help="side of the square to which prediction pads images")
     result.add_argument("--images", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"),
                         help="size of the generated images")
-    result.add_argument("--data", default="", metavar="ROOT",
-                        help="use its JPEGImages, Annotations, seeds (gray PNG) and train.txt in place of "
-                             "generated ones")
+    result.add_argument(
+        "--data", default="", metavar="ROOT",
+        help="use its JPEGImages, Annotations, seeds (gray PNG) and train.txt in place of generated ones")
     result.add_argument("--json", metavar="FILE", help="where the figures go")
     result.add_argument("--plot", metavar="PNG", help="where their picture goes")
     result.add_argument("--work", metavar="DIR", help="keep all files in this new folder")
@@ -261,8 +260,8 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_from(args: argparse.Namespace) -> Settings:
     """Those of --quick or the full ones, with what the command line changes."""
-    changes = {key: getattr(args, key) for key in ("model", "batch_size", "crop_px", "size_px")
-               if getattr(args, key) is not None}
+    changes = {key: getattr(args, key)
+               for key in ("model", "batch_size", "crop_px", "size_px") if getattr(args, key) is not None}
     if args.images:
         changes["width_px"], changes["height_px"] = args.images
     return replace(QUICK if args.quick else Settings(), **changes)
@@ -278,8 +277,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     with tempfile.TemporaryDirectory(prefix="compare_") as temporary:
         work = os.path.abspath(args.work or temporary)
         original = Original(args.original, work)
-        files = Files(os.path.join(work, "files"), settings_from(args), os.path.abspath(args.data)
-                      if args.data else "")
+        files = Files(os.path.join(work, "files"), settings_from(args),
+                      os.path.abspath(args.data) if args.data else "")
         files.prepare()
         results = {"machine": {**machine(), "original": original.commit}, "settings": files.facts(),
                    "stages": earlier(args.json, files.facts())}

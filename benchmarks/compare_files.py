@@ -76,8 +76,8 @@ class Files:
             # One class that all images have: groups form whatever the order, so that an epoch has
             # as many steps as there are batches.
             generated_tree(self.data, max(settings.steps * settings.batch_size, 4 * settings.load_batch_size,
-                                          settings.refined),
-                           (settings.height_px, settings.width_px), common=15)
+                                          settings.refined), (settings.height_px, settings.width_px),
+                           common=15)
         self.names = read_list(os.path.join(self.data, "train.txt"))
         self._check_sizes(self.names[:max(settings.chain_images, settings.predicted, settings.refined)])
         self.lists = {key: self._write_list(key, self.names[:count]) for key, count in (
@@ -95,8 +95,8 @@ class Files:
 
     def facts(self) -> Dict[str, Any]:
         """The settings and what they were applied to, for the results."""
-        return {**asdict(self.settings), "data": "generated"
-                if self.data.startswith(self.root) else os.path.basename(self.data)}
+        return {**asdict(self.settings),
+                "data": "generated" if self.data.startswith(self.root) else os.path.basename(self.data)}
 
     def training_flags(self, snapshot: str, data_list: str) -> List[str]:
         """The flags of a training run, which both command lines understand."""
@@ -160,7 +160,6 @@ class Files:
             json.dump({"task": "files", "model": settings.model, "weights": self.weights, "batch": self.batch,
                        "logits": self.logits, "batch_size": settings.batch_size, "crop_px": settings.crop_px,
                        "size_px": settings.size_px, "records": self.records, "list": self.lists["all"],
-                       "image_root": self.folder("JPEGImages"),
-                       "annotation_root": self.folder("Annotations"), "label_root": self.folder("seeds")},
-                      stream)
+                       "image_root": self.folder("JPEGImages"), "annotation_root": self.folder("Annotations"),
+                       "label_root": self.folder("seeds")}, stream)
         subprocess.run([sys.executable, beside("our_side.py"), job], check=True, env=environment(0))

@@ -22,8 +22,7 @@ def report(stages: Dict[str, Any]) -> str:
     equal pixels.
     """
     header = ("stage", "original s", "equal threads s", "ours s", "times as fast", "at equal threads",
-              "CPU time", "at equal threads", "peak MB original", "peak MB ours",
-              "same labels")
+              "CPU time", "at equal threads", "peak MB original", "peak MB ours", "same labels")
     table: List[Tuple[str, ...]] = []
     for name, found in rows(stages):
         seconds = [f"{found['median_s'][side]['median']:.2f}" if side in found["median_s"] else ""
@@ -33,8 +32,8 @@ def report(stages: Dict[str, Any]) -> str:
         cpu = [span(found["times_the_cpu"][side]) if side in found.get("times_the_cpu", {}) else ""
                for side in (DEFAULT, EQUAL)]
         peak = [f"{found['peak_mb'][side]:.0f}" for side in (DEFAULT, OURS)]
-        table.append((name, *seconds, *fast, *cpu, *peak, f"{100 * found['equal_pixels']:.3f} %"
-                      if "equal_pixels" in found else ""))
+        table.append((name, *seconds, *fast, *cpu, *peak,
+                      f"{100 * found['equal_pixels']:.3f} %" if "equal_pixels" in found else ""))
     return text_table(header, table)
 
 
@@ -51,8 +50,8 @@ def plot(results: Dict[str, Any], path: str) -> None:
     figure = Figure(figsize=(10, 1.5 + 0.42 * len(named)), layout="constrained")
     speed, memory = figure.subplots(1, 2, sharey=True)
     for side, shift, colour in ((DEFAULT, 0.2, "tab:blue"), (EQUAL, -0.2, "tab:cyan")):
-        found = [(place + shift, row["times_as_fast"][side]) for place, (_, row) in enumerate(named)
-                 if side in row["times_as_fast"]]
+        found = [(place + shift, row["times_as_fast"][side])
+                 for place, (_, row) in enumerate(named) if side in row["times_as_fast"]]
         medians = [values["median"] for _, values in found]
         errors = [[values["median"] - values["min"] for _, values in found],
                   [values["max"] - values["median"] for _, values in found]]

@@ -35,9 +35,8 @@ from cian.errors import run_tool
 from cian.files import atomic_write_bytes
 from cian.tools.engine.report import text_table
 
-MODELS = tuple(f"{backbone}_largefov"
-               for backbone in ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16",
-                                "efficientnet_lite0"))
+MODELS = tuple(f"{backbone}_largefov" for backbone in ("resnet18", "resnet34", "resnet50", "resnet101",
+                                                       "vgg16", "efficientnet_lite0"))
 CLASSES = ("background", *(f"class{number}" for number in range(1, 21)))
 WAYS = ("live", "symbol", "onnx", "onnx, one size")
 
@@ -81,8 +80,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def measure(model: str, folder: str, args: argparse.Namespace) -> Dict[str, Any]:
     """All figures of one backbone."""
     child = [sys.executable, os.path.abspath(__file__), "--models", model, "--size", str(args.size),
-             "--rounds", str(args.rounds),
-             *(["--images", *args.images] if args.images else []), "--folder", folder, "--task"]
+             "--rounds", str(args.rounds), *(["--images", *args.images] if args.images else []), "--folder",
+             folder, "--task"]
 
     def run(task: str) -> Dict[str, Any]:
         return json.loads(subprocess.run([*child, task], stdout=subprocess.PIPE, check=True,
@@ -135,8 +134,8 @@ def take_turns(args: argparse.Namespace, _: str) -> Dict[str, Any]:
     runners = {way: runner(args, way) for way in WAYS}
     pixels = image(args)
     want = runners["live"](pixels)
-    error = {way: float(np.abs(run(pixels) - want).max() / np.sqrt((want ** 2).mean())) for way,
-             run in runners.items()}
+    error = {way: float(np.abs(run(pixels) - want).max() / np.sqrt((want ** 2).mean()))
+             for way, run in runners.items()}
     seconds: Dict[str, List[float]] = {way: [] for way in WAYS}
     for turn in range(args.rounds):
         for way in (WAYS[turn % len(WAYS):] + WAYS[:turn % len(WAYS)]):
@@ -146,8 +145,7 @@ def take_turns(args: argparse.Namespace, _: str) -> Dict[str, Any]:
     ratio = {way: statistics.median(one / live for one, live in zip(seconds[way], seconds["live"]))
              for way in WAYS}
     return {way: {"seconds": round(statistics.median(seconds[way]), 3), "ratio": round(ratio[way], 3),
-                  "relative_error": error[way]}
-            for way in WAYS}
+                  "relative_error": error[way]} for way in WAYS}
 
 
 def pictures(args: argparse.Namespace, _: str) -> Dict[str, Any]:
@@ -192,8 +190,7 @@ def table(figures: Dict[str, Any]) -> Any:
         rows.append((model.replace("_largefov", ""),
                      f"{export['symbol']['seconds']:.1f}, {export['onnx']['seconds']:.1f}",
                      f"{export['symbol']['peak_mb']}, {export['onnx']['peak_mb']}",
-                     f"{times['live']['seconds']:.2f}",
-                     *(f"{times[way]['ratio']:.2f}x" for way in WAYS[1:]),
+                     f"{times['live']['seconds']:.2f}", *(f"{times[way]['ratio']:.2f}x" for way in WAYS[1:]),
                      f"{peak['live']}, {peak['symbol']}, {peak['onnx']}"))
     return header, rows
 
@@ -237,9 +234,9 @@ def cpu_name() -> str:
                     "unknown")
 
 
-TASKS: Dict[str, Callable[[argparse.Namespace, str], Dict[str, Any]]] = {
-    "save": save, "count": count, "export": export_one, "time": take_turns, "memory": memory,
-    "pictures": pictures}
+TASKS: Dict[str, Callable[[argparse.Namespace, str],
+                          Dict[str, Any]]] = {"save": save, "count": count, "export": export_one,
+                                              "time": take_turns, "memory": memory, "pictures": pictures}
 
 if __name__ == "__main__":
     run_tool(main)

@@ -70,10 +70,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     names = tree.names(args.list)
     names = names[::-(-len(names) // args.limit)] if args.limit else names
     procedure = {"scales": (1.0,), "add_max": False, "mirror": False} if args.one_scale else {}
-    predictors = {way: load_predictors(args.checkpoint,
-                                       PredictConfig(fit=way, size_px=args.size, **procedure),
-                                       [mx.cpu()])[0][0]
-                  for way in WAYS}
+    predictors = {way: load_predictors(args.checkpoint, PredictConfig(
+        fit=way, size_px=args.size, **procedure), [mx.cpu()])[0][0] for way in WAYS}
     seconds: Dict[str, List[float]] = {way: [] for way in WAYS}
     confusion = {way: np.zeros((len(classes),) * 2, np.int64) for way in WAYS}
     equal, pixels = dict.fromkeys(WAYS, 0), 0
@@ -95,8 +93,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
             "seconds": {way: round(statistics.median(seconds[way]), 3) for way in WAYS},
             "times_as_fast": {way: times_as_fast(seconds[WAYS[0]], seconds[way]) for way in WAYS[1:]},
             "mean_iou": {way: round(100 * scores[way].mean_iou, 3) for way in WAYS},
-            "equal_labels": {way: round(equal[way] / pixels, 5) for way in WAYS[1:]},
-            "machine": machine()}
+            "equal_labels": {way: round(equal[way] / pixels, 5) for way in WAYS[1:]}, "machine": machine()}
 
 
 def times_as_fast(usual: List[float], other: List[float]) -> Dict[str, Any]:

@@ -92,11 +92,10 @@ def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str
     from cian.tools.engine.config import Config
     from cian.tools.engine.training.step import Trainer
     rng, side = np.random.RandomState(0), (args.crop - 1) // 8 + 1
-    part = mx.io.DataBatch(data=[mx.nd.array(rng.randint(0, 256, (args.batch, 3, args.crop, args.crop)),
-                                             dtype=np.float32)],
-                           label=[mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))),
-                                  mx.nd.ones((args.batch, CLASSES))],
-                           index=np.arange(args.batch))
+    part = mx.io.DataBatch(
+        data=[mx.nd.array(rng.randint(0, 256, (args.batch, 3, args.crop, args.crop)), dtype=np.float32)],
+        label=[mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))),
+               mx.nd.ones((args.batch, CLASSES))], index=np.arange(args.batch))
     trainers = {}
     for way in ways:
         frozen, recorded = WAYS[way]
@@ -132,8 +131,8 @@ class Recomputed:
         rows = []
         for row, view in zip(*place):
             pixels = network_input(np.ascontiguousarray(self._images.image(int(row))[..., ::-1]), mx.cpu())
-            rows.append(self._backbone(mx.nd.reverse(pixels, axis=3)
-                                       if view else pixels).mean(axis=(2, 3)).asnumpy()[0])
+            rows.append(self._backbone(mx.nd.reverse(pixels, axis=3) if view
+                                       else pixels).mean(axis=(2, 3)).asnumpy()[0])
         return np.stack(rows)
 
 
@@ -179,9 +178,8 @@ def classifier(args: argparse.Namespace) -> Dict[str, Any]:
         again = run(Recomputed(backbone, records, count))
         each_time = time.perf_counter() - started
     return {"backbone": args.backbone, "images": count, "epochs": args.epochs,
-            "seconds_stored": round(once, 2),
-            "seconds_recomputed": round(each_time, 2), "ratio": round(each_time / once, 2),
-            "identical": bool((stored == again).all())}
+            "seconds_stored": round(once, 2), "seconds_recomputed": round(each_time, 2),
+            "ratio": round(each_time / once, 2), "identical": bool((stored == again).all())}
 
 
 if __name__ == "__main__":

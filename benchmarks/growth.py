@@ -30,8 +30,8 @@ SERIES: Dict[str, Dict[str, Any]] = {
 }
 PREDICTED, SCORED = (4, 16, 64), (500, 2000, 8000)
 LABELS = {"crop": "side of the crop, pixels", "batch_size": "images of a batch",
-          "group_size": "images of a group (batch of 6)",
-          "predicted": "images predicted", "scored": "label maps scored"}
+          "group_size": "images of a group (batch of 6)", "predicted": "images predicted",
+          "scored": "label maps scored"}
 
 
 def step_point(model: str, values: Dict[str, int], rounds: int, folder: str) -> Dict[str, float]:
@@ -60,14 +60,14 @@ def measure_steps(model: str, rounds: int, folder: str, names: Sequence[str]) ->
     return result
 
 
-def measure_counts(folder: str, predicted: Sequence[int], scored: Sequence[int]) -> Dict[str,
-                                                                                         List[Dict[str, float]]]:
+def measure_counts(folder: str, predicted: Sequence[int],
+                   scored: Sequence[int]) -> Dict[str, List[Dict[str, float]]]:
     """Whole command lines of prediction (a small network on small images) and evaluation, by their
     numbers of images.
     """
     settings = Settings(model="resnet18_largefov", width_px=64, height_px=48, crop_px=33, size_px=65,
-                        chain_images=max(predicted),
-                        predicted=max(predicted), refined=max(predicted), scored=max(scored))
+                        chain_images=max(predicted), predicted=max(predicted), refined=max(predicted),
+                        scored=max(scored))
     files = Files(os.path.join(folder, "files"), settings)
     files.prepare()
     result: Dict[str, List[Dict[str, float]]] = {"predicted": [], "scored": []}
@@ -82,8 +82,8 @@ def measure_counts(folder: str, predicted: Sequence[int], scored: Sequence[int])
     for count in scored:
         command = [sys.executable, "-m", "cian.tools.evaluate", "--data-list", files.part("scored", count),
                    "--prediction-root", os.path.join(files.root, "scored"), "--groundtruth-root",
-                   os.path.join(files.root, "truth"), "--subset",
-                   "--json", os.path.join(folder, "scores.json")]
+                   os.path.join(files.root, "truth"), "--subset", "--json",
+                   os.path.join(folder, "scores.json")]
         found = Measured(command, os.path.join(folder, "evaluate.log"))
         result["scored"].append({"scored": count, "seconds": found.seconds, "peak_mb": found.peak_mb})
         print("scored", result["scored"][-1], flush=True)
@@ -98,10 +98,10 @@ def plot(series: Dict[str, List[Dict[str, float]]], path: str) -> None:
     for axes, (name, points) in zip(figure.subplots(1, len(series), squeeze=False)[0], series.items()):
         values = [point[name] for point in points]
         axes.set(xlabel=LABELS[name], xlim=(0, 1.08 * max(values)))
-        for side, label, marker, colour, measured in (
-                (axes, "seconds", "o", "tab:blue", [point["seconds"] for point in points]),
-                (axes.twinx(), "peak memory, GB", "s", "tab:orange",
-                 [point["peak_mb"] / 1000 for point in points])):
+        for side, label, marker, colour, measured in ((axes, "seconds", "o", "tab:blue",
+                                                       [point["seconds"] for point in points]),
+                                                      (axes.twinx(), "peak memory, GB", "s", "tab:orange",
+                                                       [point["peak_mb"] / 1000 for point in points])):
             side.plot(values, measured, marker=marker, color=colour)
             side.set_ylim(0, 1.08 * max(measured))
             side.set_ylabel(label, color=colour)

@@ -277,9 +277,8 @@ def benchmark(original: str, data: Optional[str], images: int, rounds: int, batc
                     pipe.send(None)
                 process.join()
     return {"cores": usable_cores(), "load": os.getloadavg()[0], "machine": platform.machine(),
-            "python": platform.python_version(),
-            "numpy": np.__version__, "opencv": cv2.__version__, "rows": summary(speeds, cpu_ms),
-            "rounds": speeds, "cpu_ms": cpu_ms}
+            "python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__,
+            "rows": summary(speeds, cpu_ms), "rounds": speeds, "cpu_ms": cpu_ms}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -288,8 +287,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--original", default=os.environ.get("CIAN_ORIGINAL", ""),
                         help="checkout of the original code [default: the environment's CIAN_ORIGINAL]")
     parser.add_argument(
-        "--data", help="folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt, of VOC's "
-                       "classes")
+        "--data",
+        help="folder with JPEGImages, Annotations, seeds (gray PNG) and train.txt, of VOC's classes")
     parser.add_argument("--images", type=int, default=192, help="pictures to generate without --data [192]")
     parser.add_argument("--rounds", type=int, default=9, help="rounds, each side once a round [9]")
     parser.add_argument("--batches", type=int, default=12, help="batches of 16 a side and round [12]")
@@ -303,8 +302,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     else:
         figures = benchmark(arguments.original, arguments.data, arguments.images, arguments.rounds,
                             arguments.batches)
-    print(", ".join(f"{key} {value}" for key, value in figures.items()
-                    if isinstance(value, (int, float, str))))
+    print(", ".join(f"{key} {value}"
+                    for key, value in figures.items() if isinstance(value, (int, float, str))))
     show(figures["rows"])
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as stream:

@@ -45,8 +45,8 @@ def shared_out_mb(pids: Sequence[int]) -> float:
     total = 0
     for pid in pids:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as stream:
-            total += sum(int(line.split()[1]) for line in stream
-                         if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+            total += sum(int(line.split()[1])
+                         for line in stream if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return total / 1024
 
 
@@ -96,7 +96,8 @@ def measure_original(labels: np.ndarray, checkout: str) -> Dict[str, float]:
     loader.ann_list = [np.flatnonzero(row[1:]).tolist() for row in labels]
     loader.image_src_list = loader.label_src_list = range(len(labels))
     loader.batch_size, loader.group_size, loader.meta_length = 2 * GROUPS_PER_BATCH, 2, GROUPS_PER_BATCH
-    loader.target_size = loader.scale_sampler = loader.rand_scale = loader.rand_mirror = loader.rand_crop = loader.downsample = None
+    loader.target_size = loader.scale_sampler = loader.downsample = None
+    loader.rand_scale = loader.rand_mirror = loader.rand_crop = None
     loader.shuffle, loader.index = True, list(range(len(labels)))
     np.random.seed(SEED)
     loader.reset()
@@ -214,9 +215,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     def add(what: str, count: int, function: Callable[..., Dict[str, float]], *details: Any) -> None:
         rows.append({"what": what, "images": count, **in_child(function, *details)})
-        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key,
-                        value in rows[-1].items()),
-              flush=True)
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                        for key, value in rows[-1].items()), flush=True)
 
     for count in arguments.images:
         labels = drawn_labels(arguments.labels, count)

@@ -138,8 +138,8 @@ class Server:
             json.dump({**job, "pipe": theirs.fileno()}, stream)
         with open(self._log, "w", encoding="utf-8") as stream:
             self._process = subprocess.Popen([sys.executable, beside(program), path], stdout=stream,
-                                             stderr=subprocess.STDOUT,
-                                             env=environment(threads), pass_fds=[theirs.fileno()])
+                                             stderr=subprocess.STDOUT, env=environment(threads),
+                                             pass_fds=[theirs.fileno()])
         theirs.close()
         self._memory = PeakMemory(self._process.pid)
         self._receive()
@@ -196,8 +196,8 @@ def machine() -> Dict[str, Any]:
         lines = stream.read().splitlines()
     facts = {key: next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
              for key in ("model name", "flags")}
-    vectors = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_bf16")
-               if flag in facts["flags"].split()]
+    vectors = [flag
+               for flag in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if flag in facts["flags"].split()]
     found = {}
     for name in PACKAGES:
         try:
@@ -208,5 +208,5 @@ def machine() -> Dict[str, Any]:
             "load": round(os.getloadavg()[0], 2),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
             "python": platform.python_version(), "cian": version("cian"), **found,
-            "variables": {name: value for name, value in sorted(environment(0).items())
-                          if name.startswith(STEERING)}}
+            "variables": {name: value
+                          for name, value in sorted(environment(0).items()) if name.startswith(STEERING)}}

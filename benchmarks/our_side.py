@@ -46,11 +46,10 @@ def files(job: Job) -> None:
              label=random.choice([0, 0, 1, 255], (batch, label_px, label_px)).astype(np.float32))
     side = (job["size_px"] - 1) // 8 + 1
     fields = random.normal(0, 2, (CLASSES, 7, 7)).astype(np.float32)
-    np.save(job["logits"], np.stack([cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC)
-                                     for field in fields]))
+    np.save(job["logits"],
+            np.stack([cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC) for field in fields]))
     pack(DatasetTree(image_root=job["image_root"], annotation_root=job["annotation_root"],
-                     label_root=job["label_root"]), job["list"],
-         job["records"])
+                     label_root=job["label_root"]), job["list"], job["records"])
 
 
 def prefer_background(network: Any, images: Any) -> None:
@@ -137,8 +136,8 @@ def crf(job: Job) -> Callable[[], float]:
     coarse = np.load(job["logits"])[None]
     both = mx.nd.array(np.concatenate([coarse, coarse[..., ::-1]]))
     settings = PredictConfig(size_px=job["size_px"], scales=(1.0,), add_max=False)
-    return _predicting(job, [Predictor(lambda _: [both], settings,
-                                       class_names=[str(number) for number in range(CLASSES)])])
+    return _predicting(
+        job, [Predictor(lambda _: [both], settings, class_names=[str(number) for number in range(CLASSES)])])
 
 
 def _predicting(job: Job, predictors: List[Any]) -> Callable[[], float]:

@@ -32,12 +32,10 @@ CLASSES = 21
 GEMM_SIDES = (1024, 2048, 3072)
 ATTRIBUTES = ("kernel", "stride", "dilate", "pad", "num_filter", "num_group")
 # Kinds of operators by a part of their name; the first that fits.
-KINDS = (
-    ("_backward_Convolution", "convolutions, backward"), ("Convolution", "convolutions, forward"),
-    ("batch_dot", "affinity products"), ("BatchNorm", "batch norms"), ("sgd", "optimiser"),
-    ("Pooling", "pooling and ReLU"), ("Activation", "pooling and ReLU"),
-    ("elemwise_add", "sums of branches and gradients"), ("add_n", "sums of branches and gradients"),
-)
+KINDS = (("_backward_Convolution", "convolutions, backward"), ("Convolution", "convolutions, forward"),
+         ("batch_dot", "affinity products"), ("BatchNorm", "batch norms"), ("sgd", "optimiser"),
+         ("Pooling", "pooling and ReLU"), ("Activation", "pooling and ReLU"),
+         ("elemwise_add", "sums of branches and gradients"), ("add_n", "sums of branches and gradients"),)
 # of the engine, not work
 WAITING = ("WaitForVar", "DeleteVariable", "DeleteOperator", "ResourceNativeRandomSetSeed")
 
@@ -97,15 +95,15 @@ def profile(net: Any, step: Callable[[], None], steps: int) -> Dict[str, Tuple[f
     step()
     with tempfile.TemporaryDirectory() as folder:
         mx.profiler.set_config(profile_symbolic=True, profile_imperative=True, profile_memory=False,
-                               profile_api=False,
-                               aggregate_stats=True, filename=os.path.join(folder, "profile.json"))
+                               profile_api=False, aggregate_stats=True,
+                               filename=os.path.join(folder, "profile.json"))
         mx.profiler.set_state("run")
         for _ in range(steps):
             step()
         mx.profiler.set_state("stop")
         found = json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"]["operator"]
-    return {name: (row["Count"] / steps, row["Total"] / steps) for name, row in found.items()
-            if name not in WAITING}
+    return {name: (row["Count"] / steps, row["Total"] / steps)
+            for name, row in found.items() if name not in WAITING}
 
 
 def by_kind(operators: Dict[str, Tuple[float, float]]) -> Dict[str, Dict[str, float]]:
@@ -150,8 +148,8 @@ def time_convolution(entry: Dict[str, Any], times: int) -> Dict[str, float]:
     import mxnet as mx
 
     def numbers(key: str) -> Tuple[int, ...]:
-        return tuple(json.loads(entry.get(key, "(1, 1)").replace("(", "[").replace(")", "]").replace(",]",
-                                                                                                     "]")))
+        return tuple(
+            json.loads(entry.get(key, "(1, 1)").replace("(", "[").replace(")", "]").replace(",]", "]")))
 
     filters, groups, kernel = int(entry["num_filter"]), int(entry.get("num_group", 1)), numbers("kernel")
     options = {"kernel": kernel, "stride": numbers("stride"), "dilate": numbers("dilate"),
@@ -183,7 +181,8 @@ def best_gemm(times: int) -> Dict[str, float]:
     result = {}
     for side in GEMM_SIDES:
         one, other = mx.nd.random.normal(shape=(side, side)), mx.nd.random.normal(shape=(side, side))
-        seconds = seconds_of(lambda one=one, other=other: mx.nd.dot(one, other).wait_to_read(), times + 1)[1:]  # type: ignore[misc]
+        seconds = seconds_of(lambda one=one, other=other: mx.nd.dot(one, other).wait_to_read(),
+                             times + 1)[1:]  # type: ignore[misc]
         result[str(side)] = 2e-9 * side ** 3 / min(seconds)
     return result
 
@@ -203,14 +202,14 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     # gradient of the image.
     work = sum(entry["gflop"] * entry["layers"] * (2 if entry["input"][1] == 3 else 3) for entry in layers)
     share = sum(row["share"] for kind, row in kinds.items() if kind.startswith("convolutions"))
-    alone = sum(entry["layers"] * entry["gflop"] * (1 / entry["forward_gflops"] + 2
-                                                    / entry["backward_gflops"]) for entry in layers)
-    best = max([*gemm.values(), *(entry[f"{way}_gflops"] for entry in layers
-                                  for way in ("forward", "backward"))])
+    alone = sum(entry["layers"] * entry["gflop"]
+                * (1 / entry["forward_gflops"] + 2 / entry["backward_gflops"]) for entry in layers)
+    best = max([*gemm.values(),
+                *(entry[f"{way}_gflops"] for entry in layers for way in ("forward", "backward"))])
     return {"seconds_a_step": seconds, "cpu_seconds_a_step": cpu, "convolution_gflop_a_step": work,
             "convolution_gflops_in_a_step": work / (share * cpu["median"]), "convolutions_alone_cpu_s": alone,
-            "gemm_gflops": gemm, "best_gflops": best,
-            "least_cpu_seconds_a_step_at_that_rate": work / best, "kinds": kinds, "convolutions": layers,
+            "gemm_gflops": gemm, "best_gflops": best, "least_cpu_seconds_a_step_at_that_rate": work / best,
+            "kinds": kinds, "convolutions": layers,
             "operators": {name: {"calls": calls, "ms": ms} for name, (calls, ms) in operators.items()}}
 
 
@@ -227,14 +226,13 @@ def shape_name(entry: Dict[str, Any]) -> str:
 
 def report(found: Dict[str, Any]) -> str:
     """Both tables and the rates."""
-    kinds = text_table(("kind", "ms a step", "share", "calls"), [
-        (kind, f"{row['ms']:.0f}", f"{row['share']:.1%}", f"{row['calls']:.0f}") for kind,
-        row in found["kinds"].items()])
-    layers = text_table(("convolution", "layers", "pixels", "GFLOP", "forward GFLOP/CPU s", "backward"), [
-        (shape_name(entry), str(entry["layers"]), f"{entry['input'][2]}x{entry['input'][3]}",
-         f"{entry['gflop']:.2f}",
-         f"{entry['forward_gflops']:.0f}", f"{entry['backward_gflops']:.0f}")
-        for entry in found["convolutions"]])
+    kinds = text_table(("kind", "ms a step", "share", "calls"),
+                       [(kind, f"{row['ms']:.0f}", f"{row['share']:.1%}", f"{row['calls']:.0f}")
+                        for kind, row in found["kinds"].items()])
+    layers = text_table(("convolution", "layers", "pixels", "GFLOP", "forward GFLOP/CPU s", "backward"),
+                        [(shape_name(entry), str(entry["layers"]), f"{entry['input'][2]}x{entry['input'][3]}",
+                          f"{entry['gflop']:.2f}", f"{entry['forward_gflops']:.0f}",
+                          f"{entry['backward_gflops']:.0f}") for entry in found["convolutions"]])
     return (f"{kinds}\n\n{layers}\n\n{found['seconds_a_step']['median']:.2f} s a step, "
             f"{found['cpu_seconds_a_step']['median']:.2f} s of CPU "
             f"time; {found['convolution_gflop_a_step']:.0f} GFLOP of convolutions in it at "
@@ -255,8 +253,8 @@ def plot(found: Dict[str, Any], path: str) -> None:
     layers = sorted(found["convolutions"], key=lambda entry: -entry["gflop"] * entry["layers"])[:14][::-1]
     for key, colour in (("forward_gflops", "tab:blue"), ("backward_gflops", "tab:orange")):
         right.scatter([entry[key] for entry in layers], range(len(layers)),
-                      [8 + 6 * entry["gflop"] * entry["layers"] for entry in layers],
-                      color=colour, label=key.partition("_")[0])
+                      [8 + 6 * entry["gflop"] * entry["layers"] for entry in layers], color=colour,
+                      label=key.partition("_")[0])
     right.set_yticks(range(len(layers)), [f"{shape_name(entry)} ({entry['layers']})" for entry in layers],
                      fontsize=8)
     right.axvline(max(found["gemm_gflops"].values()), color="black", linewidth=0.8, label="matrix product")

@@ -69,9 +69,8 @@ def open_and_read(folder: str) -> Dict[str, float]:
     read = time.perf_counter() - start
     assert records.names.find(records.names[len(records) // 2]) == len(records) // 2
     table = os.path.join(folder, records.manifest["table"]["file"])
-    result = {"open s": opened, "open MB": open_mb, "reads/s": READS / read,
-              "after reads MB": private_mb() - before,
-              "forked reader MB": in_child(read_in_fork, records)["MB"],
+    result = {"open s": opened, "open MB": open_mb, "reads/s": READS / read, "after reads MB": private_mb()
+              - before, "forked reader MB": in_child(read_in_fork, records)["MB"],
               "table MB": os.path.getsize(table) / 2 ** 20,
               "records MB": sum(part["bytes"] for part in records.manifest["parts"]) / 2 ** 20}
     start = time.perf_counter()
@@ -124,9 +123,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000], help="sizes of the sets")
     parser.add_argument("--num-parts", type=int, default=4, help="record files a set")
-    parser.add_argument("--folder",
-                        help="scratch folder on the disk to measure [default: of the system]; 1 GB for a "
-                             "million")
+    parser.add_argument(
+        "--folder", help="scratch folder on the disk to measure [default: of the system]; 1 GB for a million")
     parser.add_argument("--json", help="also write the figures there")
     parser.add_argument("--plot", help="also draw them into this PNG")
     parser.add_argument("--read", help="measure nothing: take the figures from this file of --json")

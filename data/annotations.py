@@ -71,8 +71,8 @@ def read_labels_file(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
             if len(words) == 1:
                 raise InputError("has no label", file=path, field=where,
                                  remedy="label it or take it off the list")
-            labels[words[0]] = tuple(sorted({_foreground_index(word, classes, path, where)
-                                             for word in words[1:]}))
+            labels[words[0]] = tuple(
+                sorted({_foreground_index(word, classes, path, where) for word in words[1:]}))
         except InputError as problem:
             problems.append(problem)
     if problems:
@@ -112,13 +112,12 @@ def _read_labels_npz(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
         raise InputError(f"is not an array file with 'names' and 'labels' ({error})", file=path) from error
     if table.ndim != 2 or names.shape != table.shape[:1] or table.shape[1] != len(classes.foreground):
         raise InputError(f"'labels' has shape {table.shape} for {names.shape} names and "
-                         f"{len(classes.foreground)} foreground classes",
-                         file=path, field="labels", remedy="give one row a name and one column a "
-                                                           "foreground class")
-    labels = {str(name): tuple(int(index) + 1 for index in np.flatnonzero(row)) for name,
-              row in zip(names, table)}
-    problems: List[InputError] = [InputError("has no label", file=path, field=name) for name,
-                                  row in labels.items() if not row]
+                         f"{len(classes.foreground)} foreground classes", file=path, field="labels",
+                         remedy="give one row a name and one column a foreground class")
+    labels = {str(name): tuple(int(index) + 1 for index in np.flatnonzero(row))
+              for name, row in zip(names, table)}
+    problems: List[InputError] = [InputError("has no label", file=path, field=name)
+                                  for name, row in labels.items() if not row]
     if len(labels) < len(names):
         problems.append(InputError(f"{len(names) - len(labels)} names occur twice", file=path, field="names"))
     if problems:

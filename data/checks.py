@@ -87,10 +87,10 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
                 pending.popleft()
     except BrokenProcessPool as error:
         first: Any = items[pending[0][0] if pending else 0]
-        raise InputError("a process died while it read this file or one of the next", file=first
-                         if isinstance(first, str) else first[0],
+        raise InputError("a process died while it read this file or one of the next",
+                         file=first if isinstance(first, str) else first[0],
                          remedy="look for a lack of memory, or find the file that crashes its decoder with "
-                                "one worker") from error
+                         "one worker") from error
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
@@ -137,7 +137,7 @@ def _check_label(item: Tuple[str, int, Optional[Tuple[int, int]]]) -> Tuple[int,
     if expected is not None and expected != (height, width):
         return height, width, 0, InputError(
             f"is {width}x{height} pixels, but its image is {expected[1]}x{expected[0]}", file=path,
-                                            remedy="make it again at the size of the image")
+            remedy="make it again at the size of the image")
     return height, width, zlib.crc32(content), None
 
 

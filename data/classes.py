@@ -20,10 +20,9 @@ IGNORE = 255
 # be safe between threads.
 MAX_PIXELS = 2 ** 26
 BACKGROUND = "background"
-VOC_CLASSES: Tuple[str, ...] = (
-    BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+VOC_CLASSES: Tuple[str, ...] = (BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car",
+                                "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person",
+                                "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
 class ClassTable:
@@ -42,8 +41,9 @@ class ClassTable:
             raise InputError(f"the first class must be '{BACKGROUND}' and at least one more must follow",
                              file=file, remedy="write one class a line, background first")
         if len(self.names) > IGNORE:
-            raise InputError(f"{len(self.names)} classes do not fit into a label map, which has {IGNORE} "
-                             "values", file=file)
+            raise InputError(
+                f"{len(self.names)} classes do not fit into a label map, which has {IGNORE} values",
+                file=file)
         self._index = {name: index for index, name in enumerate(self.names)}
         for line, name in enumerate(self.names, 1):
             if not name or name.split() != [name]:
@@ -118,8 +118,8 @@ def write_label_png(path: PathLike, labels: np.ndarray) -> None:
         raise ValueError(f"a label map has shape (H, W), not {labels.shape}")
     if labels.dtype != np.uint8:
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 255:
-            raise ValueError(f"a label map holds integers 0..255, not {labels.dtype} in [{labels.min()}, "
-                             f"{labels.max()}]")
+            raise ValueError(
+                f"a label map holds integers 0..255, not {labels.dtype} in [{labels.min()}, {labels.max()}]")
         labels = labels.astype(np.uint8)
     picture = Image.fromarray(labels)
     picture.putpalette(_palette_bytes())
@@ -161,9 +161,9 @@ def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] 
         strangers = np.flatnonzero(np.bincount(labels.ravel(),
                                                minlength=256)[num_classes:IGNORE]) + num_classes
         if strangers.size:
-            raise InputError(f"holds the value {', '.join(map(str, strangers[:5]))}, but there are "
-                             f"{num_classes} classes", file=path,
-                             remedy=f"use values 0..{num_classes - 1} and {IGNORE} for ignored pixels")
+            raise InputError(
+                f"holds the value {', '.join(map(str, strangers[:5]))}, but there are {num_classes} classes",
+                file=path, remedy=f"use values 0..{num_classes - 1} and {IGNORE} for ignored pixels")
     return labels
 
 

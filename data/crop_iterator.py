@@ -1,8 +1,8 @@
 """What the iterators over record sets share: drawing ahead, workers, parts, and the exact state.
 
-Batches are made ahead of use by processes (``workers``), in order, and are the same for every number of them. The state of an
-iterator is that of the last batch it handed out, however many were made ahead; restored, it hands out the very batches that would
-have followed.
+Batches are made ahead of use by processes (``workers``), in order, and are the same for every
+number of them. The state of an iterator is that of the last batch it handed out, however many were
+made ahead; restored, it hands out the very batches that would have followed.
 """
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from cian.errors import InputError
 
 
 class CropIter(mx.io.DataIter):
-    """Random crops of the images that a sampler names, batch by batch; the base of :mod:`cian.data.iterators`.
+    """Random crops of the images that a sampler names, batch by batch; the base of
+    :mod:`cian.data.iterators`.
 
     Parameters
     ----------
@@ -27,12 +28,13 @@ class CropIter(mx.io.DataIter):
     maker : reads and cuts the images
     batch_size : images a batch of this part
     workers : processes that make batches ahead; 0 makes each batch when it is asked for
-    part_index, num_parts : this is one of several processes that share each batch of ``batch_size * num_parts`` images
+    part_index, num_parts : this is one of several processes that share each batch of ``batch_size *
+    num_parts`` images
     start_method : of the processes, 'fork' (make the iterator before threads of your own) or 'spawn'
     """
 
-    def __init__(self, sampler: Union[GroupSampler, ImageSampler], maker: BatchMaker, batch_size: int, workers: int, part_index: int,
-                 num_parts: int, start_method: str) -> None:
+    def __init__(self, sampler: Union[GroupSampler, ImageSampler], maker: BatchMaker, batch_size: int,
+                 workers: int, part_index: int, num_parts: int, start_method: str) -> None:
         super().__init__(batch_size)
         if not 0 <= part_index < num_parts:
             raise InputError(f"{part_index} is not a part of {num_parts}", field="part_index")
@@ -41,16 +43,20 @@ class CropIter(mx.io.DataIter):
         self.sampler, self.maker, self.part_index, self.num_parts = sampler, maker, part_index, num_parts
         transform = maker.transform
         self._image_shape = (batch_size, 3, transform.crop_px, transform.crop_px)
-        self._label_shape = (batch_size, transform.label_px, transform.label_px) if maker.seeds is not None else (0,)
-        self._pool = None if workers == 0 else WorkerPool(maker, workers, self._image_shape, self._label_shape, start_method=start_method)
+        self._label_shape = (batch_size, transform.label_px,
+                             transform.label_px) if maker.seeds is not None else (0,)
+        self._pool = None if workers == 0 else WorkerPool(maker, workers, self._image_shape,
+                                                          self._label_shape, start_method=start_method)
         self._scratch = (np.zeros(self._image_shape, np.uint8), np.zeros(self._label_shape, np.uint8))
-        self._random: Optional[Dict[str, Any]] = None  # state of the sampler's stream after the last batch handed out
-        self._ahead: Deque[Tuple[np.ndarray, Optional[Dict[str, Any]]]] = deque()  # rows of a batch and that state after it
+        # state of the sampler's stream after the last batch handed out
+        self._random: Optional[Dict[str, Any]] = None
+        # rows of a batch and that state after it
+        self._ahead: Deque[Tuple[np.ndarray, Optional[Dict[str, Any]]]] = deque()
         self._samples: List[Sample] = []
         self._closed = False
         self._begin()
 
-    # -- to be given by the iterators -------------------------------------------------------------------------------------
+    # -- to be given by the iterators --------------------------------------------------------------
 
     def _epoch_rows(self) -> np.ndarray:
         """Image positions of the sampler's current epoch, (num_batches, batch_size * num_parts)."""
@@ -64,7 +70,7 @@ class CropIter(mx.io.DataIter):
         """How many of the batch's last images fill it up."""
         return 0
 
-    # -- the iterator -----------------------------------------------------------------------------------------------------------
+    # -- the iterator ------------------------------------------------------------------------------
 
     @property
     def num_batches(self) -> int:
@@ -96,7 +102,8 @@ class CropIter(mx.io.DataIter):
             self._begin()
 
     def next(self) -> mx.io.DataBatch:
-        """The next batch: ``data`` [images], ``label``, ``index`` (positions in the record set), ``pad``; StopIteration at the end.
+        """The next batch: ``data`` [images], ``label``, ``index`` (positions in the record set),
+        ``pad``; StopIteration at the end.
 
         Raises
         ------
@@ -127,7 +134,8 @@ class CropIter(mx.io.DataIter):
 
     def state_dict(self) -> Dict[str, Any]:
         """State after the last batch handed out, fit for JSON."""
-        return {"settings": self._settings(), "sampler": self.sampler.state_dict(), "position": self._position, "random": self._random}
+        return {"settings": self._settings(), "sampler": self.sampler.state_dict(),
+                "position": self._position, "random": self._random}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batch that ``state`` was taken at, with any number of workers.
@@ -160,7 +168,7 @@ class CropIter(mx.io.DataIter):
         if not self.__dict__.get("_closed", True):
             self.close()
 
-    # -- inside -----------------------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         self.sampler.next_epoch()
@@ -186,7 +194,8 @@ class CropIter(mx.io.DataIter):
         """The draws of a whole batch, those of other parts included: they come from the same stream."""
         transform, sizes = self.maker.transform, self.maker.images.sizes
         if self.sampler.rng is not None:
-            return [(index, transform.draw_in_order(self.sampler.rng, sizes[index])) for index in rows.tolist()]
+            return [(index, transform.draw_in_order(self.sampler.rng, sizes[index]))
+                    for index in rows.tolist()]
         servings = self._servings[self._planned]
         seed, epoch = int(self.sampler.seed), self.sampler.epoch
         return [(index, transform.draw_by_counter(seed, epoch, index, serving, sizes[index]))
@@ -213,8 +222,10 @@ class CropIter(mx.io.DataIter):
         self._servings = serving_numbers(self._rows)
 
     def _settings(self) -> Dict[str, Any]:
-        transform = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.maker.transform).items()}
-        return {**transform, "batch_size": self.batch_size, "num_parts": self.num_parts, "images": self.maker.images.identity,
+        transform = {name: list(value) if isinstance(value, tuple) else value
+                     for name, value in asdict(self.maker.transform).items()}
+        return {**transform, "batch_size": self.batch_size, "num_parts": self.num_parts,
+                "images": self.maker.images.identity,
                 "seeds": self.maker.seeds.identity if self.maker.seeds is not None else None}
 
 

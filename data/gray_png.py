@@ -24,8 +24,8 @@ def encode_gray_png(label: np.ndarray) -> bytes:
     rows[:, 1:] = label
     chunks = (b"IHDR" + struct.pack(">II", width, height) + GRAY_8_BIT,
               b"IDAT" + zlib.compress(rows.tobytes(), 9), b"IEND")
-    return SIGNATURE + b"".join(struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I",
-                                                                                        zlib.crc32(chunk)) for chunk in chunks)
+    return SIGNATURE + b"".join(struct.pack(">I", len(chunk) - 4) + chunk
+                                + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
 
 
 def decode_gray_png(content: bytes) -> Optional[np.ndarray]:

@@ -123,9 +123,8 @@ def even_groups(labels: np.ndarray, group_size: int, rng: np.random.RandomState,
         members = rng.permutation(by_class[bounds[label + 1]:bounds[label + 2]])
         missing = -len(members) % group_size
         if missing:
-            members = np.concatenate([members,
-                                      _fillers(members, np.flatnonzero(foreground[:, label]), missing,
-                                               group_size, rng)])
+            members = np.concatenate(
+                [members, _fillers(members, np.flatnonzero(foreground[:, label]), missing, group_size, rng)])
         groups.append(members.reshape(-1, group_size))
     joined = np.concatenate(groups)
     return joined[rng.permutation(len(joined))]

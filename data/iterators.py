@@ -46,21 +46,20 @@ class PairIter(CropIter):
     """
 
     def __init__(self, images: RecordSet, seeds: RecordSet, *, batch_size: int, group_size: int = 2,
-                 num_devices: int = 1,
-                 crop_px: int = 321, scales: Sequence[float] = SCALES, mirror: bool = True, stride: int = 8,
-                 label_resize: str = "bilinear", label_padding: str = "background", pairing: str = "common",
-                 order: str = "original",
+                 num_devices: int = 1, crop_px: int = 321, scales: Sequence[float] = SCALES,
+                 mirror: bool = True, stride: int = 8, label_resize: str = "bilinear",
+                 label_padding: str = "background", pairing: str = "common", order: str = "original",
                  seed: Union[int, np.random.RandomState] = 0, lonely: str = "end", workers: int = 0,
                  part_index: int = 0, num_parts: int = 1, start_method: str = "fork") -> None:
         if batch_size < 1 or group_size < 2 or num_devices < 1 or batch_size % (group_size * num_devices):
-            raise InputError(f"{batch_size} images do not divide into groups of {group_size} on "
-                             f"{num_devices} device(s)",
-                             field="batch_size", remedy=f"use a multiple of {group_size * num_devices}")
+            raise InputError(
+                f"{batch_size} images do not divide into groups of {group_size} on {num_devices} device(s)",
+                field="batch_size", remedy=f"use a multiple of {group_size * num_devices}")
         self.group_size, self.num_devices = group_size, num_devices
         transform = CropTransform(crop_px, tuple(scales), mirror, stride, label_resize, label_padding)
         sampler = GroupSampler(images.labels, group_size=group_size,
-                               groups_per_batch=batch_size * num_parts // group_size,
-                               pairing=pairing, order=order, seed=seed, lonely=lonely, names=images.names)
+                               groups_per_batch=batch_size * num_parts // group_size, pairing=pairing,
+                               order=order, seed=seed, lonely=lonely, names=images.names)
         super().__init__(sampler, BatchMaker(images, transform, seeds, match_seeds(images, seeds)),
                          batch_size, workers, part_index, num_parts, start_method)
 
@@ -109,9 +108,9 @@ class ClassificationIter(CropIter):
     """
 
     def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321,
-                 scales: Sequence[float] = SCALES, mirror: bool = True,
-                 seed: int = 0, shuffle: bool = True, workers: int = 0, part_index: int = 0,
-                 num_parts: int = 1, start_method: str = "fork") -> None:
+                 scales: Sequence[float] = SCALES, mirror: bool = True, seed: int = 0, shuffle: bool = True,
+                 workers: int = 0, part_index: int = 0, num_parts: int = 1,
+                 start_method: str = "fork") -> None:
         if batch_size < 1:
             raise InputError(f"must be at least 1, not {batch_size}", field="batch_size")
         super().__init__(ImageSampler(len(images), batch_size * num_parts, seed, shuffle),
@@ -152,9 +151,8 @@ def split_batch(batch: mx.io.DataBatch, contexts: Sequence[mx.Context],
     parts = []
     for number, context in enumerate(contexts):
         own = slice(number * rows, (number + 1) * rows)
-        data, label = ([(array[own].as_in_context(mx.cpu_pinned())
-                         if pinned else array[own]).as_in_context(context) for array in arrays]
-                       for arrays in (batch.data, batch.label))
+        data, label = ([(array[own].as_in_context(mx.cpu_pinned()) if pinned else array[own]).as_in_context(
+            context) for array in arrays] for arrays in (batch.data, batch.label))
         parts.append(mx.io.DataBatch(data=data, label=label, pad=0, index=batch.index[own]))
     return parts
 

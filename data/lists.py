@@ -89,14 +89,14 @@ def check_resolved_list(root: PathLike, name_or_path: PathLike) -> Tuple[List[st
     masks = os.path.join(root, MASK_FOLDER)
     validation = list_path(root, "val")
     if os.fspath(name_or_path) == "train_aug" and os.path.isdir(masks) and os.path.isfile(validation):
-        names = sorted({entry[:-4] for entry in os.listdir(masks)
-                        if entry.endswith(".png")} - set(read_list(validation)))
+        names = sorted({entry[:-4] for entry in os.listdir(masks) if entry.endswith(".png")}
+                       - set(read_list(validation)))
         return names, [] if names else [InputError("holds no mask beside those of the val list", file=masks)]
     folder = os.path.dirname(path)
-    known = sorted(entry[:-4] for entry in os.listdir(folder)
-                   if entry.endswith(".txt")) if os.path.isdir(folder) else []
-    raise InputError("does not exist", file=path, remedy=f"lists there: {', '.join(known)}"
-                     if known else "name a list file")
+    known = sorted(entry[:-4]
+                   for entry in os.listdir(folder) if entry.endswith(".txt")) if os.path.isdir(folder) else []
+    raise InputError("does not exist", file=path,
+                     remedy=f"lists there: {', '.join(known)}" if known else "name a list file")
 
 
 def write_list(path: PathLike, names: Iterable[str]) -> None:

@@ -18,9 +18,8 @@ from cian.files import Problems, read_bytes
 
 
 def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray,
-                classes: ClassTable, *,
-                num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None,
-                fingerprint: str = "") -> RecordSet:
+                classes: ClassTable, *, num_parts: int = 1, workers: int = 0,
+                checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
     """Pack JPEG files, as they are, with their image-level labels.
 
     Parameters
@@ -58,8 +57,7 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
 
 
 def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], classes: ClassTable,
-                *,
-                sizes: Optional[np.ndarray] = None, num_parts: int = 1, workers: int = 0,
+                *, sizes: Optional[np.ndarray] = None, num_parts: int = 1, workers: int = 0,
                 checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
     """Pack label maps (seeds) as 8-bit gray PNG; parameters and errors as :func:`pack_images`.
 

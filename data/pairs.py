@@ -8,7 +8,16 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from cian.data.groups import EpochAccount, account, class_masks, class_tree, common_groups, even_groups, lonely_images, random_groups
+from cian.data.groups import (
+    EpochAccount,
+    account,
+    class_masks,
+    class_tree,
+    common_groups,
+    even_groups,
+    lonely_images,
+    random_groups,
+)
 from cian.errors import InputError
 
 PAIRINGS = ("common", "even", "random")
@@ -65,8 +74,8 @@ class GroupSampler:
     """
 
     def __init__(self, labels: np.ndarray, *, group_size: int = 2, groups_per_batch: int = 1,
-                 pairing: str = "common",
-                 order: str = "original", seed: Union[int, np.random.RandomState] = 0, lonely: str = "end",
+                 pairing: str = "common", order: str = "original",
+                 seed: Union[int, np.random.RandomState] = 0, lonely: str = "end",
                  names: Optional[Sequence[str]] = None) -> None:
         for field, value, choices in (("pairing", pairing, PAIRINGS), ("order", order, ORDERS),
                                       ("lonely", lonely, LONELY)):
@@ -77,9 +86,9 @@ class GroupSampler:
             raise InputError(f"a group needs at least 2 images, not {group_size}", field="group_size")
         self.labels = _checked_labels(labels)
         if len(self.labels) < group_size * groups_per_batch:
-            raise InputError(f"{len(self.labels)} images do not fill one batch of "
-                             f"{group_size * groups_per_batch}", field="batch_size",
-                             remedy="use a smaller batch or more images")
+            raise InputError(
+                f"{len(self.labels)} images do not fill one batch of {group_size * groups_per_batch}",
+                field="batch_size", remedy="use a smaller batch or more images")
         self.group_size, self.groups_per_batch, self.pairing, self.order, self.lonely = (
             group_size, groups_per_batch, pairing, order, lonely)
         self.seed = seed if isinstance(seed, (int, np.integer)) else None
@@ -116,8 +125,7 @@ class GroupSampler:
         self.groups = self._whole_batches(self._draw(order, rng), rng)
         if not len(self.groups):
             warnings.warn(f"epoch {self.epoch} has no batch: fewer than {self.groups_per_batch} groups of "
-                          "common class were found",
-                          stacklevel=2)
+                          "common class were found", stacklevel=2)
         return self.groups
 
     def account(self) -> EpochAccount:
@@ -167,8 +175,7 @@ class GroupSampler:
 
     def _settings(self) -> Dict[str, Any]:
         return {"pairing": self.pairing, "order": self.order, "group_size": self.group_size,
-                "groups_per_batch": self.groups_per_batch,
-                "lonely": self.lonely, "images": len(self.labels),
+                "groups_per_batch": self.groups_per_batch, "lonely": self.lonely, "images": len(self.labels),
                 "labels": zlib.crc32(np.packbits(self.labels).tobytes()),
                 "seed": self.seed if self.order == "counter" else None}
 
@@ -212,8 +219,8 @@ class ImageSampler:
         order = np.arange(self.images)
         if self.shuffle:
             order = counter_rng(self.seed, self.epoch).permutation(self.images)
-        self.rows = np.resize(order, (self.images + self.pad) // self.batch_size
-                              * self.batch_size).reshape(-1, self.batch_size)
+        self.rows = np.resize(order, (self.images + self.pad) // self.batch_size * self.batch_size).reshape(
+            -1, self.batch_size)
         return self.rows
 
     def state_dict(self) -> Dict[str, Any]:
@@ -253,6 +260,5 @@ def _checked_labels(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.shape[1] < 2 or not np.isin(labels, (0, 1)).all():
         raise InputError("must be 0 or 1 for each image and class, background first, not an array of "
-                         f"shape {labels.shape}",
-                         field="labels")
+                         f"shape {labels.shape}", field="labels")
     return np.ascontiguousarray(labels, np.uint8)

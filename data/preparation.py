@@ -84,7 +84,8 @@ def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_part
         result.images = check_images(paths, workers=workers)
         result.problems += result.images.problems
     if tree.label_root:
-        sizes = packed.sizes if packed is not None else result.images.sizes if result.images is not None else None
+        sizes = (packed.sizes if packed is not None else result.images.sizes if result.images is not None
+                 else None)
         seed_paths = [tree.label_path(entry) for entry in names]
         result.seeds_fingerprint = _fingerprint(tree.classes, names, seed_paths, sizes)
         if _up_to_date(out, f"{name}_seeds", result.seeds_fingerprint, num_parts) is None:
@@ -102,8 +103,8 @@ def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1
         images = RecordSet.open(out, result.name)
     else:
         images = pack_images(out, result.name, result.names, [tree.image_path(name) for name in result.names],
-                             result.labels, tree.classes,
-                             num_parts=num_parts, checked=result.images, fingerprint=result.fingerprint)
+                             result.labels, tree.classes, num_parts=num_parts, checked=result.images,
+                             fingerprint=result.fingerprint)
     seeds = None
     if tree.label_root and result.seeds is None:
         seeds = RecordSet.open(out, f"{result.name}_seeds")

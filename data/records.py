@@ -18,7 +18,16 @@ import simplejpeg
 from cian.data.classes import ClassTable
 from cian.data.framing import unframe
 from cian.data.gray_png import decode_gray_png
-from cian.data.manifest import AGAIN, HEADER, IMAGES, LABELS, NameTable, manifest_path, read_manifest, read_table
+from cian.data.manifest import (
+    AGAIN,
+    HEADER,
+    IMAGES,
+    LABELS,
+    NameTable,
+    manifest_path,
+    read_manifest,
+    read_table,
+)
 from cian.errors import InputError, PathLike
 
 
@@ -145,8 +154,8 @@ class RecordSet:
             announced = _jpeg_size(content) if kind == IMAGES else _png_size(content)
             # OpenCV turns a picture that its EXIF says is turned
             if sorted(announced) != sorted((height, width)):
-                raise ValueError(f"announces {announced[1]}x{announced[0]} pixels in place of "
-                                 f"{width}x{height}")
+                raise ValueError(
+                    f"announces {announced[1]}x{announced[0]} pixels in place of {width}x{height}")
             picture = decode_gray_png(content) if kind == LABELS else None
             if picture is None:
                 picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
@@ -206,9 +215,8 @@ def match_seeds(images: RecordSet, seeds: RecordSet) -> np.ndarray:
     missing = np.flatnonzero(positions < 0)
     if missing.size:
         raise InputError(f"lacks {missing.size} of {len(images)} label maps: "
-                         f"{', '.join(images.names[int(i)] for i in missing[:5])}",
-                         file=seeds.path, remedy="make seeds for every image and pack them with "
-                                                 "tools/prepare.py --seeds")
+                         f"{', '.join(images.names[int(i)] for i in missing[:5])}", file=seeds.path,
+                         remedy="make seeds for every image and pack them with tools/prepare.py --seeds")
     other = np.flatnonzero((seeds.sizes[positions] != images.sizes).any(axis=1))
     if other.size:
         raise InputError(f"has {other.size} label maps of another size than their images: "

@@ -17,7 +17,17 @@ import numpy as np
 
 from cian.data.classes import BACKGROUND, write_label_png
 from cian.data.lists import LIST_FOLDER, MASK_FOLDER, write_list
-from cian.data.toy_drawing import CREATURES, OVERSAMPLE, Canvas, Pose, draw_creature, limb, noise, oval, polygon
+from cian.data.toy_drawing import (
+    CREATURES,
+    OVERSAMPLE,
+    Canvas,
+    Pose,
+    draw_creature,
+    limb,
+    noise,
+    oval,
+    polygon,
+)
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, atomic_write_bytes
 
@@ -122,8 +132,8 @@ def _paint_background(canvas: Canvas, rng: np.random.Generator) -> float:
         strength = 6.0 if name in ("clear", "dusk", "cloud", "snow") else 15.0
         texture = strength * noise(rng, height, width, fine, 3) + 0.7 * strength * noise(rng, height, width,
                                                                                          width / 5, 2)
-        canvas.paint(mask, (base + texture[:, :, None] * np.array([1.0, 0.95, 0.85],
-                                                                  np.float32)).astype(np.float32))
+        canvas.paint(
+            mask, (base + texture[:, :, None] * np.array([1.0, 0.95, 0.85], np.float32)).astype(np.float32))
     return float(horizon)
 
 
@@ -173,11 +183,10 @@ def _write_sample(root: str, name: str, picture: np.ndarray, labels: np.ndarray,
     atomic_write_bytes(os.path.join(root, "JPEGImages", f"{name}.jpg"), encoded.tobytes())
     write_label_png(os.path.join(root, MASK_FOLDER, f"{name}.png"), labels)
     height, width = labels.shape
-    objects = "".join(
-        f"  <object>\n    <name>{classes[label - 1]}</name>\n    <difficult>0</difficult>\n    "
-        f"<bndbox><xmin>{left}</xmin>"
-        f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>\n  </object>\n"
-        for label, (left, top, right, bottom) in boxes)
+    objects = "".join(f"  <object>\n    <name>{classes[label - 1]}</name>\n    <difficult>0</difficult>\n    "
+                      f"<bndbox><xmin>{left}</xmin>"
+                      f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>\n  </object>\n"
+                      for label, (left, top, right, bottom) in boxes)
     with atomic_write(os.path.join(root, "Annotations", f"{name}.xml"), "w") as stream:
         stream.write(f"<annotation>\n  <filename>{name}.jpg</filename>\n  "
                      f"<size><width>{width}</width><height>{height}</height><depth>3"

@@ -1,6 +1,7 @@
 """Draws the creatures of the generated data set; see :mod:`cian.data.toy`.
 
-Everything is drawn on a canvas of three times the final resolution, in RGB floats 0..255, beside a canvas of labels.
+Everything is drawn on a canvas of three times the final resolution, in RGB floats 0..255, beside a
+canvas of labels.
 """
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ Points = Sequence[Tuple[float, float]]
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 3) -> np.ndarray:
-    """Smooth noise (height, width) of mean 0 and standard deviation about 1, with features of ``cell`` pixels and finer."""
+    """Smooth noise (height, width) of mean 0 and standard deviation about 1, with features of
+    ``cell`` pixels and finer.
+    """
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         step = max(cell / 2 ** octave, 1.0)
@@ -33,7 +36,9 @@ class Canvas:
         self.labels = np.zeros((height, width), np.uint8)
 
     def paint(self, mask: np.ndarray, texture: np.ndarray, label: int = 0, light: float = 1.0) -> None:
-        """Cover the pixels of a boolean mask with a texture (H, W, 3), made darker or lighter, and a label."""
+        """Cover the pixels of a boolean mask with a texture (H, W, 3), made darker or lighter, and
+        a label.
+        """
         left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
         window = np.s_[top:top + height, left:left + width]
         np.copyto(self.colours[window], texture[window] * np.float32(light), where=mask[window][:, :, None])
@@ -53,12 +58,15 @@ class Canvas:
         height, width = self.labels.shape[0] // OVERSAMPLE, self.labels.shape[1] // OVERSAMPLE
         picture = cv2.resize(self.colours, (width, height), interpolation=cv2.INTER_AREA)
         middle = OVERSAMPLE // 2
-        return np.clip(np.rint(picture), 0, 255).astype(np.uint8), self.labels[middle::OVERSAMPLE, middle::OVERSAMPLE].copy()
+        return np.clip(np.rint(picture), 0, 255).astype(np.uint8), self.labels[middle::OVERSAMPLE,
+                                                                               middle::OVERSAMPLE].copy()
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a creature stands: its centre, its unit length in canvas pixels, its direction (1 looks right, -1 left) and its tilt."""
+    """Where a creature stands: its centre, its unit length in canvas pixels, its direction (1 looks
+    right, -1 left) and its tilt.
+    """
 
     x: float
     y: float
@@ -67,7 +75,9 @@ class Pose:
     tilt: float
 
     def place(self, points: Union[Points, np.ndarray]) -> np.ndarray:
-        """Creature coordinates (x to where it looks, y down, torso about 1 long each way) as canvas pixels (n, 2)."""
+        """Creature coordinates (x to where it looks, y down, torso about 1 long each way) as canvas
+        pixels (n, 2).
+        """
         cos, sin = np.cos(self.tilt), np.sin(self.tilt)
         array = np.asarray(points, np.float32) @ np.array([[cos, sin], [-sin, cos]], np.float32)
         return array * (self.facing * self.unit, self.unit) + (self.x, self.y)
@@ -84,18 +94,22 @@ def oval(x: float, y: float, radius_x: float, radius_y: float, turn: float = 0.0
     """Outline of an ellipse in creature coordinates."""
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     across, along = radius_x * np.cos(angle), radius_y * np.sin(angle)
-    return [(float(x + a * np.cos(turn) - b * np.sin(turn)), float(y + a * np.sin(turn) + b * np.cos(turn))) for a, b in zip(across, along)]
+    return [(float(x + a * np.cos(turn) - b * np.sin(turn)), float(y + a * np.sin(turn) + b * np.cos(turn)))
+            for a, b in zip(across, along)]
 
 
 def limb(points: Points, widths: Sequence[float]) -> Points:
     """Outline of a line that is ``widths`` wide at its points."""
     line, half = np.asarray(points, float), np.asarray(widths, float)[:, None] / 2
     direction = np.gradient(line, axis=0)
-    normal = np.stack([-direction[:, 1], direction[:, 0]], 1) / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
-    return [(float(x), float(y)) for x, y in np.concatenate([line + normal * half, (line - normal * half)[::-1]])]
+    normal = np.stack([-direction[:, 1], direction[:, 0]],
+                      1) / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
+    return [(float(x), float(y))
+            for x, y in np.concatenate([line + normal * half, (line - normal * half)[::-1]])]
 
 
-# ---- heads: the one part that tells a class; a list of (outline, colour), painted in order; the head is centred at (0, 0)
+# ---- heads: the one part that tells a class; a list of (outline, colour), painted in order; the
+# head is centred at (0, 0)
 
 HEAD_CENTRE, HEAD_RADIUS = (1.28, -0.78), 0.40
 
@@ -104,23 +118,29 @@ def _lion() -> List[Tuple[Points, Colour]]:
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     radius = np.where(np.arange(28) % 2, 0.72, 0.56)
     mane = [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip(radius, angle)]
-    return [(mane, (214, 120, 8)), (oval(0.05, 0.02, 0.38, 0.40), (250, 196, 60)), (oval(0.30, 0.14, 0.16, 0.13), (255, 224, 150))]
+    return [(mane, (214, 120, 8)), (oval(0.05, 0.02, 0.38, 0.40), (250, 196, 60)),
+            (oval(0.30, 0.14, 0.16, 0.13), (255, 224, 150))]
 
 
 def _bull() -> List[Tuple[Points, Colour]]:
-    horns = [(limb([(-0.18, -0.26), (0.02, -0.52), (0.34, -0.66), (0.52, -0.52)], [0.20, 0.17, 0.11, 0.02]), (248, 240, 214)),
+    horns = [(limb([(-0.18, -0.26), (0.02, -0.52), (0.34, -0.66), (0.52, -0.52)], [0.20, 0.17, 0.11, 0.02]),
+              (248, 240, 214)),
              (limb([(-0.34, -0.20), (-0.46, -0.48), (-0.30, -0.74)], [0.18, 0.14, 0.02]), (236, 226, 196))]
-    return [*horns, (oval(0.02, 0.02, 0.46, 0.38, 0.35), (176, 18, 30)), (oval(0.34, 0.20, 0.20, 0.16, 0.35), (236, 130, 130))]
+    return [*horns, (oval(0.02, 0.02, 0.46, 0.38, 0.35), (176, 18, 30)),
+            (oval(0.34, 0.20, 0.20, 0.16, 0.35), (236, 130, 130))]
 
 
 def _hare() -> List[Tuple[Points, Colour]]:
-    ears = [(oval(-0.22, -0.66, 0.14, 0.48, -0.35), (226, 60, 150)), (oval(0.06, -0.70, 0.14, 0.48, 0.05), (240, 90, 170)),
+    ears = [(oval(-0.22, -0.66, 0.14, 0.48, -0.35), (226, 60, 150)),
+            (oval(0.06, -0.70, 0.14, 0.48, 0.05), (240, 90, 170)),
             (oval(0.06, -0.70, 0.06, 0.34, 0.05), (255, 190, 222))]
-    return [*ears, (oval(0.02, 0.02, 0.42, 0.36), (240, 90, 170)), (oval(0.32, 0.12, 0.14, 0.12), (255, 206, 228))]
+    return [*ears, (oval(0.02, 0.02, 0.42, 0.36), (240, 90, 170)),
+            (oval(0.32, 0.12, 0.14, 0.12), (255, 206, 228))]
 
 
 def _griffin() -> List[Tuple[Points, Colour]]:
-    crest = [(-0.46, 0.10), (-0.66, -0.42), (-0.36, -0.30), (-0.36, -0.70), (-0.08, -0.40), (0.04, -0.74), (0.20, -0.30)]
+    crest = [(-0.46, 0.10), (-0.66, -0.42), (-0.36, -0.30), (-0.36, -0.70), (-0.08, -0.40), (0.04, -0.74),
+             (0.20, -0.30)]
     beak = [(0.26, -0.20), (0.62, -0.08), (0.76, 0.26), (0.54, 0.16), (0.26, 0.22)]
     return [(crest, (8, 40, 150)), (oval(0.0, 0.0, 0.42, 0.40), (24, 92, 226)), (beak, (255, 190, 0))]
 
@@ -128,7 +148,8 @@ def _griffin() -> List[Tuple[Points, Colour]]:
 def _unicorn() -> List[Tuple[Points, Colour]]:
     mane = limb([(0.10, -0.36), (-0.30, -0.34), (-0.50, 0.06), (-0.46, 0.52)], [0.16, 0.34, 0.34, 0.10])
     horn = [(0.06, -0.32), (0.44, -0.98), (0.30, -0.26)]
-    return [(mane, (120, 20, 190)), (horn, (110, 250, 230)), (oval(0.08, 0.02, 0.46, 0.32, 0.45), (244, 240, 255)),
+    return [(mane, (120, 20, 190)), (horn, (110, 250, 230)),
+            (oval(0.08, 0.02, 0.46, 0.32, 0.45), (244, 240, 255)),
             (oval(0.36, 0.22, 0.15, 0.14), (214, 190, 250))]
 
 
@@ -156,13 +177,15 @@ def _bands(rng: np.random.Generator, pose: Pose, x: np.ndarray, y: np.ndarray) -
 
 Head = Callable[[], List[Tuple[Points, Colour]]]
 Coat = Callable[[np.random.Generator, Pose, np.ndarray, np.ndarray], np.ndarray]
-CREATURES: Dict[str, Tuple[Head, Coat]] = {
-    "lion": (_lion, _plain), "bull": (_bull, _patches), "hare": (_hare, _speckles), "griffin": (_griffin, _stripes),
-    "unicorn": (_unicorn, _bands)}
+CREATURES: Dict[str, Tuple[Head, Coat]] = {"lion": (_lion, _plain), "bull": (_bull, _patches),
+                                           "hare": (_hare, _speckles), "griffin": (_griffin, _stripes),
+                                           "unicorn": (_unicorn, _bands)}
 
 
 def draw_creature(canvas: Canvas, rng: np.random.Generator, name: str, label: int, pose: Pose) -> None:
-    """Paint a creature with its shadow: legs, tail, torso and neck in a coat that all classes share, and the head of its class."""
+    """Paint a creature with its shadow: legs, tail, torso and neck in a coat that all classes
+    share, and the head of its class.
+    """
     shape = canvas.size
     head, coat = CREATURES[name]
     shadow = polygon(shape, pose.place(oval(0.1, 1.22, 1.2, 0.16)))
@@ -171,20 +194,24 @@ def draw_creature(canvas: Canvas, rng: np.random.Generator, name: str, label: in
     swing = rng.uniform(-0.16, 0.16, 4)
     legs = [limb([(x, 0.15), (x + s, 0.70), (x + s * 1.3, 1.22)], [0.34, 0.22, 0.20])
             for x, s in zip((-0.78, -0.48, 0.52, 0.80), swing)]
-    tail = limb([(-0.90, -0.20), (-1.25, -0.25 + swing[0]), (-1.45, 0.15), (-1.50, 0.55)], [0.16, 0.14, 0.12, 0.18])
+    tail = limb([(-0.90, -0.20), (-1.25, -0.25 + swing[0]), (-1.45, 0.15), (-1.50, 0.55)],
+                [0.16, 0.14, 0.12, 0.18])
     torso = oval(0, 0, 1.06, 0.52)
     neck = [(0.45, -0.30), (1.00, -0.95), (1.42, -0.70), (1.02, 0.12)]
-    for points, light in ((legs[0], 0.72), (legs[2], 0.72), (tail, 0.90), (legs[1], 0.94), (legs[3], 0.94), (torso, 1.0), (neck, 1.02)):
+    for points, light in ((legs[0], 0.72), (legs[2], 0.72), (tail, 0.90), (legs[1], 0.94), (legs[3], 0.94),
+                          (torso, 1.0), (neck, 1.02)):
         canvas.paint(polygon(shape, pose.place(points)), texture, label, light)
     painted = np.zeros(shape, bool)
     for points, colour in head():
         mask = polygon(shape, pose.place(np.asarray(points) + HEAD_CENTRE))
-        canvas.paint(mask, canvas.plain(np.asarray(colour) * rng.uniform(0.88, 1.08) + rng.uniform(-10, 10, 3)), label)
+        canvas.paint(
+            mask, canvas.plain(np.asarray(colour) * rng.uniform(0.88, 1.08) + rng.uniform(-10, 10, 3)), label)
         painted |= mask
     canvas.colours[painted] += 6 * noise(rng, shape[0], shape[1], 5.0, 2)[painted][:, None]
     eye = (HEAD_CENTRE[0] + 0.14, HEAD_CENTRE[1] - 0.08)
     canvas.paint(polygon(shape, pose.place(oval(*eye, 0.10, 0.10))), canvas.plain((250, 250, 250)), label)
-    canvas.paint(polygon(shape, pose.place(oval(eye[0] + 0.03, eye[1], 0.055, 0.065))), canvas.plain((15, 12, 10)), label)
+    canvas.paint(polygon(shape, pose.place(oval(eye[0] + 0.03, eye[1], 0.055, 0.065))),
+                 canvas.plain((15, 12, 10)), label)
 
 
 def _coat_texture(rng: np.random.Generator, shape: Tuple[int, int], coat: Coat, pose: Pose) -> np.ndarray:
@@ -193,5 +220,6 @@ def _coat_texture(rng: np.random.Generator, shape: Tuple[int, int], coat: Coat, 
     x, y = pose.facing * (columns - pose.x) / pose.unit, (rows - pose.y) / pose.unit
     warmth, brightness = rng.uniform(0.0, 1.0), rng.uniform(95, 165)
     base = brightness * np.array([1.0 + 0.14 * warmth, 1.0 - 0.04 * warmth, 1.0 - 0.28 * warmth], np.float32)
-    light = 1.0 - 0.24 * np.clip(y, -1, 1.3) + 0.05 * coat(rng, pose, x, y) + 0.05 * noise(rng, shape[0], shape[1], 7.0, 2)
+    light = 1.0 - 0.24 * np.clip(y, -1, 1.3) + 0.05 * coat(rng, pose, x, y) + 0.05 * noise(rng, shape[0],
+                                                                                           shape[1], 7.0, 2)
     return base * light[:, :, None].astype(np.float32)

@@ -35,8 +35,8 @@ class DatasetTree:
     """
 
     def __init__(self, root: PathLike = "", *, image_root: PathLike = "", annotation_root: PathLike = "",
-                 labels_file: PathLike = "",
-                 label_root: PathLike = "", mask_root: PathLike = "", classes: PathLike = "voc") -> None:
+                 labels_file: PathLike = "", label_root: PathLike = "", mask_root: PathLike = "",
+                 classes: PathLike = "voc") -> None:
         self.root = os.fspath(root)
         if not self.root and not os.fspath(image_root):
             raise InputError("no data set was named", field="root",
@@ -47,8 +47,8 @@ class DatasetTree:
         self.label_root = os.fspath(label_root)
         self.labels_file = os.fspath(labels_file)
         for folder, given in ((self.root, self.root), (self.image_root, True),
-                              (self.annotation_root, annotation_root),
-                              (self.label_root, self.label_root), (self.mask_root, mask_root)):
+                              (self.annotation_root, annotation_root), (self.label_root, self.label_root),
+                              (self.mask_root, mask_root)):
             if given and not os.path.isdir(folder):
                 raise InputError("is not a folder", file=folder, remedy="check the path")
         self.classes: ClassTable = load_classes(classes)

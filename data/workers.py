@@ -33,7 +33,8 @@ class BatchMaker:
 
     def __init__(self, images: RecordSet, transform: CropTransform, seeds: Optional[RecordSet] = None,
                  seed_positions: Optional[np.ndarray] = None) -> None:
-        self.images, self.transform, self.seeds, self.seed_positions = images, transform, seeds, seed_positions
+        self.images, self.transform, self.seeds, self.seed_positions = (images, transform, seeds,
+                                                                        seed_positions)
 
     def __call__(self, samples: Sequence[Sample], images: np.ndarray, labels: Optional[np.ndarray]) -> None:
         """Fill ``images`` (B, 3, S, S) uint8 and ``labels`` (B, s, s) uint8.
@@ -51,7 +52,8 @@ class BatchMaker:
             except InputError:
                 raise
             except Exception as error:
-                raise RuntimeError(f"image {self.images.names[index]}: {type(error).__name__}: {error}") from error
+                raise RuntimeError(
+                    f"image {self.images.names[index]}: {type(error).__name__}: {error}") from error
 
 
 class WorkerDied(RuntimeError):
@@ -70,8 +72,8 @@ class SharedBatches:
 
     def arrays(self) -> Tuple[np.ndarray, np.ndarray]:
         """The memory as two arrays, (slots, B, 3, S, S) and (slots, B, s, s)."""
-        images, labels = (np.frombuffer(memory, np.uint8).reshape(shape) for memory,
-                          shape in zip(self._memory, self._shapes))
+        images, labels = (np.frombuffer(memory, np.uint8).reshape(shape)
+                          for memory, shape in zip(self._memory, self._shapes))
         return images, labels
 
     @property

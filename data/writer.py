@@ -57,7 +57,8 @@ class RecordWriter:
 
     def __init__(self, folder: str, hidden: str, name: str, kind: str, classes: ClassTable, count: int,
                  num_parts: int, fingerprint: str) -> None:
-        self.folder, self.hidden, self.name, self.kind, self.classes, self.fingerprint = folder, hidden, name, kind, classes, fingerprint
+        self.folder, self.hidden, self.name, self.kind, self.classes, self.fingerprint = (
+            folder, hidden, name, kind, classes, fingerprint)
         self._first_of_part = [part * count // num_parts for part in range(num_parts)] + [count]
         self._names = bytearray()
         self._columns = {"part": array("H"), "offset": array("q"), "span": array("q"), "crc32": array("I"),
@@ -104,11 +105,10 @@ class RecordWriter:
             raise ValueError(f"{self._written} of {self._first_of_part[-1]} records were added")
         self._end_part()
         table = self._table(labels)
-        manifest = {
-            "format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written,
-            "classes": list(self.classes.names), "fingerprint": self.fingerprint, "parts": self._parts,
-            "table": {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()},
-        }
+        manifest = {"format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written,
+                    "classes": list(self.classes.names), "fingerprint": self.fingerprint,
+                    "parts": self._parts,
+                    "table": {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}}
         content = [manifest[key] for key in ("kind", "count", "classes", "parts", "table")]
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         stem = f"{self.name}.{identity[:12]}"
@@ -129,7 +129,8 @@ class RecordWriter:
         if self._parts:
             self._end_part()
         number = len(self._parts)
-        self._records = open(os.path.join(self.hidden, f"{number}.rec"), "wb")  # noqa: SIM115 - closed by _end_part or __exit__
+        # closed by _end_part or __exit__
+        self._records = open(os.path.join(self.hidden, f"{number}.rec"), "wb")  # noqa: SIM115
         self._index = open(os.path.join(self.hidden, f"{number}.idx"), "wb")  # noqa: SIM115
         self._digest, self._index_digest, self._offset = hashlib.sha256(), hashlib.sha256(), 0
         self._parts.append({"first": self._written})

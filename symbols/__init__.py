@@ -13,11 +13,7 @@ from .params import LoadReport, configure_training, initialize, load_params, sav
 from .params_file import read_params, write_params
 from .pretrained import load_pretrained
 
-__all__ = [
-    "BACKBONES", "CIAN", "IGNORE", "MERGES", "MODELS", "CAMClassifier", "CIANLoss", "CompletionLoss",
-    "CrossImageAffinity", "LoadReport",
-    "MultiScale", "SeedLoss", "build_backbone", "build_model", "configure_training", "initialize",
-    "load_params", "load_pretrained",
-    "metadata_path", "read_metadata", "read_params", "save_params", "scaled_side", "write_metadata",
-    "write_params",
-]
+__all__ = ["BACKBONES", "CIAN", "IGNORE", "MERGES", "MODELS", "CAMClassifier", "CIANLoss", "CompletionLoss",
+           "CrossImageAffinity", "LoadReport", "MultiScale", "SeedLoss", "build_backbone", "build_model",
+           "configure_training", "initialize", "load_params", "load_pretrained", "metadata_path",
+           "read_metadata", "read_params", "save_params", "scaled_side", "write_metadata", "write_params"]

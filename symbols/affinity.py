@@ -2,12 +2,14 @@
 
 With x_i a pixel's feature in the query image and x_j one in a reference image::
 
-    k_ij = exp(phi_q(x_i) . phi_r(x_j))            Eq. 1   phi_q: conv_embed_q, phi_r: conv_embed_k and pooling
-    m_ij = (k_ij / sum_j k_ij) phi_c(x_j)          Eq. 2   phi_c: conv_embed_v and pooling
-    m_i  = sum_j m_ij                              Eq. 3   the message of one reference to a query pixel
-    x^_i = x_i + phi_o(m_i)                        Eq. 4   phi_o: conv_out and bn_out; this module returns phi_o(m_i), the residual
-    m_i  = max_h m_i^(h)                           Eq. 5   merged over the references h, and over the image itself, before phi_o
+    k_ij = exp(phi_q(x_i) . phi_r(x_j))     Eq. 1   phi_q: conv_embed_q; phi_r: conv_embed_k, pooling
+    m_ij = (k_ij / sum_j k_ij) phi_c(x_j)   Eq. 2   phi_c: conv_embed_v and pooling
+    m_i  = sum_j m_ij                       Eq. 3   the message of one reference to a query pixel
+    x^_i = x_i + phi_o(m_i)                 Eq. 4   phi_o: conv_out and bn_out
+    m_i  = max_h m_i^(h)                    Eq. 5   over the references h and the image itself,
+                                                    before phi_o
 
+This module returns the residual phi_o(m_i).
 The matrix of the normalised k_ij is ``affinity``, (N, K, Q): each column, a query pixel, sums to 1.
 """
 from __future__ import annotations
@@ -73,7 +75,8 @@ class CrossImageAffinity(HybridBlock):
             self.out = convolution(channels, embed_channels, 1, "conv_out_")
             self.norm = BatchNorm(channels, "bn_out_")
         else:
-            self.query, self.key, self.value, self.out, self.norm = shared.query, shared.key, shared.value, shared.out, shared.norm
+            self.query, self.key, self.value, self.out, self.norm = (shared.query, shared.key, shared.value,
+                                                                     shared.out, shared.norm)
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
         query, key, value, like = self._embed(F, feat)
@@ -111,9 +114,8 @@ class CrossImageAffinity(HybridBlock):
         affinity_self = self._affinity(mx.nd, query, key)
         affinity_cross = self._affinity(mx.nd, query, key_reference)
         message_self = self._gathered(mx.nd, affinity_self, value, like)
-        messages = [self._gathered(mx.nd, affinity_cross, value_reference, like)] + ([message_self]
-                                                                                     if self.merge_self else [
-                                                                                         ])
+        messages = [self._gathered(mx.nd, affinity_cross, value_reference,
+                                   like)] + ([message_self] if self.merge_self else [])
         return {"affinity_self": affinity_self[0], "affinity_cross": affinity_cross[0],
                 "residual_self": self.norm(self.out(message_self)),
                 "residual_cross": self.norm(self.out(self._merge(mx.nd, messages)))}

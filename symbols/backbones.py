@@ -19,12 +19,11 @@ BACKBONES: Dict[str, Callable[..., HybridBlock]] = {
     "efficientnet_lite0": EfficientNetLite0,
 }
 # Options that make a backbone small enough for a test, under the same parameter names.
-TINY: Dict[str, Dict[str, Any]] = {
-    **{f"resnet{depth}": {"units": (2, 1, 1, 1), "widths": (4, 8, 12, 16, 20)}
-       for depth in (18, 34, 50, 101)},
-    "vgg16": {"widths": (3, 4, 5, 6, 7), "top_channels": 10},
-    "efficientnet_lite0": {"repeats": (1, 1, 1, 2, 1, 2, 1), "widths": (4, 3, 3, 4, 5, 5, 6, 7, 14)},
-}
+TINY: Dict[str, Dict[str, Any]] = {**{f"resnet{depth}": {"units": (2, 1, 1, 1), "widths": (4, 8, 12, 16, 20)}
+                                      for depth in (18, 34, 50, 101)},
+                                   "vgg16": {"widths": (3, 4, 5, 6, 7), "top_channels": 10},
+                                   "efficientnet_lite0": {"repeats": (1, 1, 1, 2, 1, 2, 1),
+                                                          "widths": (4, 3, 3, 4, 5, 5, 6, 7, 14)}}
 
 
 def build_backbone(name: str, *, tiny: bool = False, **options: Any) -> HybridBlock:
@@ -40,7 +39,7 @@ def build_backbone(name: str, *, tiny: bool = False, **options: Any) -> HybridBl
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(name, BACKBONES, 1)
-        raise InputError(f"there is no backbone {name!r}" + (f", did you mean {close[0]!r}?"
-                                                             if close else ""), field="model",
+        raise InputError(f"there is no backbone {name!r}" + (f", did you mean {close[0]!r}?" if close
+                                                             else ""), field="model",
                          remedy=f"use one of: {', '.join(BACKBONES)}")
     return BACKBONES[name](**{**(TINY[name] if tiny else {}), **options})

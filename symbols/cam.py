@@ -43,9 +43,8 @@ class CAMClassifier(HybridBlock):
         #: The arguments that build this network again; they belong into a model file's metadata.
         self.settings: Dict[str, Any] = {"backbone": backbone, "num_foreground": num_foreground,
                                          "backbone_options": dict(backbone_options or {})}
-        self.backbone = build_backbone(backbone,
-                                       **{**CLASSIFIER_OPTIONS.get(backbone, {}),
-                                          **self.settings["backbone_options"]})
+        self.backbone = build_backbone(backbone, **{**CLASSIFIER_OPTIONS.get(backbone, {}),
+                                                    **self.settings["backbone_options"]})
         self.classifier = convolution(num_foreground, self.backbone.out_channels, 1, "fc_cam_")
         #: Prefixes of the layers that ImageNet weights do not hold, or that only they hold.
         self.new_layers = (*self.fast_layers, *self.backbone.new_layers)

@@ -47,9 +47,9 @@ class CIAN(HybridBlock):
     """
 
     def __init__(self, model: str = "resnet101_largefov", num_classes: int = 21, affinity: str = "cross",
-                 group_size: int = 2,
-                 merge_type: str = "max", merge_self: bool = True, embed_channels: int = 0,
-                 backbone_options: Optional[Mapping[str, Any]] = None, shared: Optional[CIAN] = None) -> None:
+                 group_size: int = 2, merge_type: str = "max", merge_self: bool = True,
+                 embed_channels: int = 0, backbone_options: Optional[Mapping[str, Any]] = None,
+                 shared: Optional[CIAN] = None) -> None:
         super().__init__(prefix="")
         if affinity not in AFFINITIES:
             raise InputError(f"there is no affinity {affinity!r}", field="affinity",
@@ -64,18 +64,16 @@ class CIAN(HybridBlock):
             raise InputError(f"needs the background and at least one class, not {num_classes}",
                              field="num_classes")
         #: The arguments that build this network again; they belong into a model file's metadata.
-        self.settings: Dict[str, Any] = {
-            "model": model, "num_classes": num_classes, "affinity": affinity, "group_size": group_size,
-            "merge_type": merge_type,
-            "merge_self": merge_self, "embed_channels": embed_channels,
-            "backbone_options": dict(backbone_options or {})}
+        self.settings: Dict[str, Any] = {"model": model, "num_classes": num_classes, "affinity": affinity,
+                                         "group_size": group_size, "merge_type": merge_type,
+                                         "merge_self": merge_self, "embed_channels": embed_channels,
+                                         "backbone_options": dict(backbone_options or {})}
         self._group_size = group_size if affinity == "cross" else 1
         if shared is None:
             self.backbone = build_backbone(model[:-len(SUFFIX)], **self.settings["backbone_options"])
             head = self.backbone.head
-            self.head = TapConvolution(num_classes, self.backbone.out_channels, head["kernel"],
-                                       head["name"] + "_",
-                                       dilation=head["dilation"], use_bias=head["use_bias"])
+            self.head = TapConvolution(num_classes, self.backbone.out_channels, head["kernel"], head["name"]
+                                       + "_", dilation=head["dilation"], use_bias=head["use_bias"])
         else:
             self.backbone, self.head = shared.backbone, shared.head
         self.affinity: Optional[CrossImageAffinity] = None
@@ -90,9 +88,9 @@ class CIAN(HybridBlock):
 
     def forward(self, x: Any, *args: Any) -> List[Any]:
         if isinstance(x, mx.nd.NDArray) and x.shape[0] % self._group_size:
-            raise InputError(f"a batch of {x.shape[0]} images does not split into groups of "
-                             f"{self._group_size}", field="batch_size",
-                             remedy=f"use a multiple of {self._group_size} on every device")
+            raise InputError(
+                f"a batch of {x.shape[0]} images does not split into groups of {self._group_size}",
+                field="batch_size", remedy=f"use a multiple of {self._group_size} on every device")
         return super().forward(x, *args)
 
     def hybrid_forward(self, F: Any, x: Any) -> List[Any]:

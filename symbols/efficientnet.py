@@ -88,8 +88,7 @@ class EfficientNetLite0(HybridBlock):
         super().__init__(prefix="")
         if len(repeats) != len(STAGES) or len(widths) != len(STAGES) + 2:
             raise InputError(f"needs {len(STAGES)} repeats and {len(STAGES) + 2} widths, not "
-                             f"{len(repeats)} and {len(widths)}",
-                             field="repeats, widths")
+                             f"{len(repeats)} and {len(widths)}", field="repeats, widths")
         self.out_channels = widths[-1]
         self.stem = convolution(widths[0], 3, 3, "stem_conv0_", stride=2)
         self.stem_norm = BatchNorm(widths[0], "stem_bn0_", use_global_stats=use_global_stats, eps=EPS)
@@ -150,14 +149,13 @@ def _our_name(name: str) -> str:
     """``_blocks.3._bn1.running_var`` of the package is ``block3_bn1_moving_var`` here."""
     layer, _, kind = name.rpartition(".")
     layer = {"_conv_stem": "stem_conv0", "_bn0": "stem_bn0", "_conv_head": "head_conv0", "_bn1": "head_bn0",
-             "_fc": "head_fc0"}.get(
-layer, layer)
+             "_fc": "head_fc0"}.get(layer, layer)
     block = re.fullmatch(r"_blocks\.(\d+)\._(\w+)", layer)
     if block:
         number, role = block.groups()
         first = int(number) == 0  # it has no expansion, and counts its layers from the depthwise one
-        roles = {"expand_conv": "conv0", "depthwise_conv": "depthwise_conv0", "project_conv": "conv0"
-                 if first else "conv1"}
+        roles = {"expand_conv": "conv0", "depthwise_conv": "depthwise_conv0",
+                 "project_conv": "conv0" if first else "conv1"}
         layer = f"block{number}_{roles.get(role) or f'bn{int(role[2:]) - first}'}"
     kinds = {"running_mean": "moving_mean", "running_var": "moving_var", "bias": "beta", "weight": "gamma"}
     return f"{layer}_{kinds[kind] if '_bn' in layer else kind}"

@@ -78,8 +78,8 @@ class DepthwiseConvolution(nn.Conv2D):
     def __init__(self, channels: int, kernel: int, prefix: str, *, stride: int = 1,
                  dilation: int = 1) -> None:
         super().__init__(channels, kernel, strides=stride, padding=dilation * (kernel // 2),
-                         dilation=dilation, groups=channels,
-                         use_bias=False, in_channels=channels, prefix=prefix)
+                         dilation=dilation, groups=channels, use_bias=False, in_channels=channels,
+                         prefix=prefix)
         self.blocked = False
         self.blockable = dilation > 1 and channels % self.BLOCK == 0  # where it is faster
 

@@ -149,17 +149,18 @@ class CIANLoss(HybridBlock):
              "labelled_pixels", "agreeing_pixels", "completion_pixels", "pixels")
 
     def __init__(self, num_classes: int, affinity: str = "cross", completion: bool = True,
-                 completion_labels: str = "seed",
-                 completion_target: str = "cross", normalise: str = "device") -> None:
+                 completion_labels: str = "seed", completion_target: str = "cross",
+                 normalise: str = "device") -> None:
         super().__init__(prefix="")
         _check("affinity", affinity, ("none", "self", "cross"))
         _check("completion_target", completion_target, COMPLETION_TARGETS)
         if completion and completion_target == "cross" and affinity != "cross":
-            raise InputError(f"a network of affinity {affinity!r} has no cross branch to take the "
-                             "completion target from",
-                             field="completion_target", remedy="use completion=false, or the target 'own'")
+            raise InputError(
+                f"a network of affinity {affinity!r} has no cross branch to take the completion target from",
+                field="completion_target", remedy="use completion=false, or the target 'own'")
         self._branches = 2 if affinity == "cross" else 1
-        self._completion, self._own_target, self._seed_classes = completion, completion_target == "own", completion_labels == "seed"
+        self._completion, self._own_target, self._seed_classes = (completion, completion_target == "own",
+                                                                  completion_labels == "seed")
         self.seed = SeedLoss(num_classes, normalise)
         self.completion = CompletionLoss(num_classes, completion_labels, normalise)
 

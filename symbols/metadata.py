@@ -62,7 +62,7 @@ def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=source,
                          remedy="a model file of another origin has none: give the model name and the "
-                                "classes yourself") from error
+                         "classes yourself") from error
     except (ValueError, RecursionError) as error:
         raise InputError("is not valid JSON", file=source, remedy="write the checkpoint again") from error
     _validate(content, source)

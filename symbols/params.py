@@ -32,8 +32,8 @@ class LoadReport(NamedTuple):
     mismatched: Tuple[str, ...]  # of another shape in the file
 
     def __str__(self) -> str:
-        kept = [f"{kind}: {', '.join(names)}" for kind, names in self._asdict().items()
-                if names and kind != "loaded"]
+        kept = [f"{kind}: {', '.join(names)}" for kind, names in self._asdict().items() if names
+                and kind != "loaded"]
         return "; ".join([f"loaded {len(self.loaded)} parameters", *kept])
 
 
@@ -112,8 +112,8 @@ def save_params(net: HybridBlock, path: PathLike, metadata: Optional[Mapping[str
 def named_values(net: HybridBlock) -> Dict[str, np.ndarray]:
     """Every parameter by name, averaged over devices; waits for all work."""
     mx.nd.waitall()  # moving statistics are written late, by the backward pass
-    return {name: averaged([copy.asnumpy() for copy in param.list_data()]) for name,
-            param in net.collect_params().items()}
+    return {name: averaged([copy.asnumpy() for copy in param.list_data()])
+            for name, param in net.collect_params().items()}
 
 
 def averaged(copies: Sequence[np.ndarray]) -> np.ndarray:
@@ -159,15 +159,15 @@ def assign(net: HybridBlock, values: Mapping[str, np.ndarray], *, source: PathLi
     parameters = net.collect_params()
     missing = [name for name in parameters if name not in values]
     extra = [name for name in values if name not in parameters]
-    mismatched = [name for name in parameters
-                  if name in values and parameters[name].shape != values[name].shape]
+    mismatched = [name for name in parameters if name in values
+                  and parameters[name].shape != values[name].shape]
     problems: List[str] = []
     for kind, names in (("missing", missing), ("not of this network", extra),
                         ("of another shape", mismatched)):
         wrong = [name for name in names if not name.startswith(tuple(new))]
         if wrong:
-            shown = [f"{n} {values[n].shape}, needs {parameters[n].shape}"
-                     if kind == "of another shape" else n for n in wrong[:5]]
+            shown = [f"{n} {values[n].shape}, needs {parameters[n].shape}" if kind == "of another shape"
+                     else n for n in wrong[:5]]
             problems.append(f"{len(wrong)} {kind}: {', '.join(shown)}{', ...' if len(wrong) > 5 else ''}")
     if problems:
         raise InputError(f"does not fit the network, {'; '.join(problems)}", file=source,

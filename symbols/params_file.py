@@ -152,9 +152,9 @@ def read_params(path: PathLike) -> Tuple[Arrays, Arrays]:
     for full_name, array in read_arrays(path).items():
         kind, _, name = full_name.partition(":")
         if kind not in parts or not name:
-            raise InputError("is not named as a file of MXNet's Module", file=path, field=full_name,
-                             remedy="names must start with arg: or aux:; Gluon's save_parameters() writes "
-                                    "other names")
+            raise InputError(
+                "is not named as a file of MXNet's Module", file=path, field=full_name,
+                remedy="names must start with arg: or aux:; Gluon's save_parameters() writes other names")
         parts[kind][name] = array
     if not parts["arg"]:
         raise InputError("holds no parameters", file=path, remedy=DAMAGED)

@@ -41,8 +41,8 @@ class ResidualUnit(HybridBlock):
         inner = channels // 4 if bottleneck else channels
         # (input channels, output channels, kernel, stride, dilation) of each convolution of the branch
         table = [(in_channels, inner, 1, 1, 1), (inner, inner, 3, stride, dilation),
-                 (inner, channels, 1, 1, 1)] if bottleneck else [
-(in_channels, channels, 3, stride, dilation), (channels, channels, 3, 1, 1)]
+                 (inner, channels, 1, 1, 1)] if bottleneck else [(in_channels, channels, 3, stride, dilation),
+                                                                 (channels, channels, 3, 1, 1)]
         with self.name_scope():
             self.norms = nn.HybridSequential(prefix="")
             self.convolutions = nn.HybridSequential(prefix="")
@@ -105,8 +105,8 @@ class ResNet(HybridBlock):
             for unit in range(count):
                 first = unit == 0
                 self.stages.add(ResidualUnit(c_in if first else c_out, c_out, STRIDES[stage] if first else 1,
-                                             DILATIONS[stage], bottleneck,
-                                             first, use_global_stats, f"stage{stage + 1}_unit{unit + 1}_"))
+                                             DILATIONS[stage], bottleneck, first, use_global_stats,
+                                             f"stage{stage + 1}_unit{unit + 1}_"))
         self.bn1 = BatchNorm(widths[-1], "bn1_", use_global_stats=use_global_stats)
 
     @property

@@ -50,10 +50,9 @@ class VGG16(HybridBlock):
                 channels = widths[block]
         self.top = nn.HybridSequential(prefix="") if top else None
         if self.top is not None:
-            self.top.add(nn.AvgPool2D(3, 1, 1),
-                         convolution(top_channels, channels, 3, "fc6_", dilation=12, use_bias=True),
-                         nn.Activation("relu"), nn.Dropout(0.5),
-                         convolution(top_channels, top_channels, 1, "fc7_", use_bias=True),
+            self.top.add(nn.AvgPool2D(3, 1, 1), convolution(top_channels, channels, 3, "fc6_", dilation=12,
+                                                            use_bias=True), nn.Activation("relu"),
+                         nn.Dropout(0.5), convolution(top_channels, top_channels, 1, "fc7_", use_bias=True),
                          nn.Activation("relu"), nn.Dropout(0.5))
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:

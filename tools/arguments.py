@@ -42,8 +42,8 @@ def make_parser(description: str, groups: Sequence[str], epilog: str = "") -> ar
     """
     parser = _Parser(description=description, epilog=epilog, allow_abbrev=False,
                      usage="%(prog)s [flags] [section.key=value ...]",
-                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog,
-                                                                                       max_help_position=30, width=120))
+                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+        prog, max_help_position=30, width=120))
     shared = parser.add_argument_group("configuration")
     shared.add_argument("-c", "--config", action="append", default=[], metavar="FILE",
                         help="YAML file of sections and keys; repeatable, the last wins")
@@ -102,5 +102,5 @@ def _check_num_cls(num_cls: int, config: Config) -> None:
     have: Optional[int] = load_classes(config.data.classes).num_classes
     if have != num_cls:
         raise InputError(f"{num_cls} classes were announced, but the class list '{config.data.classes}' "
-                         f"has {have} with background",
-                         field="--num-cls", remedy="give the list with --classes FILE, background first")
+                         f"has {have} with background", field="--num-cls",
+                         remedy="give the list with --classes FILE, background first")

@@ -22,16 +22,16 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("params", metavar="FILE", help="the .params file")
-    result.add_argument("--model", default="", metavar="NAME",
-                        help="network that it should fit [default: its metadata's, else the beginning of "
-                             "its name]")
+    result.add_argument(
+        "--model", default="", metavar="NAME",
+        help="network that it should fit [default: its metadata's, else the beginning of its name]")
     result.add_argument("--num-cls", type=int, default=0, metavar="N",
                         help="classes and background [default: its metadata's, else 21]")
     result.add_argument("--states", metavar="FILE",
                         help="also read the momentum in this .states file of MXNet's Module")
-    result.add_argument("--write-states", metavar="FILE",
-                        help="write the momentum of our run, whose .state is in the same folder, as "
-                             "MXNet's Module loads it")
+    result.add_argument(
+        "--write-states", metavar="FILE",
+        help="write the momentum of our run, whose .state is in the same folder, as MXNet's Module loads it")
     result.add_argument("--devices", type=int, default=1, metavar="N",
                         help="devices of the Module that will load it [default: 1]")
     return result
@@ -69,8 +69,8 @@ def build(args: argparse.Namespace) -> Any:
     if os.path.exists(metadata_path(args.params)):
         settings = dict(read_metadata(args.params).get("network", {}))
     settings.setdefault("model", os.path.basename(args.params).rpartition("-")[0])
-    settings.update({key: value for key, value in (("model", args.model), ("num_classes", args.num_cls))
-                     if value})
+    settings.update({key: value
+                     for key, value in (("model", args.model), ("num_classes", args.num_cls)) if value})
     try:
         return CIAN(**settings)
     except TypeError as error:
@@ -97,8 +97,8 @@ def momentum_of_run(params: str) -> Dict[str, Any]:
                          remedy="name a checkpoint in the folder of its run")
     if (state["epoch"], state["batch"]) != (metadata.get("epoch", -2) + 1, 0):
         raise InputError(f"is the state after {state['epoch']} epochs and {state['batch']} batches, not "
-                         "that of the checkpoint",
-                         file=snapshot.state_path, remedy="name the last checkpoint of a finished epoch")
+                         "that of the checkpoint", file=snapshot.state_path,
+                         remedy="name the last checkpoint of a finished epoch")
     return state["trainer"]["momentum"]
 
 

@@ -79,13 +79,12 @@ def compare(args: argparse.Namespace, work: str) -> int:
     original = Original(args.original, work)
     versions = {"original": original.commit, "cian": version("cian"), "python": platform.python_version(),
                 **{name: version(name) for name in PACKAGES}}
-    record = Record(versions, {key: getattr(args, key)
-                               for key in ("quick", "only", "seed", "data", "classes", "list")})
+    record = Record(versions,
+                    {key: getattr(args, key) for key in ("quick", "only", "seed", "data", "classes", "list")})
     known = record.resumed(args.json) if args.resume else {}
     print(f"{record.setting}\n\n{table.HEADER}")
     chosen = [check for check in suite.checks(original, quick=args.quick, seed=args.seed, data=args.data,
-                                              classes=args.classes,
-                                              data_list=args.list) if not args.only
+                                              classes=args.classes, data_list=args.list) if not args.only
               or any(text in check.name for text in args.only)]
     if not chosen:
         raise InputError(f"no comparison is called {' or '.join(args.only)}", field="--only")

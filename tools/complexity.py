@@ -45,8 +45,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             for size in args.size:
                 layers = complexity.count_layers(symbol, (images, 3, size, size))
                 networks.append({"model": model, "affinity": affinity, "size": size, "images": images,
-                                 "totals": complexity.totals(layers, images), "layers": layers
-                                 if args.layers else []})
+                                 "totals": complexity.totals(layers, images),
+                                 "layers": layers if args.layers else []})
     if args.json != "-":
         print_table_one(table)
         print_networks(networks)

@@ -15,8 +15,10 @@ from cian.tools.engine.report import text_table
 from cian.tools.engine.reproduction.demonstration import COLUMNS, configure, results, stages, write_page
 from cian.tools.engine.reproduction.stages import run_stage
 
-EPILOG = """OUT gets the data set, the records, the seeds, both rounds' checkpoints and predictions, a log of every stage below
-stages/, and the page index.html. A demonstration that was broken off goes on by the same command."""
+EPILOG = """\
+OUT gets the data set, the records, the seeds, both rounds' checkpoints and predictions, a log of
+every stage below stages/, and the page index.html. A demonstration that was broken off goes on by
+the same command."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

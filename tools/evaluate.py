@@ -15,9 +15,10 @@ from cian.tools.engine.metrics import Evaluation, evaluate, score_rows
 from cian.tools.engine.prediction.outputs import read_manifest
 from cian.tools.engine.report import text_table
 
-EPILOG = """A class that neither truth nor prediction has counts as 0 in the mean, as in the original code; where there is one, the mean
-without it is printed beside it. Missing, extra, mis-sized and unreadable predictions and values that are no class are all named,
-and nothing is scored."""
+EPILOG = """\
+A class that neither truth nor prediction has counts as 0 in the mean, as in the original code;
+where there is one, the mean without it is printed beside it. Missing, extra, mis-sized and
+unreadable predictions and values that are no class are all named, and nothing is scored."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                      help="NAME.png predictions [default: SNAPSHOT/pred_crf]")
     own.add_argument("--data-list", metavar="FILE",
                      help="list to score: a file, or a name below ImageSets/Segmentation "
-                                                         "[default: data.val_list]")
+                     "[default: data.val_list]")
     own.add_argument("--num-cls", type=int, metavar="N",
                      help="number of classes with background, checked against the class list")
     own.add_argument("--subset", action="store_true",
@@ -46,8 +47,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     truth = data.mask_root or os.path.join(data.root, MASK_FOLDER)
     try:
         result = evaluate(resolve_list(data.root, split), predictions, truth,
-                          load_classes(data.classes).names, subset=args.subset,
-                          workers=config.run.workers, progress=sys.stderr.isatty())
+                          load_classes(data.classes).names, subset=args.subset, workers=config.run.workers,
+                          progress=sys.stderr.isatty())
     except Problems as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -58,9 +59,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     target = args.json or predictions + ".json"
     atomic_write_bytes(target, json.dumps(content, indent=1).encode())
     print(text_table(("class", "IoU %"), score_rows(result)))
-    print(f"{result.images} images of {content['list']}" + (f", {len(result.unscored)} of it not scored"
-                                                            if result.unscored else "") +
-          f"; written to {target}")
+    print(f"{result.images} images of {content['list']}" + (
+        f", {len(result.unscored)} of it not scored" if result.unscored else "") + f"; written to {target}")
     return 0
 
 

@@ -14,8 +14,11 @@ from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.images import find_images, read_image
 
-EPILOG = """symbol    PREFIX-symbol.json, PREFIX-0000.params and its .json: any image size; SymbolBlock.imports and Module load it
-onnx      PREFIX.onnx with its metadata inside: any size, or one square image of --size pixels (needs cian[export])
+EPILOG = """\
+symbol    PREFIX-symbol.json, PREFIX-0000.params and its .json: any image size;
+          SymbolBlock.imports and Module load it
+onnx      PREFIX.onnx with its metadata inside: any size, or one square image of --size pixels
+          (needs cian[export])
 training  PREFIX-train-symbol.json and -0000.params: both branches and the loss, for Module
 Images are raw RGB 0..255 in all of them. See docs/export.md."""
 
@@ -39,8 +42,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.test_time:
         procedure = replace(procedure, scales=config.predict.scales, add_max=config.predict.add_max,
                             mirror=config.predict.mirror)
-    net, metadata = load_checkpoint(source, model=args.model, classes=load_classes(args.classes)
-                                    if args.classes else None)
+    net, metadata = load_checkpoint(source, model=args.model,
+                                    classes=load_classes(args.classes) if args.classes else None)
     prefix = args.out or os.path.join(config.run.snapshot or os.path.dirname(source), "export",
                                       net.settings["model"])
     pictures = [read_image(sample.path) for sample in find_images(args.images)] if args.images else []
@@ -71,14 +74,14 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                      help="path and beginning of the files' names [default: SNAPSHOT/export/MODEL]")
     own.add_argument("--format", default="symbol,onnx", metavar="A,B",
                      help="of symbol, onnx and training [default: symbol,onnx]")
-    own.add_argument("--test-time", action="store_true",
-                     help="put predict.scales, their maximum and the mirrored image inside; else one pass "
-                          "over the image")
+    own.add_argument(
+        "--test-time", action="store_true",
+        help="put predict.scales, their maximum and the mirrored image inside; else one pass over the image")
     own.add_argument("--output", default="logits", choices=("logits", "probabilities"),
                      help="[default: logits]")
-    own.add_argument("--resolution", default="input", choices=("input", "stride8"),
-                     help="output at the image's size, or as the network gives it, (side-1)//8+1 [default: "
-                          "input]")
+    own.add_argument(
+        "--resolution", default="input", choices=("input", "stride8"),
+        help="output at the image's size, or as the network gives it, (side-1)//8+1 [default: input]")
     own.add_argument("--size", type=int, default=0, metavar="N",
                      help="fix ONNX to one image of NxN pixels [default: any size]")
     own.add_argument("--images", nargs="+", metavar="PATH",

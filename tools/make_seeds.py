@@ -26,10 +26,13 @@ from cian.tools.engine.config import Config
 if TYPE_CHECKING:
     from cian.data.records import RecordSet
 
-EPILOG = """The folder OUT gets NAME.png for every image, seeds.json (what they were made with, and Table 4's choice of names) and, with
---measure, quality.json. Ground truth is opened for --measure and --strong-masks alone; nothing else of the seeds depends on --measure.
+EPILOG = """\
+The folder OUT gets NAME.png for every image, seeds.json (what they were made with, and Table 4's
+choice of names) and, with --measure, quality.json. Ground truth is opened for --measure and
+--strong-masks alone; nothing else of the seeds depends on --measure.
 
-The three kinds of saliency (seeds.saliency) have scales of their own, so the background threshold of one is not that of another:
+The three kinds of saliency (seeds.saliency) have scales of their own, so the background threshold
+of one is not that of another:
   images    NAME.png of a saliency model, 0..255 for 0..1; the paper's 0.06 was chosen for such maps
   builtin   barrier distance and colour contrast to the border; 0.06 is strict, 0.10 labels more background
   low_cam   the largest CAM of the image's classes; what the classifier overlooks becomes background"""
@@ -45,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         help="folder of NAME.png ground truth: report the quality of CAMs and seeds")
     parser.add_argument("--strong-masks", default="", metavar="MASKS",
                         help="folder of NAME.png ground truth, which replaces a portion seeds.strong_ratio "
-                             "of the seeds (Table 4)")
+                        "of the seeds (Table 4)")
     args = parser.parse_args(argv)
     config = config_from(args)
     if not (args.classifier or config.run.snapshot):
@@ -75,9 +78,8 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
     score = CamScore(args.measure, images.classes,
                      config.seeds.foreground_threshold) if args.measure else None
     written = make_seeds(config.seeds, images, CamMaps.of(net, config.seeds, device), args.out,
-                         {"classifier": digest},
-                         strong_masks=args.strong_masks, workers=config.run.workers or usable_cores(),
-                         watch=score, progress=True)
+                         {"classifier": digest}, strong_masks=args.strong_masks,
+                         workers=config.run.workers or usable_cores(), watch=score, progress=True)
     print(f"{args.out}: {written} seeds written, {len(images) - written} were there")
     return {"cam": score.evaluation().to_dict()} if score else {}
 
@@ -88,9 +90,8 @@ def _measure(config: Config, args: argparse.Namespace, images: RecordSet, report
     from cian.tools.engine.seeds.make import read_seed_manifest
     from cian.tools.engine.seeds.quality import measure_seeds, quality_table
 
-    report.update(measure_seeds(args.out, args.measure, images.names, images.classes,
-                                config.run.workers or usable_cores()),
-                  seeds=read_seed_manifest(args.out)["hash"])
+    report.update(measure_seeds(args.out, args.measure, images.names, images.classes, config.run.workers
+                                or usable_cores()), seeds=read_seed_manifest(args.out)["hash"])
     with atomic_write(os.path.join(args.out, "quality.json"), "w") as stream:
         json.dump(report, stream, indent=1)
     print(quality_table(report))

@@ -23,8 +23,10 @@ from cian.tools.engine.prediction.processes import NetworkProcesses, choose_proc
 if TYPE_CHECKING:
     from cian.tools.engine.images import Sample
 
-EPILOG = """What is done is skipped, so an interrupted run goes on by the same command; a folder that holds predictions of another
-checkpoint or configuration is refused. An image that cannot be read is reported and left out, and the exit code is then 1."""
+EPILOG = """\
+What is done is skipped, so an interrupted run goes on by the same command; a folder that holds
+predictions of another checkpoint or configuration is refused. An image that cannot be read is
+reported and left out, and the exit code is then 1."""
 # with --retrain-labels, the latter stand for the former
 RETRAIN = {"predict.fit": "retrain_fit", "predict.crf": "retrain_crf"}
 
@@ -62,9 +64,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         from cian.tools.engine.prediction.predictor import load_predictors, prediction_settings
         predictors, model = load_predictors(devices=contexts, **opened)
         outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)},
-                          predictors[0].class_names,
-                          folders=folders, crf=None if config.predict.crf
-                          == "none" else crf_preset(config.predict.crf),
+                          predictors[0].class_names, folders=folders,
+                          crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
                           overlays=args.overlay, probabilities=args.probabilities)
         report = predict_samples([*predictors, *beside.predictors(predictors[0], model)], samples, outputs,
                                  batch_size=config.predict.batch_size, workers=config.run.workers,
@@ -72,8 +73,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, "
-          f"{len(report.problems)} could not be read; "
-          f"in {outputs.root}")
+          f"{len(report.problems)} could not be read; " f"in {outputs.root}")
     return 1 if report.problems else 0
 
 
@@ -90,14 +90,13 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     own = parser.add_argument_group("model and output")
     own.add_argument("--checkpoint", metavar="FILE",
                      help=".params file, snapshot folder (its last epoch), or PREFIX-symbol.json or "
-                                                           ".onnx file of tools/export.py [default: "
-                                                           "SNAPSHOT]")
+                     ".onnx file of tools/export.py [default: SNAPSHOT]")
     own.add_argument("--out", metavar="FOLDER", help="where pred/ and pred_crf/ go [default: SNAPSHOT]")
     own.add_argument("--overlay", action="store_true",
                      help="also overlay/NAME.png, the image under its classes")
-    own.add_argument("--probabilities", choices=("npy", "npz"), default="",
-                     help="also probabilities/NAME: float32 (npy), or float16, compressed, with the class "
-                          "names (npz)")
+    own.add_argument(
+        "--probabilities", choices=("npy", "npz"), default="",
+        help="also probabilities/NAME: float32 (npy), or float16, compressed, with the class names (npz)")
     own.add_argument("--quiet", action="store_true", help="no progress bar")
     own = parser.add_argument_group("flags of the original code")
     own.add_argument("--infer", action="store_true", help="accepted: this tool does nothing else")

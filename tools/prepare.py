@@ -29,8 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     own.add_argument("--out", metavar="FOLDER", help="folder of the record sets [default: data.records]")
     own.add_argument("--list", action="append", metavar="NAME", dest="lists",
                      help="list to pack: a file, or a name below ImageSets/Segmentation; repeatable "
-                          "[default: data.train_list; with "
-                          "--verify every set of the folder]")
+                     "[default: data.train_list; with --verify every set of the folder]")
     own.add_argument("--root", dest="data.root", metavar="FOLDER", help="the same as --data")
     own.add_argument("--seeds", dest="data.label_root", metavar="FOLDER",
                      help="the same as --label-root: packed as the set LIST_seeds")

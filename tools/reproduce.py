@@ -35,10 +35,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse(argv)
     if args.jobs < 1:
         raise InputError(f"must be at least 1, not {args.jobs}", field="--jobs")
-    place = Place(os.path.abspath(args.data), args.classes
-                  if args.classes == "voc" else os.path.abspath(args.classes), args.train_list,
-                  args.val_list, Path(args.out).resolve(),
-                  args.saliency_root and os.path.abspath(args.saliency_root))
+    place = Place(os.path.abspath(args.data), args.classes if args.classes == "voc"
+                  else os.path.abspath(args.classes), args.train_list, args.val_list,
+                  Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root))
     if args.dataset == "voc":
         check_voc(place.data, place.train_list, place.val_list)
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
@@ -147,7 +146,8 @@ def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurem
     from cian.tools.engine.reproduction.report import write_report as write
 
     target = args.report or str(place.out / "report")
-    command = f"python tools/reproduce.py --table {' '.join(map(str, args.table))} --dataset {args.dataset} --seeds {args.seeds}"
+    command = (f"python tools/reproduce.py --table {' '.join(map(str, args.table))} "
+               f"--dataset {args.dataset} --seeds {args.seeds}")
     command += "".join(f" --set {' '.join(args.overrides)}" if args.overrides else "")
     write(tables, command, versions(), target)
     print(f"report: {target}.md and {target}.html")

@@ -22,7 +22,8 @@ from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config, load_config, save_config
 from cian.tools.engine.prediction.outputs import label_folder
 
-EPILOG = "The folder SNAPSHOT_retrain gets what tools/train.py writes; a run that stops goes on by the same command."
+EPILOG = ("The folder SNAPSHOT_retrain gets what tools/train.py writes; "
+          "a run that stops goes on by the same command.")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -76,8 +77,9 @@ def _predict_missing(config: Config, first: str, start: str) -> None:
                if not os.path.isfile(os.path.join(config.data.label_root, f"{name}.png"))]
     if not missing:
         return
-    print(f"{len(missing)} labels of the second round are missing in {config.data.label_root}; predicting "
-          "them", flush=True)
+    print(
+        f"{len(missing)} labels of the second round are missing in {config.data.label_root}; predicting them",
+        flush=True)
     os.makedirs(config.run.snapshot, exist_ok=True)
     settings = os.path.join(config.run.snapshot, "labels.yaml")
     save_config(config.replace(run={"snapshot": first}), settings)

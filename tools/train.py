@@ -15,10 +15,13 @@ from typing import List, Optional, Sequence
 from cian.errors import run_tool
 from cian.tools.arguments import config_from, make_parser
 
-EPILOG = """The folder SNAPSHOT gets MODEL-EPOCH.params with .params.json (the last --num-save epochs), MODEL.state (to go on from),
-MODEL.log, tensorboard/, config.yaml (everything resolved) and run.json (hash, versions, seeds, devices).
+EPILOG = """\
+The folder SNAPSHOT gets MODEL-EPOCH.params with .params.json (the last --num-save epochs),
+MODEL.state (to go on from), MODEL.log, tensorboard/, config.yaml (everything resolved) and run.json
+(hash, versions, seeds, devices).
 
-As in the original's script, --infer hands the rest of the command line to tools/predict.py, and --retrain to tools/retrain.py."""
+As in the original's script, --infer hands the rest of the command line to tools/predict.py, and
+--retrain to tools/retrain.py."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -16,19 +16,22 @@ from typing import Optional, Sequence
 from cian.errors import run_tool
 from cian.tools.arguments import config_from, make_parser
 
-EPILOG = """The folder SNAPSHOT gets MODEL_cam-EPOCH.params with .params.json, MODEL_cam-EPOCH.map.json (average precision by class),
-MODEL_cam.state (to go on from), MODEL_cam.log, tensorboard/ and config.yaml (everything resolved).
+EPILOG = """\
+The folder SNAPSHOT gets MODEL_cam-EPOCH.params with .params.json, MODEL_cam-EPOCH.map.json (average
+precision by class), MODEL_cam.state (to go on from), MODEL_cam.log, tensorboard/ and config.yaml
+(everything resolved).
 
-With cam.freeze_backbone=true only the classification layer is trained, on features of whole images that are computed once and kept in
-SNAPSHOT: minutes in place of hours for a small data set on a CPU. One device is used, the first of run.devices."""
+With cam.freeze_backbone=true only the classification layer is trained, on features of whole images
+that are computed once and kept in SNAPSHOT: minutes in place of hours for a small data set on a
+CPU. One device is used, the first of run.devices."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; prints the classifier's path as its last line."""
     parser = make_parser(__doc__ or "", ("classifier", "data", "run"), EPILOG)
-    parser.add_argument("--score", action="append", default=[], metavar="LIST",
-                        help="also report the average precision on the image-level labels of this list; "
-                             "repeatable")
+    parser.add_argument(
+        "--score", action="append", default=[], metavar="LIST",
+        help="also report the average precision on the image-level labels of this list; repeatable")
     parser.add_argument("--fresh", action="store_true",
                         help="remove the classifier of other settings in SNAPSHOT, and start anew")
     args = parser.parse_args(argv)

@@ -20,8 +20,10 @@ from cian.tools.engine.config import Config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.report import Page
 
-EPILOG = """Images are names of the data set, or files. --partners N draws the first N images of the list, each with the next one that
-shares a class with it. The folder OUT gets pair-QUERY-REFERENCE.png, gallery.png and both in figures.html."""
+EPILOG = """\
+Images are names of the data set, or files. --partners N draws the first N images of the list, each
+with the next one that shares a class with it. The folder OUT gets pair-QUERY-REFERENCE.png,
+gallery.png and both in figures.html."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -53,9 +55,9 @@ def parse(argv: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, Config]:
                      help="draw pairs for the first N images of the list")
     own.add_argument("--class", dest="class_name", default="", metavar="NAME",
                      help="class of the activations [default: the one that the query has most of]")
-    own.add_argument("--pixel", metavar="X,Y",
-                     help="pixel of the query whose affinity is drawn [default: where the class is "
-                          "strongest]")
+    own.add_argument(
+        "--pixel", metavar="X,Y",
+        help="pixel of the query whose affinity is drawn [default: where the class is strongest]")
     own.add_argument("--predictions", nargs="+", default=[], metavar="TITLE=FOLDER",
                      help="draw these folders of NAME.png side by side")
     own.add_argument("--names", nargs="+", default=[], metavar="NAME",

@@ -48,8 +48,7 @@ def test_generated_images_have_the_size_asked_for_and_a_common_class(files):
 
 def test_predictions_to_score_are_labels_and_differ_from_the_truth(files):
     pairs = [[cv2.imread(os.path.join(files.root, folder, f"{name}.png"), cv2.IMREAD_UNCHANGED)
-              for folder in ("truth", "scored")]
-             for name in read_list(files.lists["scored"])]
+              for folder in ("truth", "scored")] for name in read_list(files.lists["scored"])]
     assert all(truth.shape == scored.shape for truth, scored in pairs)
     assert any((truth == 255).any() for truth, _ in pairs)
     assert not any((scored == 255).any() for _, scored in pairs)
@@ -89,9 +88,8 @@ def a_stage():
     seconds = {DEFAULT: [4.0, 6.0], EQUAL: [2.0, 2.0], OURS: [2.0, 2.0]}
     cpu = {DEFAULT: [3.0, 3.0], EQUAL: [4.0, 4.0], OURS: [2.0, 2.0]}
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": {DEFAULT: 100.0, EQUAL: 110.0, OURS: 90.0},
-            "equal_pixels": 1.0,
-            "parts": {"train": seconds}, "parts_peak_mb": {"train": {DEFAULT: 100.0, EQUAL: 110.0,
-                                                                     OURS: 90.0}}}
+            "equal_pixels": 1.0, "parts": {"train": seconds},
+            "parts_peak_mb": {"train": {DEFAULT: 100.0, EQUAL: 110.0, OURS: 90.0}}}
 
 
 def test_the_report_and_the_picture_show_stages_and_their_parts(tmp_path):

@@ -50,7 +50,8 @@ def test_a_server_that_dies_is_reported_by_its_last_words(tmp_path):
 
 def test_memory_of_a_command_includes_the_processes_below_it(tmp_path):
     child = "import time; held = bytearray(60 * 10 ** 6); time.sleep(0.6)"
-    parent = f"import subprocess, sys; held = bytearray(40 * 10 ** 6); subprocess.run([sys.executable, '-c', {child!r}])"
+    parent = ("import subprocess, sys; held = bytearray(40 * 10 ** 6); "
+              f"subprocess.run([sys.executable, '-c', {child!r}])")
     found = Measured([sys.executable, "-c", parent], str(tmp_path / "log"))
     assert 100 < found.peak_mb < 180
     assert 0.6 < found.seconds < 10
@@ -69,8 +70,8 @@ def test_what_importing_the_package_sets_reaches_no_side(monkeypatch):
     assert not set(environment.VARIABLES) & measuring.environment(0).keys()
     monkeypatch.setattr(environment, "USERS_VALUES", {"OPENBLAS_CORETYPE": "Zen", "OMP_NUM_THREADS": "5"})
     found = measuring.environment(3)
-    assert (found["OMP_NUM_THREADS"], found["OPENBLAS_CORETYPE"]) == ("3",
-                                                                      "Zen") and "MXNET_CPU_TEMP_COPY" not in found
+    assert (found["OMP_NUM_THREADS"],
+            found["OPENBLAS_CORETYPE"]) == ("3", "Zen") and "MXNET_CPU_TEMP_COPY" not in found
 
 
 def test_ratios_are_those_within_a_round():

@@ -8,10 +8,8 @@ ARGS = Namespace(model="resnet18_largefov", crop=33, batch_size=2, group_size=2)
 
 
 def test_every_operator_has_one_kind_and_shares_add_up():
-    kinds = profile_step.by_kind({"Convolution": (3, 10.0), "_backward_Convolution": (3, 20.0),
-                                  "batch_dot": (2, 5.0),
-                                  "_backward_Activation": (1, 3.0), "_backward_Pooling": (1, 1.0),
-                                  "one_hot": (4, 1.0)})
+    kinds = profile_step.by_kind({"Convolution": (3, 10.0), "_backward_Convolution": (3, 20.0), "batch_dot": (
+        2, 5.0), "_backward_Activation": (1, 3.0), "_backward_Pooling": (1, 1.0), "one_hot": (4, 1.0)})
     assert list(kinds)[:3] == ["convolutions, backward", "convolutions, forward", "affinity products"]
     assert kinds["pooling and ReLU"] == {"ms": 4.0, "calls": 2.0, "share": 0.1}
     assert sum(row["share"] for row in kinds.values()) == pytest.approx(1)

@@ -17,7 +17,8 @@ def run_python(code, **variables):
 
 
 def test_import_sets_omp_threads_to_the_usable_cores():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import cian; print(os.environ['OMP_NUM_THREADS'])"
+    code = ("import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+            "import cian; print(os.environ['OMP_NUM_THREADS'])")
     assert run_python(code, OMP_NUM_THREADS=None).stdout.strip() == "1"
 
 
@@ -27,9 +28,10 @@ def test_users_own_omp_threads_are_kept():
 
 
 def test_programs_that_are_started_can_have_the_users_own_variables():
-    code = "import cian, os; from cian.environment import users_environment as users\n" \
-           "names = ('OMP_NUM_THREADS', 'MXNET_CPU_TEMP_COPY')\n" \
-           "print([os.environ[name] for name in names], [users().get(name) for name in names], users()['PATH'] == os.environ['PATH'])"
+    code = ("import cian, os; from cian.environment import users_environment as users\n"
+            "names = ('OMP_NUM_THREADS', 'MXNET_CPU_TEMP_COPY')\n"
+            "print([os.environ[name] for name in names], [users().get(name) for name in names], "
+            "users()['PATH'] == os.environ['PATH'])")
     assert run_python(code, OMP_NUM_THREADS=None,
                       MXNET_CPU_TEMP_COPY="4").stdout.strip().endswith("'4'] [None, '4'] True")
 
@@ -56,7 +58,8 @@ assert mxnet.test_utils.ss.norm is scipy.stats.norm
 
 @pytest.mark.parametrize("before", ["", "import mxnet; ", "import scipy.stats, mxnet; "])
 def test_others_find_scipys_statistics_as_they_are(before):
-    code = "from scipy.stats._distn_infrastructure import rv_frozen; import scipy.stats; print(isinstance(scipy.stats.norm(), rv_frozen))"
+    code = ("from scipy.stats._distn_infrastructure import rv_frozen; import scipy.stats; "
+            "print(isinstance(scipy.stats.norm(), rv_frozen))")
     run = run_python(f"import cian; {before}{code}")
     assert run.stdout.strip() == "True", run.stderr
 

@@ -35,7 +35,8 @@ def test_defect_keeps_its_traceback():
 
 
 def test_closed_output_ends_quietly():
-    program = "from cian.errors import run_tool\ndef main():\n    for n in range(200000): print(n)\nrun_tool(main)"
+    program = (
+        "from cian.errors import run_tool\ndef main():\n    for n in range(200000): print(n)\nrun_tool(main)")
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True) as run:
         run.stdout.readline()

@@ -96,9 +96,8 @@ def test_a_held_lock_names_its_holder_and_a_killed_holder_frees_it(tmp_path):
     holder = FORK.Process(target=_hold, args=(path, ready))
     holder.start()
     assert ready.wait(20)
-    with pytest.raises(InputError, match=f"the set is being written by process {holder.pid}"), locked(path,
-                                                                                                      "the "
-                                                                                                      "set"):
+    with pytest.raises(InputError,
+                       match=f"the set is being written by process {holder.pid}"), locked(path, "the set"):
         pass
     holder.kill()
     holder.join()
@@ -110,6 +109,7 @@ def test_a_held_lock_names_its_holder_and_a_killed_holder_frees_it(tmp_path):
 def test_many_problems_are_one_line_and_keep_every_one():
     problems = Problems([InputError(f"is wrong {number}", file=f"f{number}") for number in range(5)],
                         remedy="mend them")
-    assert str(problems) == "5 problems: f0: is wrong 0 | f1: is wrong 1 | f2: is wrong 2 | and 2 more; mend them"
+    assert str(
+        problems) == "5 problems: f0: is wrong 0 | f1: is wrong 1 | f2: is wrong 2 | and 2 more; mend them"
     copy = pickle.loads(pickle.dumps(problems))
     assert str(copy) == str(problems) and [p.file for p in copy.problems] == ["f0", "f1", "f2", "f3", "f4"]

@@ -33,8 +33,8 @@ def checkpoint(tmp_path_factory):
 
 
 def test_importing_the_package_loads_no_mxnet():
-    program = "import sys, cian; dir(cian); assert not {'mxnet', 'cv2', 'gluoncv'} & set(sys.modules); cian.load_model; " \
-              "assert 'mxnet' in sys.modules"
+    program = ("import sys, cian; dir(cian); assert not {'mxnet', 'cv2', 'gluoncv'} & set(sys.modules); "
+               "cian.load_model; assert 'mxnet' in sys.modules")
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
 
 
@@ -62,8 +62,8 @@ def test_a_checkpoint_predicts_by_the_originals_procedure(checkpoint):
 def test_scales_mirror_and_fit_can_be_chosen(checkpoint):
     model = load_model(checkpoint, scales=[1], mirror=False, add_max=False, fit="native")
     net, _ = load_network(checkpoint)
-    want = Predictor(net, PredictConfig(scales=(1.0,), mirror=False, add_max=False,
-                                        fit="native")).logits(IMAGE)
+    want = Predictor(net,
+                     PredictConfig(scales=(1.0,), mirror=False, add_max=False, fit="native")).logits(IMAGE)
     np.testing.assert_allclose(model.logits(IMAGE), want, rtol=1e-5, atol=1e-6)
 
 

@@ -14,10 +14,9 @@ CLASSES = ClassTable(["background", "cat", "dog", "bird"])
 
 
 def xml(*objects):
-    return "<annotation>" + "".join(
-        f"<object><name>{name}</name>" + (""
-                                          if difficult is None else f"<difficult>{difficult}</difficult>") + "</object>"
-        for name, difficult in objects) + "</annotation>"
+    return "<annotation>" + "".join(f"<object><name>{name}</name>"
+                                    + ("" if difficult is None else f"<difficult>{difficult}</difficult>")
+                                    + "</object>" for name, difficult in objects) + "</annotation>"
 
 
 @pytest.mark.parametrize(("objects", "labels"), [
@@ -37,12 +36,12 @@ def test_parts_of_objects_are_no_objects(tmp_path):
     assert read_xml_labels(tmp_path / "a.xml", CLASSES) == (2,)
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    (xml(("cow", 0)), "object 1: unknown class 'cow'"), (xml(("background", 0)), "no label of an image"),
-    (xml(), "names no object"),
-    (xml(("cat", "maybe")), "'difficult' is 0 or 1, not 'maybe'"),
-    ("<annotation><object/></annotation>", "unknown class ''"),
-    ("<annotation>", "not valid XML"), ("", "is empty"), (None, "does not exist")])
+@pytest.mark.parametrize(("text", "problem"),
+                         [(xml(("cow", 0)), "object 1: unknown class 'cow'"),
+                          (xml(("background", 0)), "no label of an image"), (xml(), "names no object"),
+                          (xml(("cat", "maybe")), "'difficult' is 0 or 1, not 'maybe'"),
+                          ("<annotation><object/></annotation>", "unknown class ''"),
+                          ("<annotation>", "not valid XML"), ("", "is empty"), (None, "does not exist")])
 def test_a_wrong_annotation_is_named(tmp_path, text, problem):
     path = tmp_path / "a.xml"
     if text is not None:
@@ -80,10 +79,10 @@ def test_an_array_file_gives_the_same_labels(tmp_path):
     assert read_labels_file(tmp_path / "labels.npz", CLASSES) == {"a": (1, 2), "b": (3,)}
 
 
-@pytest.mark.parametrize(("names", "labels", "problem"), [
-    (["a"], np.ones((1, 4)), "'labels' has shape"), (["a"], np.ones((2, 3)), "'labels' has shape"),
-    (["a", "a"], np.ones((2, 3)), "1 names occur twice"),
-    (["a", "b"], np.array([[0, 0, 0], [0, 1, 0]]), "a: has no label")])
+@pytest.mark.parametrize(("names", "labels", "problem"),
+                         [(["a"], np.ones((1, 4)), "'labels' has shape"), (
+    ["a"], np.ones((2, 3)), "'labels' has shape"), (["a", "a"], np.ones((2, 3)), "1 names occur twice"),
+                          (["a", "b"], np.array([[0, 0, 0], [0, 1, 0]]), "a: has no label")])
 def test_a_wrong_array_file_is_named(tmp_path, names, labels, problem):
     np.savez(tmp_path / "labels.npz", names=np.array(names), labels=labels)
     with pytest.raises(InputError, match=problem):
@@ -116,8 +115,9 @@ def test_a_tree_names_every_image_without_a_good_label(make_voc_tree, tmp_path):
     tree = DatasetTree(root, classes=os.path.join(root, "classes.txt"))
     table, problems = tree.check_labels(tree.names("train"))
     assert [os.path.basename(problem.file) for problem in problems] == ["image_01.xml", "image_04.xml"]
-    assert table.shape == (6, 4) and table[:, 0].all() and not table[[1, 4], 1:].any() and table[[0, 2, 3, 5],
-                                                                                                 1:].any(axis=1).all()
+    assert table.shape == (6, 4) and table[:, 0].all() and not table[[1, 4],
+                                                                     1:].any() and table[[0, 2, 3, 5],
+                                                                                         1:].any(axis=1).all()
     with pytest.raises(Problems, match="2 problems"):
         tree.labels(tree.names("train"))
 
@@ -140,11 +140,11 @@ def test_a_tree_has_the_folders_of_voc_unless_others_are_named(make_voc_tree, tm
     assert tree.label_path("x") == os.path.join(root, "seeds", "x.png")
 
 
-@pytest.mark.parametrize(("arguments", "problem"), [
-    ({}, "no data set was named"), ({"root": "absent"}, "absent: is not a folder"),
-    ({"image_root": "absent"}, "absent: is not a folder"),
-    ({"image_root": ".", "label_root": "absent"}, "absent: is not a folder"),
-    ({"root": "."}, "JPEGImages: is not a folder")])
+@pytest.mark.parametrize(("arguments", "problem"),
+                         [({}, "no data set was named"), ({"root": "absent"}, "absent: is not a folder"),
+                          ({"image_root": "absent"}, "absent: is not a folder"),
+                          ({"image_root": ".", "label_root": "absent"}, "absent: is not a folder"),
+                          ({"root": "."}, "JPEGImages: is not a folder")])
 def test_a_wrong_folder_is_named(tmp_path, monkeypatch, arguments, problem):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=problem):

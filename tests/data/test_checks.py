@@ -45,23 +45,21 @@ def test_a_hole_in_an_image_is_named_though_opencv_decodes_it(tmp_path, jpeg):
     assert "is a damaged JPEG (Corrupt JPEG data" in problem_with(tmp_path, bytes(content))
 
 
-@pytest.mark.parametrize(("content", "problem"), [
-    (b"", "is empty"), (b"\xff\xd8", "is a damaged JPEG"), (b"\xff\xd8" + b"x" * 500, "is a damaged JPEG"),
-    (b"GIF89a", "is not a JPEG")])
+@pytest.mark.parametrize(("content", "problem"),
+                         [(b"", "is empty"), (b"\xff\xd8", "is a damaged JPEG"),
+                          (b"\xff\xd8" + b"x" * 500, "is a damaged JPEG"), (b"GIF89a", "is not a JPEG")])
 def test_files_that_are_no_images_are_named(tmp_path, content, problem):
     assert problem in problem_with(tmp_path, content)
 
 
 def test_a_missing_image_is_named(tmp_path):
-    assert [str(problem) for problem in check_images([str(tmp_path
-                                                          / "x.jpg")]).problems] == [
-                                                              f"{tmp_path / 'x.jpg'}: does not exist"]
+    assert [str(problem) for problem in check_images(
+        [str(tmp_path / "x.jpg")]).problems] == [f"{tmp_path / 'x.jpg'}: does not exist"]
 
 
 def test_a_png_under_the_name_of_a_jpeg_is_named(tmp_path):
-    assert "is not a JPEG file; convert it" in problem_with(tmp_path,
-                                                            cv2.imencode(".png", np.zeros((5, 5, 3),
-                                                                                          np.uint8))[1].tobytes())
+    assert "is not a JPEG file; convert it" in problem_with(
+        tmp_path, cv2.imencode(".png", np.zeros((5, 5, 3), np.uint8))[1].tobytes())
 
 
 @pytest.mark.parametrize("workers", [1, 2])

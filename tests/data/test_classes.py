@@ -26,11 +26,12 @@ def test_an_unknown_class_is_named_with_the_closest_known_one():
         ClassTable(["background", "cat", "dog"]).index("zebra")
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("cat\ndog\n", "first class must be 'background'"), ("background\n", "at least one more"),
-    ("background\ncat\ncat\n", "'cat' occurs twice"), ("background\n\ncat\n", "line 2"),
-    ("background\nbig cat\n", "one word"), ("", "is empty"),
-    ("background\n" + "".join(f"c{i}\n" for i in range(255)), "256 classes do not fit")])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("cat\ndog\n", "first class must be 'background'"), ("background\n", "at least one more"),
+     ("background\ncat\ncat\n", "'cat' occurs twice"), ("background\n\ncat\n", "line 2"),
+     ("background\nbig cat\n", "one word"), ("", "is empty"),
+     ("background\n" + "".join(f"c{i}\n" for i in range(255)), "256 classes do not fit")])
 def test_a_wrong_class_file_is_named(tmp_path, text, problem):
     path = tmp_path / "classes.txt"
     path.write_text(text)
@@ -69,10 +70,10 @@ def test_gray_and_palette_files_read_as_their_indices(tmp_path, mode):
     assert np.array_equal(read_label_png(tmp_path / "a.png", num_classes=4), labels)
 
 
-@pytest.mark.parametrize(("array", "problem"), [
-    (np.zeros((3, 4, 3), np.uint8), "colours in place of class indices"),
-    (np.zeros((3, 4), np.uint16), "colours in place"),
-    (np.full((3, 4), 7, np.uint8), "value 7, but there are 7 classes")])
+@pytest.mark.parametrize(("array", "problem"),
+                         [(np.zeros((3, 4, 3), np.uint8), "colours in place of class indices"),
+                          (np.zeros((3, 4), np.uint16), "colours in place"),
+                          (np.full((3, 4), 7, np.uint8), "value 7, but there are 7 classes")])
 def test_files_that_are_no_label_maps_are_named(tmp_path, array, problem):
     Image.fromarray(array).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=problem) as caught:
@@ -105,9 +106,8 @@ def test_a_truncated_label_map_is_named(tmp_path, length):
         read_label_png(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("labels",
-                         [np.zeros(3), np.zeros((2, 2)), np.array([[256]]), np.array([[-1]]),
-                          np.zeros((0, 4), np.uint8)])
+@pytest.mark.parametrize("labels", [np.zeros(3), np.zeros((2, 2)), np.array([[256]]), np.array([[-1]]),
+                                    np.zeros((0, 4), np.uint8)])
 def test_arrays_that_are_no_label_maps_are_not_written(tmp_path, labels):
     with pytest.raises(ValueError, match="a label map"):
         write_label_png(tmp_path / "a.png", labels)
@@ -115,7 +115,8 @@ def test_arrays_that_are_no_label_maps_are_not_written(tmp_path, labels):
 
 
 def test_asking_for_the_palette_leaves_pillow_strict_about_truncated_images():
-    code = "from PIL import ImageFile; from cian.data.classes import palette; palette(); print(ImageFile.LOAD_TRUNCATED_IMAGES)"
+    code = ("from PIL import ImageFile; from cian.data.classes import palette; palette(); "
+            "print(ImageFile.LOAD_TRUNCATED_IMAGES)")
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
                           check=True)
     assert done.stdout.split()[-1] == "False"

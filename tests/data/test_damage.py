@@ -211,8 +211,8 @@ def test_every_single_flipped_byte_of_every_file_that_is_read_is_found(packed, t
         name = entry.split(".")[0]
         expected = content_of(packed, name)
         for position in range(0, len(good), max(len(good) // 60, 1)):
-            (folder / entry).write_bytes(good[:position] + bytes([good[position] ^ 0x20]) + good[position
-                                                                                                 + 1:])
+            (folder / entry).write_bytes(good[:position] + bytes([good[position] ^ 0x20])
+                                         + good[position + 1:])
             try:
                 # white space of the manifest
                 assert content_of(folder, name) == expected and entry.endswith(".json"), (entry, position)

@@ -34,14 +34,13 @@ def word(kind, length):
     return MAGIC + struct.pack("<I", kind << 29 | length)
 
 
-@pytest.mark.parametrize(("record", "problem"), [
-    (b"", "no record starts at byte 0"), (b"\0" * 12, "no record starts"), (MAGIC, "no record starts"),
-    (word(0, 4) + b"ab", "beyond"),
-    (word(0, 0) + b"abcd", "ends at byte 8 of 12"), (word(2, 0), "out of order"),
-    (word(3, 0), "out of order"),
-    (word(7, 0), "out of order"), (word(1, 0), "no record starts at byte 8"),
-    (word(1, 0) + word(0, 0), "out of order"), (word(1, 0) + word(1, 0), "out of order"),
-    (word(0, MAX_BYTES), "beyond")])
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [(b"", "no record starts at byte 0"), (b"\0" * 12, "no record starts"), (MAGIC, "no record starts"),
+     (word(0, 4) + b"ab", "beyond"), (word(0, 0) + b"abcd", "ends at byte 8 of 12"),
+     (word(2, 0), "out of order"), (word(3, 0), "out of order"), (word(7, 0), "out of order"),
+     (word(1, 0), "no record starts at byte 8"), (word(1, 0) + word(0, 0), "out of order"),
+     (word(1, 0) + word(1, 0), "out of order"), (word(0, MAX_BYTES), "beyond")])
 def test_damaged_frames_say_what_is_wrong(record, problem):
     with pytest.raises(ValueError, match=problem):
         unframe(record)

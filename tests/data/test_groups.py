@@ -4,7 +4,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cian.data.groups import account, class_masks, class_tree, common_groups, even_groups, lonely_images, random_groups
+from cian.data.groups import (
+    account,
+    class_masks,
+    class_tree,
+    common_groups,
+    even_groups,
+    lonely_images,
+    random_groups,
+)
 
 
 def multi_hot(rows, num_classes):
@@ -94,8 +102,8 @@ def test_even_groups_share_a_class_and_leave_nobody_out():
         served = np.bincount(groups.ravel(), minlength=len(labels))
         assert served.min() >= 1
         trees = labels.shape[1] - 1 - len(class_tree(labels))
-        assert (served - 1).sum() <= (group_size
-                                      - 1) * trees, "only the root of each tree of classes may need fillers here"
+        assert (served - 1).sum() <= (
+            group_size - 1) * trees, "only the root of each tree of classes may need fillers here"
         for group in groups:
             assert labels[group, 1:].all(axis=0).any()
             assert len(set(group)) == group_size

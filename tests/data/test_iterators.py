@@ -49,14 +49,14 @@ def test_a_batch_is_what_its_index_says(records, tree):
         assert (images.shape, seeds.shape, labels.shape) == ((8, 3, CROP, CROP), (8, 8, 8), (8, 21))
         assert {array.dtype for array in (*batch.data, *batch.label)} == {np.float32}
         assert batch.pad == 0
-        assert [desc.shape for desc in iterator.provide_data + iterator.provide_label] == [images.shape,
-                                                                                           seeds.shape, labels.shape]
+        assert [desc.shape for desc in iterator.provide_data
+                + iterator.provide_label] == [images.shape, seeds.shape, labels.shape]
         groups = iterator.sampler.groups[:4]
     assert index.tolist() == [*groups[:2, 0], *groups[:2, 1], *groups[2:, 0], *groups[2:, 1]]
     assert np.array_equal(labels, tree.labels[index])
     for row, position in enumerate(index):
-        rgb = cv2.imread(str(tree.root / "JPEGImages" / f"{names[position]}.jpg"))[:, :, ::-1].transpose(2, 0,
-                                                                                                         1).astype(np.float32)
+        rgb = cv2.imread(str(tree.root / "JPEGImages" / f"{names[position]}.jpg"))[:, :, ::-1].transpose(
+            2, 0, 1).astype(np.float32)
         cut = images[row][:, :min(CROP, rgb.shape[1]), :min(CROP, rgb.shape[2])]
         windows = np.lib.stride_tricks.sliding_window_view(rgb, cut.shape)[0]
         assert (windows == cut).all(axis=(2, 3, 4)).any(), f"row {row} is no part of image {names[position]}"
@@ -170,8 +170,8 @@ def test_parts_together_are_one_iterator_with_all_devices(records, order):
 
 
 def test_a_state_of_other_settings_is_refused_by_name(records):
-    with pair_iter(records) as iterator, pair_iter(records, scales=(1.0,)) as scaled, pair_iter(records,
-                                                                                                pairing="even") as even:
+    with pair_iter(records) as iterator, pair_iter(records, scales=(1.0,)) as scaled, pair_iter(
+            records, pairing="even") as even:
         state = iterator.state_dict()
         with pytest.raises(InputError, match="^scales: the saved state has"):
             scaled.load_state_dict(state)
@@ -179,12 +179,13 @@ def test_a_state_of_other_settings_is_refused_by_name(records):
             even.load_state_dict(state)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"batch_size": 6, "group_size": 4}, "batch_size: 6 images do not divide into groups of 4 on 1 device"),
-    ({"batch_size": 4, "num_devices": 4}, "use a multiple of 8"),
-    ({"part_index": 2, "num_parts": 2}, "part_index: 2 is not a part of 2"),
-    ({"workers": -1}, "workers: must be at least 0"), ({"label_resize": "cubic"}, "label_resize: "),
-    ({"pairing": "all"}, "pairing: ")])
+@pytest.mark.parametrize(
+    "options, message",
+    [({"batch_size": 6, "group_size": 4}, "batch_size: 6 images do not divide into groups of 4 on 1 device"),
+     ({"batch_size": 4, "num_devices": 4}, "use a multiple of 8"),
+     ({"part_index": 2, "num_parts": 2}, "part_index: 2 is not a part of 2"),
+     ({"workers": -1}, "workers: must be at least 0"), ({"label_resize": "cubic"}, "label_resize: "),
+     ({"pairing": "all"}, "pairing: ")])
 def test_wrong_options_are_refused_by_name(records, options, message):
     with pytest.raises(InputError, match=message):
         pair_iter(records, **options)
@@ -319,10 +320,9 @@ def test_batches_are_those_of_the_original_bit_for_bit(tree, records, monkeypatc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         original = VOCSegGroupLoader(str(tree.root / "JPEGImages"), str(tree.root / "seeds"),
-                                     str(tree.root / "Annotations"),
-                                     str(tree.root / "train.txt"), batch_size, group_size, devices, crop_px,
-                                     shuffle=True,
-                                     rand_scale=True, rand_mirror=True, rand_crop=True, downsample=8)
+                                     str(tree.root / "Annotations"), str(tree.root / "train.txt"), batch_size,
+                                     group_size, devices, crop_px, shuffle=True, rand_scale=True,
+                                     rand_mirror=True, rand_crop=True, downsample=8)
     with pair_iter(records, batch_size=batch_size, group_size=group_size, num_devices=devices,
                    crop_px=crop_px, workers=workers, seed=batch_size) as iterator:
         for _ in range(3):
@@ -331,8 +331,8 @@ def test_batches_are_those_of_the_original_bit_for_bit(tree, records, monkeypatc
             theirs = [[array.asnumpy() for array in (*batch.data, *batch.label)] for batch in original]
             ours = [contents(batch) for batch in iterator]
             assert len(ours) == len(theirs) > 0
-            assert all(np.array_equal(a, b) for one, other in zip(ours, theirs) for a,
-                       b in zip(one[:2], other))
+            assert all(np.array_equal(a, b) for one, other in zip(ours, theirs)
+                       for a, b in zip(one[:2], other))
             states = np.random.get_state(), iterator.sampler.rng.get_state()
             assert np.array_equal(states[0][1], states[1][1])
             assert states[0][2:] == states[1][2:]

@@ -43,15 +43,12 @@ def damage_everything(root):
         stream.write("image_00\nimage_99\n")
 
 
-EXPECTED = [
-    ("train.txt", "'image_00' is already in line 1"), ("image_03.xml", "does not exist"),
-    ("image_04.xml", "unknown class 'cow'"),
-    ("image_05.xml", "names no object"), ("image_99.xml", "does not exist"),
-    ("image_01.jpg", "does not exist"),
-    ("image_02.jpg", "is a damaged JPEG"), ("image_99.jpg", "does not exist"),
-    ("image_06.png", "does not exist"),
-    ("image_07.png", "is 40x37 pixels, but its image is 41x37"), ("image_08.png", "holds the value 9"),
-    ("image_99.png", "does not exist")]
+EXPECTED = [("train.txt", "'image_00' is already in line 1"), ("image_03.xml", "does not exist"),
+            ("image_04.xml", "unknown class 'cow'"), ("image_05.xml", "names no object"),
+            ("image_99.xml", "does not exist"), ("image_01.jpg", "does not exist"),
+            ("image_02.jpg", "is a damaged JPEG"), ("image_99.jpg", "does not exist"),
+            ("image_06.png", "does not exist"), ("image_07.png", "is 40x37 pixels, but its image is 41x37"),
+            ("image_08.png", "holds the value 9"), ("image_99.png", "does not exist")]
 
 
 def test_every_problem_is_found_at_once_and_nothing_is_written(root, tmp_path):

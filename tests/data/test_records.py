@@ -50,9 +50,8 @@ def test_everything_comes_back_as_it_was_packed(tree, packed):
         images.image(IMAGES)
 
 
-@pytest.mark.parametrize(("mode", "options"), [
-    ("L", {}), ("CMYK", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}),
-    ("RGB", {"turned": True})])
+@pytest.mark.parametrize(("mode", "options"), [("L", {}), ("CMYK", {}), ("RGB", {"progressive": True}),
+                                               ("RGB", {"subsampling": 0}), ("RGB", {"turned": True})])
 def test_every_kind_of_jpeg_reads_as_opencv_sees_it(tree, tmp_path, mode, options):
     path, exif = str(tmp_path / "a.jpg"), Image.Exif()
     exif[0x0112] = 6 if options.pop("turned", False) else 1  # orientation: 6 is turned by a quarter
@@ -61,8 +60,8 @@ def test_every_kind_of_jpeg_reads_as_opencv_sees_it(tree, tmp_path, mode, option
     images = pack_images(tmp_path / "records", "kinds", ["a"], [path], np.array([[1, 0, 1, 0]], np.uint8),
                          tree.classes)
     assert np.array_equal(images.image(0), cv2.imread(path))
-    assert tuple(images.sizes[0]) == cv2.imread(path).shape[:2] == ((29, 23)
-                                                                    if exif[0x0112] == 6 else (23, 29))
+    assert tuple(images.sizes[0]) == cv2.imread(path).shape[:2] == ((29, 23) if exif[0x0112] == 6
+                                                                    else (23, 29))
 
 
 def test_mxnet_reads_the_same_records(packed):
@@ -179,8 +178,8 @@ def test_missing_and_mis_sized_seeds_are_named(tree, packed, tmp_path):
 def test_a_name_table_is_a_sequence():
     names = ["a", "bb", "größe", "b", "aa/b"]
     table = NameTable.of(names)
-    assert list(table) == names and len(table) == 5 and table[1:4] == names[1:4] and table[
-        -1] == "aa/b" and table[0] == "a"
+    assert list(table) == names and len(
+        table) == 5 and table[1:4] == names[1:4] and table[-1] == "aa/b" and table[0] == "a"
     assert [table.find(name) for name in names] == [0, 1, 2, 3, 4]
     assert table.find("aa") == table.find("größ") == table.find("") == table.find("röße") == -1
     assert "bb" in table and table == NameTable.of(names) and table != NameTable.of(names[:4])

@@ -74,8 +74,8 @@ def mean_colours(name, seeds=8):
         pose = Pose(120.0, 120.0, 60.0, 1, 0.0)
         draw_creature(canvas, np.random.default_rng(seed), name, 1, pose)
         columns, rows = np.meshgrid(np.arange(300), np.arange(240))
-        head = (canvas.labels > 0) & (columns > pose.x + 1.05 * pose.unit) & (rows < pose.y - 0.45
-                                                                              * pose.unit)
+        head = (canvas.labels > 0) & (columns > pose.x + 1.05 * pose.unit) & (rows
+                                                                              < pose.y - 0.45 * pose.unit)
         body = (canvas.labels > 0) & (columns < pose.x + 0.5 * pose.unit)
         parts["head"].append(canvas.colours[head].mean(axis=0))
         parts["body"].append(canvas.colours[body].mean(axis=0))
@@ -101,10 +101,11 @@ def test_occluders_leave_most_of_every_creature():
             assert (labels[top - 1:bottom, left - 1:right] == label).sum() > 20
 
 
-@pytest.mark.parametrize(("options", "problem"), [
-    ({"classes": ["lion", "dragon"]}, r"unknown creatures \['dragon'\]; choose among: lion"),
-    ({"classes": []}, "no class was named"),
-    ({"width_px": 16}, "at least 32 pixels"), ({"num_train": -1}, "cannot draw -1")])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"classes": ["lion", "dragon"]}, r"unknown creatures \['dragon'\]; choose among: lion"),
+     ({"classes": []}, "no class was named"), ({"width_px": 16}, "at least 32 pixels"),
+     ({"num_train": -1}, "cannot draw -1")])
 def test_wrong_wishes_are_refused(tmp_path, options, problem):
     with pytest.raises(InputError, match=problem):
         make_toy(tmp_path, **options)

@@ -28,8 +28,8 @@ def whole_then_cut(array, draw, crop_px, interpolation, padding):
     return large[draw.top:draw.top + crop_px, draw.left:draw.left + crop_px]
 
 
-CASES = [(size, scale, mirror) for size, scale,
-         mirror in product([(37, 53), (61, 131), (113, 59), (47, 47)], SCALES, (False, True))]
+CASES = [(size, scale, mirror) for size, scale, mirror in product([(37, 53), (61, 131), (113, 59), (47, 47)],
+                                                                  SCALES, (False, True))]
 
 
 @pytest.mark.parametrize("size, scale, mirror", CASES)
@@ -42,8 +42,8 @@ def test_image_and_label_equal_the_whole_picture_cut(size, scale, mirror):
         rows, columns = (max(side - 47, 0) + 1 for side in scaled_size(*size, scale))
         draw = Draw(scale, mirror, int(rng.randint(rows)), int(rng.randint(columns)))
         transform.image(image, draw, out)
-        assert np.array_equal(out, whole_then_cut(image, draw, 47, cv2.INTER_LINEAR, 0)[:, :,
-                                                                                        ::-1].transpose(2, 0, 1))
+        assert np.array_equal(out, whole_then_cut(image, draw, 47, cv2.INTER_LINEAR,
+                                                  0)[:, :, ::-1].transpose(2, 0, 1))
         transform.label(label, draw, reduced)
         assert np.array_equal(reduced,
                               cv2.resize(whole_then_cut(label, draw, 47, cv2.INTER_NEAREST, 0), (6, 6)))
@@ -121,11 +121,12 @@ def test_counted_draws_differ_in_every_argument_and_cover_their_range_evenly():
     assert min(draw.left for draw in unscaled) < 5 < 148 < max(draw.left for draw in unscaled) <= 153
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"label_resize": "area"}, "label_resize: 'area' is not allowed; use one of: bilinear, nearest"),
-    ({"label_padding": "x"}, "label_padding: 'x' is not allowed"),
-    ({"crop_px": 0}, "crop_px: must be at least 1, not 0"),
-    ({"stride": 0}, "stride: must be at least 1"), ({"scales": (1.0, 0.0)}, "scales: must be above 0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [({"label_resize": "area"}, "label_resize: 'area' is not allowed; use one of: bilinear, nearest"),
+     ({"label_padding": "x"}, "label_padding: 'x' is not allowed"),
+     ({"crop_px": 0}, "crop_px: must be at least 1, not 0"), ({"stride": 0}, "stride: must be at least 1"),
+     ({"scales": (1.0, 0.0)}, "scales: must be above 0")])
 def test_wrong_options_are_refused_by_name(options, message):
     with pytest.raises(InputError, match=message):
         CropTransform(**options)

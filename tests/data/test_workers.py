@@ -186,9 +186,9 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("number, busy, on_interrupt, code", [
-    (signal.SIGINT, True, "pool.close()", 130), (signal.SIGINT, True, "pass", 130),
-    (signal.SIGTERM, False, "pass", -15), (signal.SIGKILL, False, "pass", -9)])
+@pytest.mark.parametrize("number, busy, on_interrupt, code",
+                         [(signal.SIGINT, True, "pool.close()", 130), (signal.SIGINT, True, "pass", 130),
+                          (signal.SIGTERM, False, "pass", -15), (signal.SIGKILL, False, "pass", -9)])
 def test_no_worker_outlives_its_program(number, busy, on_interrupt, code):
     program = PROGRAM.format(folder=os.path.dirname(os.path.abspath(__file__)), busy=busy,
                              on_interrupt=on_interrupt)

@@ -8,18 +8,14 @@ from cian.errors import InputError
 from cian.tools.engine.config import PRESETS, SECTIONS, Config, load_config, save_config
 
 # What the released code uses, read off its command line and its sources.
-ORIGINAL = {
-    "network.group_size": 2, "network.merge_type": "max", "network.merge_self": True,
-    "loss.completion_labels": "seed",
-    "loss.completion_target": "cross", "loss.normalise": "device", "train.epochs": 20, "train.batch_size": 16,
-    "train.crop_px": 321,
-    "train.lr": 5e-4, "train.lr_mult_new": 10.0, "train.momentum": 0.9, "train.weight_decay": 5e-4,
-    "train.decay_beta": False,
-    "train.lr_power": 0.9, "train.lr_decay": "epoch", "train.pairing": "common",
-    "train.scales": (0.5, 0.75, 1.0, 1.25, 1.5),
-    "train.label_padding": "background", "train.label_resize": "bilinear", "train.keep": 5,
-    "predict.size_px": 513, "predict.scales": (1.0, 0.75, 1.25), "predict.fit": "pad",
-}
+ORIGINAL = {"network.group_size": 2, "network.merge_type": "max", "network.merge_self": True,
+            "loss.completion_labels": "seed", "loss.completion_target": "cross", "loss.normalise": "device",
+            "train.epochs": 20, "train.batch_size": 16, "train.crop_px": 321, "train.lr": 5e-4,
+            "train.lr_mult_new": 10.0, "train.momentum": 0.9, "train.weight_decay": 5e-4,
+            "train.decay_beta": False, "train.lr_power": 0.9, "train.lr_decay": "epoch",
+            "train.pairing": "common", "train.scales": (0.5, 0.75, 1.0, 1.25, 1.5),
+            "train.label_padding": "background", "train.label_resize": "bilinear", "train.keep": 5,
+            "predict.size_px": 513, "predict.scales": (1.0, 0.75, 1.25), "predict.fit": "pad"}
 
 
 def get(config, key):
@@ -53,9 +49,9 @@ def test_every_key_of_a_preset_is_valid():
 
 
 def test_layers_win_in_order_preset_file_later_file_flag_override(tmp_path):
-    first = write(tmp_path / "a.yaml",
-                  "preset: paper\ntrain: {lr: 0.1, epochs: 7, batch_size: 6, crop_px: 33, label_resize: "
-                  "bilinear}\n")
+    first = write(
+        tmp_path / "a.yaml",
+        "preset: paper\ntrain: {lr: 0.1, epochs: 7, batch_size: 6, crop_px: 33, label_resize: bilinear}\n")
     second = write(tmp_path / "b.yaml", "train: {epochs: 11, batch_size: 8, crop_px: 35}\n")
     config = load_config([first, second], ["train.crop_px=41"],
                          flags={"train": {"batch_size": 10, "crop_px": 37}})
@@ -79,14 +75,12 @@ def test_a_preset_on_the_command_line_wins_over_the_files(tmp_path):
     assert load_config([path], ["preset=original"]).loss.normalise == "device"
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("train.lr=5e-4", 5e-4), ("train.lr=1", 1.0), ("train.mirror=false", False),
-    ("train.scales=[1, 0.5]", (1.0, 0.5)),
-    ("train.scales=0.5", (0.5,)), ("run.devices=cpu:0,cpu:1", ("cpu:0", "cpu:1")),
-    ("run.devices=[gpu:0]", ("gpu:0",)),
-    ("data.train_list=2007", "2007"), ("network.pretrained=", ""),
-    ("train.freeze=stage1,conv0", ("stage1", "conv0")),
-])
+@pytest.mark.parametrize("text, expected",
+                         [("train.lr=5e-4", 5e-4), ("train.lr=1", 1.0), ("train.mirror=false", False),
+                          ("train.scales=[1, 0.5]", (1.0, 0.5)), ("train.scales=0.5", (0.5,)),
+                          ("run.devices=cpu:0,cpu:1", ("cpu:0", "cpu:1")),
+                          ("run.devices=[gpu:0]", ("gpu:0",)), ("data.train_list=2007", "2007"),
+                          ("network.pretrained=", ""), ("train.freeze=stage1,conv0", ("stage1", "conv0"))])
 def test_an_override_is_read_as_its_keys_type(text, expected):
     value = get(load_config(overrides=[text]), text.partition("=")[0])
     assert value == expected and type(value) is type(expected)
@@ -115,12 +109,11 @@ def test_a_wrong_override_is_refused_by_name(text, message):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("content, message", [
-    ("train: [1, 2]\n", "must hold keys"), ("- 1\n", "must hold sections"),
-    ("train: {epochs: 3\n", "not valid YAML"),
-    ("base: missing.yaml\n", "missing.yaml: cannot be read"), ("base: a.yaml\n", "circle"),
-    ("train: {lr: fast}\n", "train.lr"), ("preset: best\n", "unknown preset"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [("train: [1, 2]\n", "must hold keys"), ("- 1\n", "must hold sections"),
+     ("train: {epochs: 3\n", "not valid YAML"), ("base: missing.yaml\n", "missing.yaml: cannot be read"),
+     ("base: a.yaml\n", "circle"), ("train: {lr: fast}\n", "train.lr"), ("preset: best\n", "unknown preset")])
 def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(InputError, match=re.escape(message)):
         load_config([write(tmp_path / "a.yaml", content)])

@@ -70,8 +70,8 @@ def test_a_gray_image_and_one_with_alpha_become_rgb(tmp_path):
     random = np.random.RandomState(0)
     cv2.imwrite(str(tmp_path / "gray.png"), random.randint(0, 256, (5, 7), np.uint8))
     cv2.imwrite(str(tmp_path / "alpha.png"), random.randint(0, 256, (5, 7, 4), np.uint8))
-    assert read_image(str(tmp_path / "gray.png")).shape == read_image(str(tmp_path
-                                                                          / "alpha.png")).shape == (5, 7, 3)
+    assert read_image(str(tmp_path / "gray.png")).shape == read_image(str(tmp_path / "alpha.png")).shape == (
+        5, 7, 3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

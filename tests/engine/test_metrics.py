@@ -102,8 +102,8 @@ def test_every_misfit_is_named_in_one_report(folders):
     report = "\n".join(map(str, caught.value.problems))
     for line in ("image_0: has no prediction", "stranger: has a prediction and is not in the list",
                  "image_1: prediction is 4x3 pixels, the truth 11x8",
-                 "image_2: prediction holds 4, but the classes are 0 to 3",
-                 "image_3: prediction holds 255", "image_4.png: is damaged"):
+                 "image_2: prediction holds 4, but the classes are 0 to 3", "image_3: prediction holds 255",
+                 "image_4.png: is damaged"):
         assert line in report
     assert len(caught.value.problems) == 6
 
@@ -138,11 +138,11 @@ def test_processes_count_as_threads_do(folders):
             (folder / f"copy_{number}.png").write_bytes((folder / "image_0.png").read_bytes())
     names = [*names, *(f"copy_{number}" for number in range(40))]
     by_threads = evaluate(names, predictions, truth, CLASSES, workers=1)
-    program = ("import json, sys; from cian.tools.engine import metrics; pool = metrics._pool; used = []\n"
-               "metrics._pool = lambda *sizes: used.append(type(pool(*sizes)).__name__) or pool(*sizes)\n"
-               "names, *folders, classes = json.loads(sys.argv[1])\n"
-               "print(json.dumps([used, metrics.evaluate(names, *folders, classes, "
-               "workers=2).confusion.tolist()]))")
+    program = (
+        "import json, sys; from cian.tools.engine import metrics; pool = metrics._pool; used = []\n"
+        "metrics._pool = lambda *sizes: used.append(type(pool(*sizes)).__name__) or pool(*sizes)\n"
+        "names, *folders, classes = json.loads(sys.argv[1])\n"
+        "print(json.dumps([used, metrics.evaluate(names, *folders, classes, workers=2).confusion.tolist()]))")
     arguments = json.dumps([names, str(predictions), str(truth), CLASSES])
     done = subprocess.run([sys.executable, "-c", program, arguments], capture_output=True, text=True,
                           check=True)

@@ -1,6 +1,7 @@
 """Defects of the original code that this project does not have.
 
-Each test states in NumPy what the original does, shows that it goes wrong, and that ours does not; where both are defined they agree.
+Each test states in NumPy what the original does, shows that it goes wrong, and that ours does not;
+where both are defined they agree.
 Where a checkout is named, the statements on losses and evaluation are held against it.
 """
 import os
@@ -28,7 +29,8 @@ from cian.tools.engine.training import round as training
 from cian.tools.engine.training.step import Trainer
 
 ORIGINAL = os.environ.get("CIAN_ORIGINAL", "")
-needs_original = pytest.mark.skipif(not ORIGINAL, reason="CIAN_ORIGINAL names no checkout of github js-fan/CIAN")
+needs_original = pytest.mark.skipif(not ORIGINAL,
+                                    reason="CIAN_ORIGINAL names no checkout of github js-fan/CIAN")
 MODEL = "resnet18_largefov"
 CLASSES = 5
 
@@ -42,10 +44,11 @@ def tiny_network(seed=3, zero_gamma=False):
 def tiny_batch(labels, seed=0):
     """One device's block of four images with the given seeds everywhere."""
     pixels = np.random.RandomState(seed).randint(0, 256, (4, 3, 33, 33)).astype(np.float32)
-    return [mx.io.DataBatch(data=[mx.nd.array(pixels)], label=[mx.nd.array(labels), mx.nd.ones((4, CLASSES))], index=np.arange(4))]
+    return [mx.io.DataBatch(data=[mx.nd.array(pixels)], label=[mx.nd.array(labels), mx.nd.ones((4, CLASSES))],
+                            index=np.arange(4))]
 
 
-# -- no agreeing pixel ----------------------------------------------------------------------------------------------------------
+# -- no agreeing pixel -----------------------------------------------------------------------------
 
 
 def original_completion_gradient(logits, target, seeds):
@@ -65,7 +68,8 @@ def our_completion_gradient(logits, target, seeds):
     variable = mx.nd.array(logits)
     variable.attach_grad()
     with mx.autograd.record():
-        loss = CompletionLoss(logits.shape[1])(variable, mx.nd.array(target), mx.nd.array(seeds), mx.nd.ones(logits.shape[:2]))
+        loss = CompletionLoss(logits.shape[1])(variable, mx.nd.array(target), mx.nd.array(seeds),
+                                               mx.nd.ones(logits.shape[:2]))
     loss.backward()
     return variable.grad.asnumpy()
 
@@ -90,7 +94,8 @@ def test_the_original_itself_has_no_number_where_no_pixel_agrees(tmp_path):
     inputs = {f"{kind}/{name}": array for name, cross in (("some", target), ("none", lost))
               for kind, array in (("self", logits), ("cross", cross), ("label", seeds))}
     found = Original(ORIGINAL, tmp_path).run("losses", {"kind": "losses"}, inputs).arrays
-    np.testing.assert_allclose(found["completion_self/some"], original_completion_gradient(logits, target, seeds), atol=1e-6)
+    np.testing.assert_allclose(found["completion_self/some"],
+                               original_completion_gradient(logits, target, seeds), atol=1e-6)
     assert np.isnan(found["completion_self/none"]).all()
 
 
@@ -103,11 +108,13 @@ def test_a_step_without_any_label_leaves_the_parameters_finite():
     assert trainer.parameters_finite()
 
 
-# -- predictions dropped in evaluation --------------------------------------------------------------------------------------------
+# -- predictions dropped in evaluation -------------------------------------------------------------
 
 
 def original_confusion(names, prediction_root, mask_root, num_classes, processes=16):
-    """Sixteen parts of the list; a part that meets a prediction of another size or none dies, and its counts are lost."""
+    """Sixteen parts of the list; a part that meets a prediction of another size or none dies, and
+    its counts are lost.
+    """
     total = np.zeros((num_classes, num_classes), np.float32)
     for part in np.array_split(np.array(names), processes):
         counts = np.zeros_like(total)
@@ -117,8 +124,8 @@ def original_confusion(names, prediction_root, mask_root, num_classes, processes
             if prediction is None or truth.shape != prediction.shape:
                 break
             valid = truth < num_classes
-            counts += np.bincount(truth[valid].astype(int) * num_classes + prediction[valid], minlength=num_classes ** 2).reshape(
-                num_classes, -1)
+            counts += np.bincount(truth[valid].astype(int) * num_classes + prediction[valid],
+                                  minlength=num_classes ** 2).reshape(num_classes, -1)
         else:
             total += counts
     return total
@@ -126,17 +133,21 @@ def original_confusion(names, prediction_root, mask_root, num_classes, processes
 
 @pytest.fixture
 def scored_folders(tmp_path):
-    """Predictions and truth of 48 images, three for each of the original's processes; the truth is gray as its reader needs it."""
+    """Predictions and truth of 48 images, three for each of the original's processes; the truth is
+    gray as its reader needs it.
+    """
     random, names = np.random.RandomState(2), [f"image_{number:02d}" for number in range(48)]
     for folder in ("pred", "truth"):
         (tmp_path / folder).mkdir()
         for name in names:
-            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), random.randint(0, CLASSES, (6, 7)).astype(np.uint8))
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"),
+                        random.randint(0, CLASSES, (6, 7)).astype(np.uint8))
     return names, str(tmp_path / "pred"), str(tmp_path / "truth")
 
 
 @pytest.mark.parametrize("damage", ["missing", "of another size"])
-def test_a_prediction_that_cannot_be_scored_stops_the_evaluation_in_place_of_shrinking_it(scored_folders, damage):
+def test_a_prediction_that_cannot_be_scored_stops_the_evaluation_in_place_of_shrinking_it(scored_folders,
+                                                                                          damage):
     names, predictions, truth = scored_folders
     table = [f"class{label}" for label in range(CLASSES)]
     whole = evaluate(names, predictions, truth, table).confusion
@@ -145,7 +156,8 @@ def test_a_prediction_that_cannot_be_scored_stops_the_evaluation_in_place_of_shr
     os.remove(broken)
     if damage != "missing":
         write_label_png(broken, np.zeros((5, 7), np.uint8))
-    assert original_confusion(names, predictions, truth, CLASSES).sum() == whole.sum() - 3 * 42  # a sixteenth is gone, without a word
+    # a sixteenth is gone, without a word
+    assert original_confusion(names, predictions, truth, CLASSES).sum() == whole.sum() - 3 * 42
     with pytest.raises(Problems, match=names[4]):
         evaluate(names, predictions, truth, table)
 
@@ -156,10 +168,11 @@ def test_the_original_itself_scores_fifteen_sixteenths_without_failing(scored_fo
     names, predictions, truth = scored_folders
     os.remove(os.path.join(predictions, f"{names[4]}.png"))
     (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
-    command = [sys.executable, "scripts/eval_segment.py", "--data-list", str(tmp_path / "list.txt"), "--prediction-root", predictions,
-               "--groundtruth-root", truth, "--num-cls", str(CLASSES)]
+    command = [sys.executable, "scripts/eval_segment.py", "--data-list", str(tmp_path / "list.txt"),
+               "--prediction-root", predictions, "--groundtruth-root", truth, "--num-cls", str(CLASSES)]
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})  # its processes add to shared counts without a lock; on one core they do not meet there
+    # its processes add to shared counts without a lock; on one core they do not meet there
+    os.sched_setaffinity(0, {min(cores)})
     try:
         done = subprocess.run(command, cwd=ORIGINAL, capture_output=True, text=True, timeout=60,
                               env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
@@ -181,12 +194,14 @@ def test_counts_do_not_stop_growing_where_float32_does():
     assert Evaluation(("background",), total, 2).confusion[0, 0] == 2 ** 24 + 1
 
 
-# -- runs: the logged loss, resuming ----------------------------------------------------------------------------------------------
+# -- runs: the logged loss, resuming ---------------------------------------------------------------
 
 
 @pytest.fixture
 def run_tiny(make_voc_tree, tmp_path, monkeypatch):
-    """``run_tiny(snapshot, *overrides, stop_at=None)`` trains two epochs; returns final parameters, and what each step got and gave."""
+    """``run_tiny(snapshot, *overrides, stop_at=None)`` trains two epochs; returns final parameters,
+    and what each step got and gave.
+    """
     root = make_voc_tree(tmp_path / "data")
     step = Trainer.step
 
@@ -200,10 +215,11 @@ def run_tiny(make_voc_tree, tmp_path, monkeypatch):
             return steps[-1][-1]
 
         monkeypatch.setattr(Trainer, "step", record)
-        config = load_config(overrides=[
-            f"data.root={root}", f"data.classes={root}/classes.txt", "data.train_list=train", f"data.label_root={root}/seeds",
-            f"run.snapshot={tmp_path / snapshot}", "run.workers=1", f"network.model={MODEL}", "train.batch_size=4", "train.crop_px=33",
-            "train.epochs=2", "train.lr=0.01", *overrides])
+        config = load_config(overrides=[f"data.root={root}", f"data.classes={root}/classes.txt",
+                                        "data.train_list=train", f"data.label_root={root}/seeds",
+                                        f"run.snapshot={tmp_path / snapshot}", "run.workers=1",
+                                        f"network.model={MODEL}", "train.batch_size=4", "train.crop_px=33",
+                                        "train.epochs=2", "train.lr=0.01", *overrides])
         last = training.fit(config, backbone_options=TINY[MODEL[:-len("_largefov")]])
         return read_params(last)[0], steps
     return run
@@ -215,21 +231,24 @@ def test_the_logged_loss_is_that_of_all_steps_since_the_last_line(run_tiny, tmp_
     batches = [sum(values[name] for name in CIANLoss.PARTS[:4]) / 4 for *_, values in steps[:every]]
     line = re.search(r"loss (\S+) \(", (tmp_path / "run" / f"{MODEL}.log").read_text(encoding="utf-8"))
     assert float(line.group(1)) == pytest.approx(np.mean(batches), abs=1e-4)
-    shown, step = 0.0, every  # the original's running mean divides with rounding down, so that the last batch alone remains
+    # the original's running mean divides with rounding down, so that the last batch alone remains
+    shown, step = 0.0, every
     shown = (float(step) - every) // step * shown + (1 - (float(step) - every) // step) * batches[-1]
     assert shown == batches[-1] != pytest.approx(np.mean(batches), abs=1e-3)
 
 
 def test_a_run_that_is_resumed_continues_and_does_not_begin_again(run_tiny):
     whole, steps = run_tiny("whole")
-    half = next(number for number, (_, rate, *_) in enumerate(steps) if rate != steps[0][1])  # where the second epoch begins
+    # where the second epoch begins
+    half = next(number for number, (_, rate, *_) in enumerate(steps) if rate != steps[0][1])
     with pytest.raises(KeyboardInterrupt):
         run_tiny("stopped", stop_at=half)
     resumed, rest = run_tiny("stopped")
     assert [number for _, _, number, _ in rest] == list(range(half, len(steps)))
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
-    again = build_model(MODEL, tiny=True, num_classes=4)  # the original's --begin-epoch 1: the initial weights, at the later rate
+    # the original's --begin-epoch 1: the initial weights, at the later rate
+    again = build_model(MODEL, tiny=True, num_classes=4)
     initialize(again, 0)
     configure_training(again)
     trainer = Trainer(again, CIANLoss(4), [mx.cpu()], Config().train)
@@ -239,7 +258,7 @@ def test_a_run_that_is_resumed_continues_and_does_not_begin_again(run_tiny):
     assert np.abs(begun - whole["fc1_weight"]).max() > 1e-3
 
 
-# -- images larger than the crop --------------------------------------------------------------------------------------------------
+# -- images larger than the crop -------------------------------------------------------------------
 
 
 def test_an_image_larger_than_the_square_is_predicted_whole():
@@ -247,13 +266,14 @@ def test_an_image_larger_than_the_square_is_predicted_whole():
     image = np.random.RandomState(3).randint(0, 256, (49, 73, 3)).astype(np.uint8)
     side = 41
     top, left = (49 - side) // 2, (73 - side) // 2
-    assert image[top:top + side, left:left + side].shape[:2] != image.shape[:2]  # the original's crop: its CRF then fails on the sizes
+    # the original's crop: its CRF then fails on the sizes
+    assert image[top:top + side, left:left + side].shape[:2] != image.shape[:2]
     logits = Predictor(net, PredictConfig(size_px=side)).logits(image)
     assert logits.shape == (CLASSES, 49, 73)
     np.testing.assert_array_equal(logits, Predictor(net, PredictConfig(fit="native")).logits(image))
 
 
-# -- statistics of a saved network ------------------------------------------------------------------------------------------------
+# -- statistics of a saved network -----------------------------------------------------------------
 
 
 def test_a_checkpoint_written_right_after_a_step_holds_that_steps_statistics(tmp_path):
@@ -264,7 +284,8 @@ def test_a_checkpoint_written_right_after_a_step_holds_that_steps_statistics(tmp
     before = trainer.state_dict()["moving"][0]
     inputs = []
     net.hybridize(False)
-    hook = net.affinity.norm.register_forward_pre_hook(lambda _, arrays: inputs.append(arrays[0].asnumpy().astype(np.float64)))
+    hook = net.affinity.norm.register_forward_pre_hook(
+        lambda _, arrays: inputs.append(arrays[0].asnumpy().astype(np.float64)))
     with mx.autograd.train_mode():
         net(batch[0].data[0])
     hook.detach()
@@ -274,5 +295,6 @@ def test_a_checkpoint_written_right_after_a_step_holds_that_steps_statistics(tmp
     saved = read_params(tmp_path / "net.params")[1]
     for name, statistic in (("bn_out_moving_mean", np.mean), ("bn_out_moving_var", np.var)):
         own, cross = (statistic(array, axis=(0, 2, 3)) for array in inputs)
-        np.testing.assert_allclose(saved[name], 0.81 * before[name] + 0.09 * cross + 0.1 * own, rtol=1e-4, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(saved[name], 0.81 * before[name] + 0.09 * cross + 0.1 * own, rtol=1e-4,
+                                   atol=1e-7, err_msg=name)
         assert not np.allclose(saved[name], before[name], rtol=1e-3)  # what is read without waiting

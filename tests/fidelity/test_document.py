@@ -36,8 +36,8 @@ def test_every_option_exists_and_every_key_of_the_paper_preset_is_listed():
         assert key in {field.name for field in dataclasses.fields(SECTIONS[section])}, f"{section}.{key}"
     for section, keys in PRESETS["paper"].items():
         for key, value in keys.items():
-            default = next(field.default for field in dataclasses.fields(SECTIONS[section])
-                           if field.name == key)
+            default = next(field.default
+                           for field in dataclasses.fields(SECTIONS[section]) if field.name == key)
             assert f"`{section}.{key}`: `{default}` → `{value}`" in TEXT
 
 
@@ -45,8 +45,8 @@ def test_every_option_with_a_choice_is_in_a_table_that_names_its_test():
     for section in ("network", "loss", "train", "predict"):
         for key in dataclasses.fields(SECTIONS[section]):
             if key.metadata["choices"] and key.name != "model" or isinstance(key.default, bool):
-                lines = [line for line in TEXT.splitlines()
-                         if f"`{section}.{key.name}`" in line and line.startswith("|")]
+                lines = [line for line in TEXT.splitlines() if f"`{section}.{key.name}`" in line
+                         and line.startswith("|")]
                 assert any(re.search(r"`[a-z/]+/test_\w+\.py(::test_\w+)?`|the same", line)
                            for line in lines), f"{section}.{key.name}"
 
@@ -57,7 +57,7 @@ def test_every_line_of_the_original_exists():
     references = re.findall(r"`((?:[\w/]+/)?\w+\.py):(\d[\d, -]*)", TEXT)
     assert len(references) > 30
     for name, lines in references:
-        path = next(candidate for folder in FOLDERS for candidate in [Path(ORIGINAL, folder, name)]
-                    if candidate.is_file())
+        path = next(candidate for folder in FOLDERS
+                    for candidate in [Path(ORIGINAL, folder, name)] if candidate.is_file())
         last = max(int(number) for number in re.findall(r"\d+", lines))
         assert last <= len(path.read_text(encoding="utf-8").splitlines()), f"{name}:{lines}"

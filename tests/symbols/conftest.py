@@ -130,6 +130,6 @@ def gradients():
             total = sum((y * mx.nd.array(rng.randn(*y.shape))).sum() for y in outputs)
         total.backward()
         mx.nd.waitall()
-        return {name: param.grad().asnumpy() for name, param in block.collect_params().items()
-                if param.grad_req != "null"}
+        return {name: param.grad().asnumpy()
+                for name, param in block.collect_params().items() if param.grad_req != "null"}
     return run

@@ -135,8 +135,8 @@ def test_gradients_agree_with_differences_of_the_numpy_reference(group_size, mer
         if param.grad_req == "null":
             continue
         direction = rng.randn(*param.shape)
-        slope = (total({**values, name: values[name] + 1e-6 * direction}) - total({**values,
-                                                                                   name: values[name] - 1e-6 * direction})) / 2e-6
+        slope = (total({**values, name: values[name] + 1e-6 * direction})
+                 - total({**values, name: values[name] - 1e-6 * direction})) / 2e-6
         found = float((param.grad().asnumpy() * direction).sum())
         scale = np.linalg.norm(param.grad().asnumpy()) * np.linalg.norm(direction)
         assert scale > 0 and abs(found - slope) <= 1e-4 * scale, name
@@ -161,9 +161,8 @@ def test_output_norm_takes_both_branches_into_its_statistics(hybrid, reference, 
     loss.backward()
     mx.nd.waitall()
     for kind, statistic in (("mean", np.mean), ("var", np.var)):
-        wanted = 0.81 * before[f"bn_out_moving_{kind}"] + 0.09 * statistic(cross,
-                                                                           axis=(0, 2, 3)) + 0.1 * statistic(
-                                                                               own, axis=(0, 2, 3))
+        wanted = 0.81 * before[f"bn_out_moving_{kind}"] + 0.09 * statistic(
+            cross, axis=(0, 2, 3)) + 0.1 * statistic(own, axis=(0, 2, 3))
         np.testing.assert_allclose(block.collect_params()[f"bn_out_moving_{kind}"].data().asnumpy(), wanted,
                                    rtol=1e-4, atol=1e-6)
 

@@ -50,8 +50,8 @@ def test_vgg16_classifies_by_its_convolutions_alone():
 def test_settings_build_the_same_network_again():
     net = CAMClassifier("vgg16", 3, TINY["vgg16"])
     again = CAMClassifier(**net.settings)
-    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(n, p.shape) for n,
-                                                                         p in net.collect_params().items()]
+    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(
+        n, p.shape) for n, p in net.collect_params().items()]
 
 
 def test_wrong_settings_are_refused():

@@ -76,8 +76,8 @@ def test_settings_build_the_same_network_again():
                       merge_self=False, embed_channels=11)
     again = CIAN(**net.settings)
     assert again.settings == net.settings
-    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(n, p.shape) for n,
-                                                                         p in net.collect_params().items()]
+    assert [(n, p.shape) for n, p in again.collect_params().items()] == [(
+        n, p.shape) for n, p in net.collect_params().items()]
 
 
 def test_vgg_ends_in_the_originals_fc8_and_resnet_in_its_fc1():
@@ -116,11 +116,10 @@ def test_pictures_take_a_reference_of_another_size(randomise):
         plain.visual(mx.nd.array(images(1)), mx.nd.array(images(1)))
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"model": "resnet50"}, "'resnet50'.*resnet50_largefov"),
-    ({"affinity": "both"}, "'both'.*none, self, cross"),
-    ({"group_size": 1}, "at least 2"), ({"num_classes": 1}, "at least one class"),
-    ({"merge_type": "min"}, "max, avg")])
+@pytest.mark.parametrize("settings, message",
+                         [({"model": "resnet50"}, "'resnet50'.*resnet50_largefov"), (
+    {"affinity": "both"}, "'both'.*none, self, cross"), ({"group_size": 1}, "at least 2"),
+                          ({"num_classes": 1}, "at least one class"), ({"merge_type": "min"}, "max, avg")])
 def test_wrong_settings_are_refused_by_name(settings, message):
     with pytest.raises(InputError, match=message):
         CIAN(**{"model": "resnet18_largefov", **settings})

@@ -3,7 +3,14 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from cian.symbols.layers import BatchNorm, DepthwiseConvolution, TapConvolution, block_depthwise, convolution, reorder_sums
+from cian.symbols.layers import (
+    BatchNorm,
+    DepthwiseConvolution,
+    TapConvolution,
+    block_depthwise,
+    convolution,
+    reorder_sums,
+)
 
 X = np.random.RandomState(0).randn(3, 2, 5, 7).astype(np.float32)
 
@@ -26,9 +33,8 @@ def test_batch_norm_uses_moving_statistics_outside_of_training(reference, random
     block = BatchNorm(2, "bn_")
     values = randomise(block)
     out, = outputs_three_ways(block, X)
-    expected = reference.normalise(X,
-                                   *(values[f"bn_{kind}"] for kind in ("gamma", "beta", "moving_mean",
-                                                                       "moving_var")))
+    expected = reference.normalise(X, *(values[f"bn_{kind}"]
+                                        for kind in ("gamma", "beta", "moving_mean", "moving_var")))
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
@@ -63,16 +69,14 @@ def test_convolution_agrees_with_numpy_and_keeps_the_size_rule(kernel, stride, d
         x = np.random.RandomState(side).randn(2, 2, side, side + 3).astype(np.float32)
         out, = outputs_three_ways(block, x)
         assert out.shape[2:] == ((side - 1) // stride + 1, (side + 2) // stride + 1)
-        np.testing.assert_allclose(out,
-                                   reference.convolve(x, values["conv_weight"], values["conv_bias"], stride,
-                                                      dilation), atol=1e-5)
+        np.testing.assert_allclose(out, reference.convolve(x, values["conv_weight"], values["conv_bias"],
+                                                           stride, dilation), atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel, stride, dilation, blocked",
                          [(3, 2, 1, False), (5, 1, 2, False), (5, 1, 2, True), (3, 1, 4, True)])
-def test_depthwise_convolution_agrees_with_numpy_in_blocks_and_without(kernel, stride, dilation, blocked,
-                                                                       reference, randomise,
-                                                                      outputs_three_ways):
+def test_depthwise_convolution_agrees_with_numpy_in_blocks_and_without(
+        kernel, stride, dilation, blocked, reference, randomise, outputs_three_ways):
     block = DepthwiseConvolution(32, kernel, "conv_", stride=stride, dilation=dilation)
     if blocked:
         block_depthwise(block)
@@ -119,9 +123,8 @@ def test_a_convolution_by_its_taps_agrees_with_numpy(kernel, dilation, use_bias,
     for side in (9, 14):
         x = np.random.RandomState(side).randn(2, 4, side, side + 2).astype(np.float32)
         out, = outputs_three_ways(block, x)
-        np.testing.assert_allclose(out,
-                                   reference.convolve(x, values["fc1_weight"], values.get("fc1_bias"), 1,
-                                                      dilation), atol=1e-5)
+        np.testing.assert_allclose(out, reference.convolve(x, values["fc1_weight"], values.get("fc1_bias"), 1,
+                                                           dilation), atol=1e-5)
 
 
 def test_taps_leave_gradients_as_they_are(randomise, gradients):

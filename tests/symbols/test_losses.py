@@ -90,9 +90,8 @@ def test_completion_loss_has_the_originals_gradient_and_none_through_its_target(
     assert not np.abs(found[1]).any()
 
 
-@pytest.mark.parametrize("make",
-                         [lambda: SeedLoss(C), lambda: CompletionLoss(C),
-                          lambda: CompletionLoss(C, "image", "image")])
+@pytest.mark.parametrize("make", [lambda: SeedLoss(C), lambda: CompletionLoss(C),
+                                  lambda: CompletionLoss(C, "image", "image")])
 def test_gradients_are_the_slopes_of_the_values(make):
     logits, other, seeds, image_labels = sample(1)
     loss = make()
@@ -200,9 +199,8 @@ def test_an_own_target_teaches_each_branch_by_itself():
     _, shared, _ = overall(completion_target="cross")
     _, own, _ = overall(completion_target="own")
     wanted, _ = cross_entropy(logits, completion_target(logits, seeds, image_labels, "seed"), "device")
-    assert own["completion_self"] == pytest.approx(wanted,
-                                                   rel=1e-5) and shared["completion_self"] != pytest.approx(
-                                                       wanted, rel=1e-2)
+    assert own["completion_self"] == pytest.approx(
+        wanted, rel=1e-5) and shared["completion_self"] != pytest.approx(wanted, rel=1e-2)
     assert own["completion_cross"] == shared["completion_cross"]
 
 
@@ -220,8 +218,8 @@ def test_one_branch_has_one_seed_loss_and_may_complete_itself(affinity):
     assert total == parts["seed_self"] > 0
     assert parts["seed_cross"] == parts["completion_self"] == parts["completion_cross"] == 0
     total, parts, _ = overall(affinity, completion_target="own")
-    assert total == pytest.approx(parts["seed_self"] + parts["completion_self"]) and parts[
-        "completion_self"] > 0
+    assert total == pytest.approx(parts["seed_self"]
+                                  + parts["completion_self"]) and parts["completion_self"] > 0
     with pytest.raises(InputError, match="no cross branch"):
         CIANLoss(C, affinity)
 
@@ -233,9 +231,8 @@ def test_without_completion_only_the_seeds_teach():
     np.testing.assert_allclose(found[1], cross_entropy(other, one_hot(seeds), "device")[1], atol=1e-7)
 
 
-@pytest.mark.parametrize("settings",
-                         [{}, {"completion_labels": "image", "completion_target": "own",
-                               "normalise": "image"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"completion_labels": "image", "completion_target": "own", "normalise": "image"}])
 def test_the_overall_loss_is_the_same_hybridized(settings):
     logits, other, seeds, image_labels = (mx.nd.array(x) for x in sample())
     loss = CIANLoss(C, **settings)

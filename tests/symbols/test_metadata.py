@@ -12,8 +12,8 @@ def saved(tmp_path):
     net = build_model("resnet18_largefov", tiny=True, num_classes=3)
     initialize(net)
     path = tmp_path / "resnet18_largefov-0000.params"
-    save_params(net, path, {"network": net.settings, "classes": ["background", "cat", "dog"],
-                            "config_hash": "0123"})
+    save_params(net, path,
+                {"network": net.settings, "classes": ["background", "cat", "dog"], "config_hash": "0123"})
     return path
 
 
@@ -47,9 +47,8 @@ def test_a_missing_key_is_asked_for_by_name(saved, key):
             read_metadata(saved)
 
 
-@pytest.mark.parametrize("classes, message", [
-    (["background", "cat"], "2 names, and the network has 3"),
-    (["background", "cat", "cat"], "different names"), (["a", "b", 3], "different names")])
+@pytest.mark.parametrize("classes, message", [(["background", "cat"], "2 names, and the network has 3"), (
+    ["background", "cat", "cat"], "different names"), (["a", "b", 3], "different names")])
 def test_classes_must_fit_the_network(saved, classes, message):
     with pytest.raises(InputError, match=f"classes: .*{message}"):
         write_metadata(saved, {"network": {"num_classes": 3}, "classes": classes})

@@ -32,9 +32,8 @@ def expected(net, x, scales, add_max, mirror, reference):
     return [(a + b[..., ::-1]) / 2 for a, b in zip(plain, maps(x[..., ::-1]))] if mirror else plain
 
 
-@pytest.mark.parametrize("scales, add_max, mirror", [
-    ((1,), False, False), ((1, 0.75, 1.25), True, False), ((1, 0.75, 1.25), True, True),
-    ((1, 0.5), False, True)])
+@pytest.mark.parametrize("scales, add_max, mirror", [((1,), False, False), ((1, 0.75, 1.25), True, False),
+                                                     ((1, 0.75, 1.25), True, True), ((1, 0.5), False, True)])
 @pytest.mark.parametrize("height, width", [(33, 41), (32, 46), (39, 24)])
 def test_maps_agree_with_numpy(net, scales, add_max, mirror, height, width, reference):
     x = images(height, width, 2)
@@ -66,9 +65,8 @@ def test_free_sizes_follow_the_originals_rule(net, scale):
     block = MultiScale(net, (1, scale))
     for side in (*range(9, 40), 320, 321, 499, 500, 513):
         resized = block._resize(mx.nd, mx.nd.zeros((1, 1, side, 11)), scale)
-        assert resized.shape[2:] == (scaled_side(side, scale),
-                                     scaled_side(11, scale)) == (int((side - 1) * scale) + 1,
-                                                                 int(10 * scale) + 1)
+        assert resized.shape[2:] == (scaled_side(side, scale), scaled_side(11, scale)) == (
+            int((side - 1) * scale) + 1, int(10 * scale) + 1)
 
 
 @pytest.mark.parametrize("scales", [(), (0.75, 1), (1, 0), (1, 1), (1, -2)])

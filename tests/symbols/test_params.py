@@ -42,8 +42,8 @@ def test_initial_values_depend_on_seed_and_name_alone():
 def test_what_a_file_did_not_bring_starts_as_if_all_had_been_initialised(tmp_path):
     net = build_model("resnet50_largefov", num_classes=5, tiny=True)
     initial = values(tiny())
-    backbone = {name: value + 1 for name, value in initial.items()
-                if not name.startswith(tuple(net.new_layers))}
+    backbone = {name: value + 1
+                for name, value in initial.items() if not name.startswith(tuple(net.new_layers))}
     write_params(tmp_path / "w-0000.params", backbone, {})
     load_params(net, tmp_path / "w-0000.params", new=net.new_layers)
     initialize(net, missing=True)
@@ -59,17 +59,17 @@ def test_initial_values_are_those_of_the_paper_for_new_layers():
     for name in ("conv_embed_q_weight", "conv_out_weight", "fc1_weight"):
         assert found[name].std() == pytest.approx(0.01, rel=0.01) and abs(found[name].mean()) < 1e-4
     assert found["conv0_weight"].std() == pytest.approx(np.sqrt(2 / (3 * 49)), rel=0.05)
-    assert not found["bn_out_gamma"].any() and (found["bn1_gamma"] == 1).all() and not found[
-        "bn_out_beta"].any()
+    assert not found["bn_out_gamma"].any() and (found["bn1_gamma"]
+                                                == 1).all() and not found["bn_out_beta"].any()
     assert (found["stage1_unit1_bn1_moving_var"] == 1).all() and not found["bn_out_moving_mean"].any()
     np.testing.assert_allclose(found["bn_data_moving_mean"], (123.68, 116.779, 103.939))
     initialize(net, zero_gamma=False)
     assert (values(net)["bn_out_gamma"] == 1).all()
 
 
-@pytest.mark.parametrize("model, options", [
-    ("resnet18_largefov", {}), ("resnet101_largefov", {"widths": (16, 32, 48, 64, 80)}),
-    ("efficientnet_lite0_largefov", {})])
+@pytest.mark.parametrize("model, options",
+                         [("resnet18_largefov", {}), ("resnet101_largefov", {"widths": (16, 32, 48, 64, 80)}),
+                          ("efficientnet_lite0_largefov", {})])
 def test_random_networks_keep_the_scale_of_their_signals(model, options):
     net = build_model(model, affinity="none", backbone_options=options)
     initialize(net)
@@ -96,8 +96,8 @@ def test_vggs_biases_train_without_decay_and_only_fc8_is_fast():
     net = tiny("vgg16_largefov")
     configure_training(net)
     params = net.collect_params()
-    assert all(params[name].wd_mult == 0 and params[name].grad_req == "write" for name in params
-               if name.endswith("_bias"))
+    assert all(params[name].wd_mult == 0 and params[name].grad_req == "write"
+               for name in params if name.endswith("_bias"))
     assert [params[f"{layer}_weight"].lr_mult for layer in ("conv5_3", "fc6", "fc7", "fc8")] == [1, 1, 1, 10]
 
 
@@ -226,11 +226,11 @@ def zoo_file(path, net, classifier):
     write_params(path, arg, aux)
 
 
-@pytest.mark.parametrize("model, classifier", [
-    ("resnet50_largefov", {"fc1_weight": (1000, 20), "fc1_bias": (1000,)}),
-    ("resnet101_largefov", {"fc1_weight": (1000, 20), "fc1_bias": (1000,)}),
-    ("vgg16_largefov", {"fc6_weight": (13, 343), "fc6_bias": (13,), "fc7_weight": (13, 13), "fc7_bias": (13,),
-                        "fc8_weight": (1000, 13), "fc8_bias": (1000,)})])
+@pytest.mark.parametrize("model, classifier",
+                         [("resnet50_largefov", {"fc1_weight": (1000, 20), "fc1_bias": (1000,)}),
+                          ("resnet101_largefov", {"fc1_weight": (1000, 20), "fc1_bias": (1000,)}), (
+    "vgg16_largefov", {"fc6_weight": (13, 343), "fc6_bias": (13,), "fc7_weight": (13, 13), "fc7_bias": (13,),
+                       "fc8_weight": (1000, 13), "fc8_bias": (1000,)})])
 def test_the_model_zoos_classifier_is_replaced_and_reported(tmp_path, model, classifier):
     net = tiny(model)
     before = values(net)

@@ -117,17 +117,17 @@ def one_array(shape=(3,), magic=V2_MAGIC, storage=0, type_flag=0, data=None, nam
     return struct.pack("<QQQ", 0x112, 0, count) + header + body + listing + tail
 
 
-@pytest.mark.parametrize("hostile, message", [
-    ({"shape": (2 ** 40, 2 ** 40)}, "ends too early"), ({"shape": (-3,)}, "of the shape"),
-    ({"shape": (0,)}, "of the shape"),
-    ({"shape": (1,) * 9}, "9 dimensions"), ({"type_flag": 99}, "unknown type 99"), ({"storage": 1}, "sparse"),
-    ({"count": 2 ** 60}, "more than it can hold"),
-    ({"names": (b"arg:x", b"arg:y")}, "1 arrays under 2 names"),
-    ({"names": (b"arg:\xff",)}, "not ASCII"), ({"names": (b"x",)}, "x: is not named"),
-    ({"names": (b"arg:",)}, "is not named"),
-    ({"names": (b"aux:x",)}, "no parameters"), ({"tail": b"12345"}, "goes on for 5 bytes"),
-    ({"data": np.array([1, np.nan, 2], np.float32).tobytes()}, "not finite"),
-    ({"data": np.array([1, np.inf, 2], np.float32).tobytes()}, "not finite")])
+@pytest.mark.parametrize("hostile, message",
+                         [({"shape": (2 ** 40, 2 ** 40)}, "ends too early"),
+                          ({"shape": (-3,)}, "of the shape"), ({"shape": (0,)}, "of the shape"),
+                          ({"shape": (1,) * 9}, "9 dimensions"), ({"type_flag": 99}, "unknown type 99"),
+                          ({"storage": 1}, "sparse"), ({"count": 2 ** 60}, "more than it can hold"),
+                          ({"names": (b"arg:x", b"arg:y")}, "1 arrays under 2 names"),
+                          ({"names": (b"arg:\xff",)}, "not ASCII"), ({"names": (b"x",)}, "x: is not named"),
+                          ({"names": (b"arg:",)}, "is not named"), ({"names": (b"aux:x",)}, "no parameters"),
+                          ({"tail": b"12345"}, "goes on for 5 bytes"),
+                          ({"data": np.array([1, np.nan, 2], np.float32).tobytes()}, "not finite"),
+                          ({"data": np.array([1, np.inf, 2], np.float32).tobytes()}, "not finite")])
 def test_hostile_files_are_refused_by_name(tmp_path, hostile, message):
     path = tmp_path / "hostile.params"
     path.write_bytes(one_array())

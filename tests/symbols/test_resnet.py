@@ -48,9 +48,8 @@ def test_a_unit_agrees_with_numpy(bottleneck, stride, dilation, projected, refer
     out, = outputs_three_ways(unit, x)
 
     def activated(y, i):
-        return np.maximum(reference.normalise(y,
-                                              *(values[f"u_bn{i}_{k}"] for k in ("gamma", "beta",
-                                                                                 "moving_mean", "moving_var"))), 0)
+        return np.maximum(reference.normalise(
+            y, *(values[f"u_bn{i}_{k}"] for k in ("gamma", "beta", "moving_mean", "moving_var"))), 0)
 
     table = [(1, 1), (stride, dilation), (1, 1)] if bottleneck else [(stride, dilation), (1, 1)]
     y = activated(x, 1)

@@ -77,9 +77,9 @@ def test_tensors_come_back_with_their_strides_and_offsets():
     assert found["c"].shape == () and found["c"] == 0
 
 
-@pytest.mark.parametrize("shape, strides, offset", [
-    ((31,), (1,), 0), ((5, 7), (7, 1), 0), ((2,), (30,), 0), ((2,), (1,), 29), ((1,), (1,), -1),
-    ((2, 2), (1,), 0), ((-1,), (1,), 0), ((2,), (-1,), 5)])
+@pytest.mark.parametrize("shape, strides, offset",
+                         [((31,), (1,), 0), ((5, 7), (7, 1), 0), ((2,), (30,), 0), ((2,), (1,), 29),
+                          ((1,), (1,), -1), ((2, 2), (1,), 0), ((-1,), (1,), 0), ((2,), (-1,), 5)])
 def test_a_tensor_outside_of_its_storage_is_refused(shape, strides, offset):
     with pytest.raises(InputError, match="x.pth.*(outside of its storage|impossible layout)"):
         read_torch_arrays(torch_file({"a": tensor(storage(30), shape, strides, offset)}, [NUMBERS]), "x.pth")

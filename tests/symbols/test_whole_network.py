@@ -19,10 +19,8 @@ class Network:
                                                                               "avg": np.mean}[merge_type]
 
     def norm(self, x, values, name):
-        return self.reference.normalise(x,
-                                        *(values[f"{name}_{kind}"] for kind in ("gamma", "beta",
-                                                                                "moving_mean", "moving_var")),
-                                        eps=1e-5)
+        return self.reference.normalise(x, *(
+            values[f"{name}_{kind}"] for kind in ("gamma", "beta", "moving_mean", "moving_var")), eps=1e-5)
 
     def feature(self, values, images):
         x = self.norm(images, {**values, "bn_data_gamma": np.ones(3)}, "bn_data")
@@ -105,13 +103,12 @@ def test_logits_and_every_gradient_of_a_training_step_agree_with_numpy(group_siz
         np.testing.assert_allclose(found.asnumpy(), wanted, atol=1e-4 * np.abs(wanted).max())
     target = expected[1].argmax(axis=1)
     assert loss.asscalar() == pytest.approx(total_loss(expected, target, seeds), rel=1e-4)
-    trained = {name: parameter for name, parameter in net.collect_params().items()
-               if parameter.grad_req != "null"}
+    trained = {name: parameter
+               for name, parameter in net.collect_params().items() if parameter.grad_req != "null"}
     assert len(trained) == 27
     for name, parameter in trained.items():
         gradient = parameter.grad().asnumpy().astype(np.float64)
         step = 1e-7 * np.linalg.norm(values[name]) * gradient / np.linalg.norm(gradient)
         ahead, behind = (total_loss(numpy_net.logits({**values, name: values[name] + sign * step}, images),
-                                    target, seeds)
-                         for sign in (1, -1))
+                                    target, seeds) for sign in (1, -1))
         assert (ahead - behind) / 2 == pytest.approx(np.vdot(gradient, step), rel=1e-3), name

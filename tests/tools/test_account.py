@@ -17,9 +17,9 @@ def arguments(tmp_path):
     for name, text in (("classes.txt", CLASSES), ("labels.txt", LABELS),
                        ("train.txt", "".join(f"{name}\n" for name in "abcdefgh"))):
         (tmp_path / name).write_text(text)
-    return [f"--{flag}={tmp_path / name}" for flag,
-            name in (("classes", "classes.txt"), ("labels-file", "labels.txt"),
-                     ("train-list", "train.txt"))] + ["train.batch_size=4"]
+    return [f"--{flag}={tmp_path / name}"
+            for flag, name in (("classes", "classes.txt"), ("labels-file", "labels.txt"),
+                               ("train-list", "train.txt"))] + ["train.batch_size=4"]
 
 
 def test_even_serves_everybody_and_the_lonely_one_with_itself(arguments, tmp_path, capsys):
@@ -40,8 +40,8 @@ def test_pairings_are_compared_in_a_table_and_a_picture(arguments, tmp_path, cap
     with pytest.warns(UserWarning, match=r"1 image\(s\) share no class with any other \(f\)"):
         assert main([*arguments, "train.lonely=skip", "--pairings", "common", "random", "--plot",
                      str(tmp_path / "a.png")]) == 0
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()
-            if line.split()[0] in ("ant", "bee", "cat")}
+    rows = {line.split()[0]: line.split()[1:]
+            for line in capsys.readouterr().out.splitlines() if line.split()[0] in ("ant", "bee", "cat")}
     assert [row[0] for row in rows.values()] == ["4", "4", "1"]
     assert rows["cat"][1] == "0.0"
     with Image.open(tmp_path / "a.png") as picture:

@@ -23,11 +23,10 @@ def parse(*argv, groups=TRAIN):
 
 def test_the_flags_that_users_of_the_original_know_set_their_keys():
     config = parse("--image-root", "i", "--label-root", "l", "--annotation-root", "a", "--train-list", "t",
-                   "--test-list", "v",
-                   "--snapshot", "s", "--model", "resnet50_largefov", "--pretrained", "p", "--gpus", "0, 3",
-                   "--group_size", "3",
-                   "--merge-type", "avg", "--num-epoch", "7", "--batch-size", "12", "--image-size", "161",
-                   "--lr", "1e-3", "--log-frequency", "11", "--num-save", "2", "--num-cls", "21")
+                   "--test-list", "v", "--snapshot", "s", "--model", "resnet50_largefov", "--pretrained", "p",
+                   "--gpus", "0, 3", "--group_size", "3", "--merge-type", "avg", "--num-epoch", "7",
+                   "--batch-size", "12", "--image-size", "161", "--lr", "1e-3", "--log-frequency", "11",
+                   "--num-save", "2", "--num-cls", "21")
     assert (config.data.image_root, config.data.label_root, config.data.annotation_root) == ("i", "l", "a")
     assert (config.data.train_list, config.data.val_list, config.run.snapshot) == ("t", "v", "s")
     assert (config.network.model, config.network.pretrained, config.run.devices) == ("resnet50_largefov", "p",

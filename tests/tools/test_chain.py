@@ -82,9 +82,9 @@ def train_stages(tree, out, cam_model, model, cam_weights, weights):
     return data, first
 
 
-@pytest.mark.parametrize("cam_model, model, given", [
-    ("vgg16", "resnet50_largefov", False), ("vgg16", "resnet101_largefov", True),
-    ("vgg16", "vgg16_largefov", True), ("resnet18", "vgg16_largefov", False)])
+@pytest.mark.parametrize("cam_model, model, given",
+                         [("vgg16", "resnet50_largefov", False), ("vgg16", "resnet101_largefov", True),
+                          ("vgg16", "vgg16_largefov", True), ("resnet18", "vgg16_largefov", False)])
 def test_chain_runs_from_labels_alone_with_every_backbone(tiny, tree, tmp_path, cam_model, model, given):
     weights = cam_weights = ""
     if given:  # files of the model zoo's names: the backbone, and a classifier of other classes
@@ -92,10 +92,10 @@ def test_chain_runs_from_labels_alone_with_every_backbone(tiny, tree, tmp_path, 
         for net, path in ((CIAN(model, 4), weights), (CAMClassifier(cam_model, 3), cam_weights)):
             initialize(net, 5)
             new = tuple(net.new_layers)
-            values = {name: param.data() for name, param in net.collect_params().items()
-                      if not name.startswith(new)}
-            mx.nd.save(path, {("aux:" if "_moving_" in name else "arg:") + name: value for name,
-                              value in values.items()})
+            values = {name: param.data()
+                      for name, param in net.collect_params().items() if not name.startswith(new)}
+            mx.nd.save(path, {("aux:" if "_moving_" in name else "arg:") + name: value
+                              for name, value in values.items()})
     watch = Watch(os.path.join(tree, "SegmentationClassAug"))
     data, first = train_stages(tree, tmp_path, cam_model, model, cam_weights, weights)
     assert watch.opened() == [], "a training stage opened ground truth"

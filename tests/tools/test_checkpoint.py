@@ -33,7 +33,8 @@ def metadata(net):
 def test_a_checkpoint_of_ours_fits_its_network(saved, capsys):
     assert checkpoint.main([saved[1]]) == 0
     printed = capsys.readouterr().out
-    assert f"{len(saved[0].collect_params().keys())} arrays fit" in printed and "0 missing\n  0 extra\n  0 of another shape" in printed
+    assert (f"{len(saved[0].collect_params().keys())} arrays fit" in printed
+            and "0 missing\n  0 extra\n  0 of another shape" in printed)
 
 
 def test_names_that_do_not_fit_are_listed_by_kind(saved, capsys):
@@ -58,10 +59,10 @@ def test_a_file_of_the_model_zoo_lacks_the_new_layers_alone(tmp_path, capsys):
                  {name: array for name, array in statistics.items() if not name.startswith("bn_out")})
     assert checkpoint.main([path, "--model", MODEL]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("  8 missing: ") and {name.strip()
-                                                     for name in lines[1].partition(":")[2].split(",")} == {
-"conv_embed_q_weight", "conv_embed_k_weight", "conv_embed_v_weight", "conv_out_weight", "bn_out_gamma",
-"bn_out_beta", "bn_out_moving_mean", "bn_out_moving_var"}
+    assert lines[1].startswith("  8 missing: ") and {name.strip() for name in lines[1].partition(
+        ":")[2].split(",")} == {"conv_embed_q_weight", "conv_embed_k_weight", "conv_embed_v_weight",
+                                "conv_out_weight", "bn_out_gamma", "bn_out_beta", "bn_out_moving_mean",
+                                "bn_out_moving_var"}
     assert lines[2:] == ["  1 extra: fc1_bias", "  1 of another shape: fc1_weight"]
 
 
@@ -80,8 +81,8 @@ def test_momentum_of_a_run_is_written_for_a_module_and_read_back(saved, tmp_path
     symbol = mx.sym.Group(net(mx.sym.var("data")))
     module = mx.mod.Module(symbol, label_names=None, context=mx.cpu())
     module.bind([("data", (2, 3, 33, 33))])
-    expected = {(module._param_names.index(name) if devices == 1 else name): value for name,
-                value in momentum.items()}
+    expected = {(module._param_names.index(name) if devices == 1 else name): value
+                for name, value in momentum.items()}
     assert content.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_array_equal(content[key], value)

@@ -1,4 +1,6 @@
-"""The comparison with the original code: its measures, its verdicts, its explanations, and its command line, without the original."""
+"""The comparison with the original code: its measures, its verdicts, its explanations, and its
+command line, without the original.
+"""
 import json
 import math
 import os
@@ -18,7 +20,7 @@ from cian.tools.engine.fidelity.table import GRADIENTS, Row
 CASE = our_side.TrainCase("resnet18_largefov", 5, 41, 4, 2, "max", 1, seed=3)
 
 
-# -- measures -------------------------------------------------------------------------------------------------------------------
+# -- measures --------------------------------------------------------------------------------------
 
 
 def test_errors_by_hand():
@@ -32,8 +34,10 @@ def test_errors_by_hand():
 @pytest.mark.parametrize("measure", [table.rms_error, table.l2_error])
 def test_what_cannot_be_measured_is_infinitely_wrong(measure):
     ones = np.ones(4, np.float32)
-    assert measure(ones, np.zeros(4, np.float32)) == math.inf and measure(ones, np.ones(3, np.float32)) == math.inf
-    assert measure(np.full(4, np.nan, np.float32), ones) == math.inf and measure(ones, np.full(4, np.nan, np.float32)) == math.inf
+    assert measure(ones, np.zeros(4, np.float32)) == math.inf and measure(ones,
+                                                                          np.ones(3, np.float32)) == math.inf
+    assert measure(np.full(4, np.nan, np.float32),
+                   ones) == math.inf and measure(ones, np.full(4, np.nan, np.float32)) == math.inf
     assert measure(np.zeros(4, np.float32), np.zeros(4, np.float32)) == 0
 
 
@@ -47,7 +51,8 @@ def test_the_worst_parameter_is_named_and_a_lonely_one_fails():
 
 def test_a_row_passes_at_its_tolerance_and_nothing_else_does():
     assert Row("case", "quantity", 1e-3, 1e-3).verdict == "pass"
-    assert [Row("case", "quantity", error, 1e-3).verdict for error in (1.1e-3, math.inf, math.nan)] == ["FAIL"] * 3
+    assert [Row("case", "quantity", error, 1e-3).verdict
+            for error in (1.1e-3, math.inf, math.nan)] == ["FAIL"] * 3
     assert Row("case", "quantity", 1.0, 0.0).verdict == "FAIL"
     assert Row("case", "quantity", 1.0, 0.0, compared=False).verdict == "not compared"
     assert table.format_row(Row("case", "quantity", 3.0, table.IDENTICAL, "why")).split() == [
@@ -55,14 +60,16 @@ def test_a_row_passes_at_its_tolerance_and_nothing_else_does():
 
 
 def test_the_summary_has_the_largest_error_of_each_quantity():
-    rows = [Row("a", "gradients", 1e-5, 1e-3), Row("b", "gradients", 9e-4, 1e-3), Row("c", "gradients", 4e-3, 6e-3),
-            Row("d", "gradients", math.inf, 1e-3, compared=False), Row("a", "order", 0, 0), Row("b", "order", 2, 0)]
+    rows = [Row("a", "gradients", 1e-5, 1e-3), Row("b", "gradients", 9e-4, 1e-3),
+            Row("c", "gradients", 4e-3, 6e-3), Row("d", "gradients", math.inf, 1e-3, compared=False),
+            Row("a", "order", 0, 0), Row("b", "order", 2, 0)]
     first, second = table.summarise(rows)
-    assert (first.case, first.error, first.verdict, first.note) == ("3 cases", 9e-4, "pass", "1 loosened, up to 4.0e-03")
+    assert (first.case, first.error, first.verdict, first.note) == ("3 cases", 9e-4, "pass",
+                                                                    "1 loosened, up to 4.0e-03")
     assert (second.case, second.error, second.verdict) == ("2 cases", 2, "FAIL")
 
 
-# -- verdicts on our own numbers, put in the original's place ---------------------------------------------------------------------
+# -- verdicts on our own numbers, put in the original's place --------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,8 @@ def test_our_side_has_every_quantity(numbers):
     for prefix in ("param1", "param3", "momentum1", "momentum3", "start"):
         assert set(our_side.prefixed(arrays, prefix)) == trained
     assert set(our_side.prefixed(arrays, "statistics3")) == {"bn_out_moving_mean", "bn_out_moving_var"}
-    assert facts["lr"]["fc1_weight"] == pytest.approx(10 * facts["lr"]["conv0_weight"]) and facts["wd"]["bn_out_beta"] == 0
+    assert facts["lr"]["fc1_weight"] == pytest.approx(
+        10 * facts["lr"]["conv0_weight"]) and facts["wd"]["bn_out_beta"] == 0
     assert "bn0_gamma" in facts["frozen"] and not facts["frozen_moved"] and facts["rescale"] == 1 / 4
     assert np.isin(inputs["label0"], [*range(5), 255]).all()
 
@@ -88,7 +96,8 @@ def test_our_side_has_every_quantity(numbers):
 def test_well_conditioned_means_that_rounding_stays_rounding(numbers):
     weights, inputs, arrays, _ = numbers
     noise = 1 + 1e-7 * np.random.RandomState(0).standard_normal(inputs["data0"].shape)
-    moved, _ = our_side.steps_of_ours(CASE, weights, {**inputs, "data0": (inputs["data0"] * noise).astype(np.float32)})
+    moved, _ = our_side.steps_of_ours(CASE, weights,
+                                      {**inputs, "data0": (inputs["data0"] * noise).astype(np.float32)})
     error, note = table.worst(our_side.prefixed(moved, "gradient"), our_side.prefixed(arrays, "gradient"))
     assert error < GRADIENTS, note
 
@@ -96,7 +105,8 @@ def test_well_conditioned_means_that_rounding_stays_rounding(numbers):
 def test_equal_numbers_pass_and_each_changed_one_fails_by_its_name(numbers):
     arrays = numbers[2]
     assert {row.verdict for row in train_checks.compare_steps("case", arrays, arrays)} == {"pass"}
-    for key, quantity in (("gradient/conv0_weight", "gradients"), ("param1/fc1_weight", "updates after 1 step"),
+    for key, quantity in (("gradient/conv0_weight", "gradients"),
+                          ("param1/fc1_weight", "updates after 1 step"),
                           ("momentum3/conv_out_weight", "momentum after 3 steps"),
                           ("statistics3/bn_out_moving_var", "statistics after 3 steps")):
         changed = {**arrays, key: arrays[key] + 0.01 * np.abs(arrays[key]).max()}
@@ -109,7 +119,8 @@ def test_equal_numbers_pass_and_each_changed_one_fails_by_its_name(numbers):
 
 def test_a_flipped_completion_target_is_said_and_not_compared_from_that_step_on(numbers):
     arrays = numbers[2]
-    flipped = {**arrays, "probability1": arrays["probability1"].copy(), "param3/fc1_weight": 2 * arrays["param3/fc1_weight"]}
+    flipped = {**arrays, "probability1": arrays["probability1"].copy(),
+               "param3/fc1_weight": 2 * arrays["param3/fc1_weight"]}
     pixel = flipped["probability1"][0, :, 0, 0]
     first, second = np.argsort(pixel)[:-3:-1]
     near = {**arrays, "probability1": flipped["probability1"].copy()}
@@ -126,12 +137,15 @@ def test_a_flip_that_was_no_near_tie_is_a_failure(numbers):
     arrays = numbers[2]
     flipped = {**arrays, "probability1": np.roll(arrays["probability1"], 1, axis=1)}
     verdicts = {row.quantity: row.verdict for row in train_checks.compare_steps("case", flipped, arrays)}
-    assert verdicts["probabilities of the cross branch"] == "FAIL" and verdicts["updates after 3 steps"] == "not compared"
+    assert verdicts["probabilities of the cross branch"] == "FAIL" and verdicts[
+        "updates after 3 steps"] == "not compared"
 
 
-def test_a_miss_is_excused_only_by_our_own_response_to_rounding_and_never_in_the_first_step(numbers, monkeypatch):
+def test_a_miss_is_excused_only_by_our_own_response_to_rounding_and_never_in_the_first_step(numbers,
+                                                                                            monkeypatch):
     weights, inputs, arrays, _ = numbers
-    rows = [Row("case", "updates after 3 steps", 5e-3, GRADIENTS, "worst a"), Row("case", "gradients", 5e-3, GRADIENTS)]
+    rows = [Row("case", "updates after 3 steps", 5e-3, GRADIENTS, "worst a"),
+            Row("case", "gradients", 5e-3, GRADIENTS)]
     for response, verdict in ((2e-3, "pass"), (1e-4, "FAIL")):  # three times that
         moved = {**arrays, **{f"param3/{name}": start + (1 + response) * (arrays[f"param3/{name}"] - start)
                               for name, start in our_side.prefixed(arrays, "start").items()}}
@@ -140,7 +154,8 @@ def test_a_miss_is_excused_only_by_our_own_response_to_rounding_and_never_in_the
         assert [row.verdict for row in explained] == [verdict, "FAIL"]
     assert explained[0].tolerance == GRADIENTS and "change our own by 1.0e-04" in explained[0].note
     monkeypatch.setattr(train_checks, "steps_of_ours", None)  # not called without a miss
-    assert train_checks.explain([Row("case", "updates after 3 steps", 0, GRADIENTS)], CASE, weights, inputs, arrays)[0].verdict == "pass"
+    assert train_checks.explain([Row("case", "updates after 3 steps", 0, GRADIENTS)], CASE, weights, inputs,
+                                arrays)[0].verdict == "pass"
 
 
 def test_nothing_excuses_a_large_error():
@@ -156,7 +171,7 @@ def test_names_that_the_original_does_not_find_are_a_failure():
     assert row.verdict == "FAIL" and "fc1_weight" in row.note
 
 
-# -- the command line -------------------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -181,7 +196,8 @@ def test_wrong_input_is_one_line_that_names_it(checkout, tmp_path, monkeypatch):
 
 
 def test_an_original_that_fails_is_quoted(checkout, tmp_path):
-    (checkout / "lib" / "models" / "__init__.py").write_text("raise RuntimeError('no such layer')", encoding="utf-8")
+    (checkout / "lib" / "models" / "__init__.py").write_text("raise RuntimeError('no such layer')",
+                                                             encoding="utf-8")
     (checkout / "lib" / "__init__.py").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="failed at the job 'losses': RuntimeError: no such layer"):
         Original(checkout, tmp_path).run("losses", {"kind": "losses"}, {"self/a": np.ones(1)})
@@ -197,7 +213,9 @@ def second_rows():
 
 @pytest.fixture
 def two_checks(monkeypatch, tmp_path):
-    """``two_checks(error)`` puts two comparisons in the suite's place; returns the options that the suite got and the folders."""
+    """``two_checks(error)`` puts two comparisons in the suite's place; returns the options that the
+    suite got and the folders.
+    """
     got = {}
 
     def put(error):
@@ -212,7 +230,8 @@ def two_checks(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("error, code", [(0.0, 0), (1.0, 1)])
-def test_the_tool_prints_every_line_writes_json_and_fails_by_its_exit_code(checkout, tmp_path, two_checks, capsys, error, code):
+def test_the_tool_prints_every_line_writes_json_and_fails_by_its_exit_code(checkout, tmp_path, two_checks,
+                                                                           capsys, error, code):
     got = two_checks(error)
     path, table_path = tmp_path / "rows.json", tmp_path / "table.md"
     arguments = ["--original", str(checkout), "--quick", "--seed", "5"]
@@ -249,7 +268,8 @@ def test_several_at_a_time_give_the_same_rows_in_the_same_order(checkout, tmp_pa
     assert contents[0] == contents[1]
 
 
-def test_a_resumed_comparison_makes_what_is_missing_and_refuses_a_file_of_other_settings(checkout, tmp_path, two_checks, monkeypatch):
+def test_a_resumed_comparison_makes_what_is_missing_and_refuses_a_file_of_other_settings(
+        checkout, tmp_path, two_checks, monkeypatch):
     two_checks(0.0)
     path = tmp_path / "rows.json"
     arguments = ["--original", str(checkout), "--json", str(path), "--resume"]

@@ -63,9 +63,9 @@ def test_everything_counts_the_head_and_the_cross_branch_too():
     assert vanilla.multiply_adds == work + head * 41 ** 2
     assert baseline.multiply_adds == vanilla.multiply_adds + EMBEDDING * 41 ** 2 + PRODUCTS
     assert ours.multiply_adds == baseline.multiply_adds + (1024 * 2048 + head) * 41 ** 2 + PRODUCTS
-    norms = 2 * (3 + 64 + sum(units * (width // 4) * 2 + channels + (units - 1) * width for units, width,
-                              channels in (
-(3, 256, 64), (4, 512, 256), (23, 1024, 512), (3, 2048, 1024))) + 2048)
+    norms = 2 * (3 + 64 + sum(units * (width // 4) * 2 + channels + (units - 1) * width
+                              for units, width, channels in ((3, 256, 64), (4, 512, 256), (23, 1024, 512),
+                                                             (3, 2048, 1024))) + 2048)
     assert vanilla.parameters == by_hand(False)[0] + head + norms
     assert vanilla.statistics == norms
     assert baseline.parameters == vanilla.parameters + EMBEDDING + 2 * 2048
@@ -87,8 +87,8 @@ def test_layers_of_a_small_graph_have_the_counts_worked_out_by_hand():
     assert (layers["flat"].multiply_adds, layers["flat"].other) == (0, 0)
     assert layers["product"].multiply_adds == 2 * 10 * 10 * 6
     assert (layers["dense"].parameters, layers["dense"].multiply_adds) == (5 * 100 + 5, 2 * 5 * 100)
-    assert complexity.totals(layers.values(), 2).multiply_adds == sum(layer.multiply_adds
-                                                                      for layer in layers.values()) / 2
+    assert complexity.totals(layers.values(),
+                             2).multiply_adds == sum(layer.multiply_adds for layer in layers.values()) / 2
 
 
 def test_a_weight_applied_twice_is_stored_once_and_computed_twice():

@@ -53,17 +53,16 @@ def fake_results(out, config):
         one.initialize(mx.init.Normal(0.3))
         (out / folder).mkdir()
         save_params(one, out / folder / f"{folder}-0000.params", {"network": one.settings, **metadata})
-    for split, folders in (("train", ("seeds", "first/train_aug_pred", "first/train_aug_pred_crf")),
-                           ("val", ("first/pred", "first/pred_crf", "first_retrain/pred",
-                                    "first_retrain/pred_crf"))):
+    for split, folders in (("train", ("seeds", "first/train_aug_pred", "first/train_aug_pred_crf")), (
+            "val", ("first/pred", "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf"))):
         for folder in folders:
             for name in tree.names(split):
                 write_label_png(out / folder / f"{name}.png", np.zeros((8, 8), np.uint8))
     for rank, name in enumerate(("first/train_aug_pred", "first/train_aug_pred_crf", "first/pred",
                                  "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf")):
         (out / f"{name}.json").write_text(json.dumps({"mean_iou": 0.5 + rank / 100}))
-    (out / "seeds" / "quality.json").write_text(json.dumps({"mean_iou": 0.4, "mean_iou_labelled": 0.6,
-                                                            "cam": {"mean_iou": 0.3}}))
+    (out / "seeds" / "quality.json").write_text(
+        json.dumps({"mean_iou": 0.4, "mean_iou_labelled": 0.6, "cam": {"mean_iou": 0.3}}))
 
 
 def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(out, capsys):

@@ -42,9 +42,9 @@ def test_the_table_and_the_json_tell_the_same(tree, capsys):
 
 def test_the_flags_of_the_original_work(tree):
     assert main(["--num-cls", "3", "--data-list", str(tree / "ImageSets/Segmentation/val.txt"), "--classes",
-                 str(tree / "classes.txt"),
-                 "--prediction-root", str(tree / "snapshot/pred_crf"), "--groundtruth-root",
-                 str(tree / "SegmentationClassAug"), "--json", str(tree / "figures.json")]) == 0
+                 str(tree / "classes.txt"), "--prediction-root", str(tree / "snapshot/pred_crf"),
+                 "--groundtruth-root", str(tree / "SegmentationClassAug"), "--json",
+                 str(tree / "figures.json")]) == 0
     assert json.loads((tree / "figures.json").read_text())["images"] == 3
 
 
@@ -59,7 +59,8 @@ def test_problems_are_all_printed_and_nothing_is_written(tree, capsys):
     write_label_png(tree / "snapshot" / "pred_crf" / "b.png", np.zeros((2, 2), np.uint8))
     assert main(arguments(tree)) == 1
     errors = capsys.readouterr().err
-    assert "a: has no prediction" in errors and "b: prediction is 2x2 pixels" in errors and "2 problems" in errors
+    assert ("a: has no prediction" in errors and "b: prediction is 2x2 pixels" in errors
+            and "2 problems" in errors)
     assert not (tree / "snapshot" / "pred_crf.json").exists()
 
 

@@ -44,9 +44,8 @@ def exported(snapshot, tmp_path_factory):
 
 def test_the_command_writes_what_was_asked_for_and_says_how_it_agrees(snapshot, tmp_path, capsys):
     assert export.main(["--checkpoint", str(snapshot / "resnet50_largefov-0007.params"), "--out",
-                        str(tmp_path / "x"), "--format", "onnx",
-                        "--size", "41", "--output", "probabilities", "--test-time",
-                        "predict.mirror=false"]) == 0
+                        str(tmp_path / "x"), "--format", "onnx", "--size", "41", "--output", "probabilities",
+                        "--test-time", "predict.mirror=false"]) == 0
     assert os.listdir(tmp_path) == ["x.onnx"]
     assert re.search(r"x\.onnx: 3 images, largest error \d\.\de-0\d of the rms, 100\.0000 % of labels agree",
                      capsys.readouterr().out)
@@ -62,7 +61,8 @@ def test_a_difference_is_reported_and_ends_with_one(snapshot, tmp_path, capsys, 
     monkeypatch.setattr("cian.tools.engine.export.agreement.MAX_RELATIVE_ERROR", -1.0)
     assert export.main(["--snapshot", str(snapshot), "--out", str(tmp_path / "x")]) == 1
     error = capsys.readouterr().err
-    assert "error: symbol: the exported network differs" in error and "error: onnx: the exported network differs" in error
+    assert ("error: symbol: the exported network differs" in error
+            and "error: onnx: the exported network differs" in error)
     assert os.listdir(tmp_path) == []
 
 
@@ -86,9 +86,8 @@ def test_predict_takes_exported_files_and_goes_on_after_a_bad_image(exported, tm
     (tmp_path / "in" / "c.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     assert predict.main(["--checkpoint", str(exported / name), "--images", str(tmp_path / "in"), "--out",
-                         str(out), "--crf", "none",
-                         "--fit", "native", "--workers", "1", "--quiet", "--overlay", "--probabilities",
-                         "npy"]) == 1
+                         str(out), "--crf", "none", "--fit", "native", "--workers", "1", "--quiet",
+                         "--overlay", "--probabilities", "npy"]) == 1
     assert "c.jpg" in capsys.readouterr().err
     assert sorted(path.name for path in out.rglob("*.png")) == ["a.png", "a.png", "b.png", "b.png"]
     np.testing.assert_allclose(np.load(out / "probabilities" / "a.npy").sum(axis=0), 1, rtol=1e-5)

@@ -56,8 +56,8 @@ def save_checkpoint(folder, seed):
 
 def arguments(tree, out, *more):
     return ["--data", str(tree), "--classes", str(tree / "classes.txt"), "--train-list", "train",
-            "--image-size", "65", "--snapshot",
-            str(tree / "snapshot"), "--out", str(out), "--workers", "1", "--quiet", *more]
+            "--image-size", "65", "--snapshot", str(tree / "snapshot"), "--out", str(out), "--workers", "1",
+            "--quiet", *more]
 
 
 def settings(**changes):
@@ -81,15 +81,14 @@ def test_the_validation_list_gets_label_maps_with_and_without_crf(tree, tmp_path
     manifest = json.loads((tmp_path / "pred_crf" / "predictions.json").read_text())
     assert manifest["classes"] == list(CLASSES) and manifest["crf"]["iterations"] == 5
     assert manifest["settings"]["scales"] == [1.0, 0.75, 1.25]
-    assert manifest["checkpoint"] == hashlib.sha256((tree / "snapshot"
-                                                     / "resnet18_largefov-0004.params").read_bytes(
-                                                         )).hexdigest()
+    assert manifest["checkpoint"] == hashlib.sha256(
+        (tree / "snapshot" / "resnet18_largefov-0004.params").read_bytes()).hexdigest()
 
 
 def test_labels_of_the_second_round_are_warped_and_refined_by_ten_iterations(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--retrain-labels")) == 0
-    assert names_in(tmp_path / "train_aug_pred") == names_in(tmp_path
-                                                             / "train_aug_pred_crf") == list(NAMES["train"])
+    assert names_in(tmp_path / "train_aug_pred") == names_in(tmp_path / "train_aug_pred_crf") == list(
+        NAMES["train"])
     net, _ = load_network(tree / "snapshot")
     image = read_image(str(tree / "JPEGImages" / "t1.jpg"))
     expected = Predictor(net, settings(fit="warp", crf="retrain")).predict(image)
@@ -121,8 +120,9 @@ def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
 
 def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(Predictor, "start", lambda self, images,
-                        start=Predictor.start: seen.append(len(images)) or start(self, images))
+    monkeypatch.setattr(Predictor, "start",
+                        lambda self, images, start=Predictor.start: seen.append(len(images))
+                        or start(self, images))
     for count in ("1", "2"):
         assert main(arguments(tree, tmp_path / count, "--processes", count, "--probabilities", "npy",
                               "--overlay")) == 0
@@ -138,15 +138,14 @@ def test_what_is_wrong_with_a_model_is_told_once_whatever_the_processes(tree, tm
     command = [sys.executable, "-m", "cian.tools.predict",
                *arguments(tree, tmp_path, "--processes", "2", "--checkpoint", "missing.params")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2 and len(run.stderr.splitlines(
-        )) == 1 and "missing.params" in run.stderr and not list(tmp_path.iterdir())
+    assert run.returncode == 2 and len(
+        run.stderr.splitlines()) == 1 and "missing.params" in run.stderr and not list(tmp_path.iterdir())
 
 
 def test_the_originals_process_number_is_a_shard_on_its_own_device(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--crf", "none", "--devices", "cpu:0,cpu:1", "--pid", "1",
-                          "--infer", "--no-ms", "--no-mirror",
-                          "--annotation-root", str(tree / "Annotations"), "--model", "resnet18_largefov",
-                          "--num-epoch", "5")) == 0
+                          "--infer", "--no-ms", "--no-mirror", "--annotation-root", str(tree / "Annotations"),
+                          "--model", "resnet18_largefov", "--num-epoch", "5")) == 0
     assert names_in(tmp_path / "pred") == ["v1"]
     manifest = json.loads((tmp_path / "pred" / "predictions.json").read_text())["settings"]
     assert (manifest["scales"], manifest["add_max"], manifest["mirror"]) == ([1.0], False, False)
@@ -173,9 +172,8 @@ def test_predictions_of_another_checkpoint_or_setting_are_not_added_to(tree, tmp
 
 def test_images_are_predicted_without_a_data_set(tree, tmp_path):
     assert main(["--checkpoint", str(tree / "snapshot"), "--out", str(tmp_path), "--images",
-                 str(tree / "JPEGImages" / "v*.jpg"), "--quiet",
-                 "--image-size", "65", "--workers", "1", "--crf", "none", "--overlay", "--probabilities",
-                 "npz"]) == 0
+                 str(tree / "JPEGImages" / "v*.jpg"), "--quiet", "--image-size", "65", "--workers", "1",
+                 "--crf", "none", "--overlay", "--probabilities", "npz"]) == 0
     assert names_in(tmp_path / "pred") == names_in(tmp_path / "overlay") == list(NAMES["val"])
     with np.load(tmp_path / "probabilities" / "v0.npz") as stored:
         assert stored["classes"].tolist() == list(CLASSES)
@@ -223,5 +221,6 @@ def test_a_model_and_a_folder_have_to_be_named(tree):
 
 
 def test_worker_processes_load_neither_mxnet_nor_opencv():
-    code = "import sys, cian.tools.predict, cian.tools.engine.prediction.finishing; sys.exit(bool({'mxnet', 'cv2'} & sys.modules.keys()))"
+    code = ("import sys, cian.tools.predict, cian.tools.engine.prediction.finishing; "
+            "sys.exit(bool({'mxnet', 'cv2'} & sys.modules.keys()))")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -26,10 +26,9 @@ def test_lists_and_seeds_become_record_sets(root, tmp_path, capsys):
     write_list(os.path.join(root, "ImageSets", "Segmentation", "val.txt"), ["image_03", "image_01"])
     command = arguments(root, out, "--list", "train", "--list", "val", "--seeds", os.path.join(root, "seeds"))
     assert main(command) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        f"{out / name}.json: {count} {kind}, packed" for name, count, kind in (
-            ("train", 8, "images"), ("train_seeds", 8, "labels"), ("val", 2, "images"),
-            ("val_seeds", 2, "labels"))]
+    assert capsys.readouterr().out.splitlines() == [f"{out / name}.json: {count} {kind}, packed"
+                                                    for name, count, kind in (("train", 8, "images"), (
+        "train_seeds", 8, "labels"), ("val", 2, "images"), ("val_seeds", 2, "labels"))]
     assert list(RecordSet.open(out, "val").names) == ["image_03", "image_01"]
     assert main(command) == 0
     assert capsys.readouterr().out.count("unchanged") == 4
@@ -80,13 +79,12 @@ def test_an_index_that_does_not_match_its_records_is_named(root, tmp_path, capsy
     assert f"{path}: does not match its checksum in the manifest" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("command", "problem"), [
-    (["--root", "absent", "--out", "out"], "absent: is not a folder"),
-    (["--out", "out"], "no data set was named"),
-    (["--root", "."], "no folder for the record sets"),
-    (["--verify", "--out", "absent"], "absent: holds no record set"),
-    (["--verify", "--out", "."], "holds no record set"),
-    (["--nonsense"], "unrecognized arguments: --nonsense")])
+@pytest.mark.parametrize(("command", "problem"),
+                         [(["--root", "absent", "--out", "out"], "absent: is not a folder"), (
+    ["--out", "out"], "no data set was named"), (["--root", "."], "no folder for the record sets"),
+                          (["--verify", "--out", "absent"], "absent: holds no record set"),
+                          (["--verify", "--out", "."], "holds no record set"),
+                          (["--nonsense"], "unrecognized arguments: --nonsense")])
 def test_wrong_flags_end_in_one_clear_line(tmp_path, monkeypatch, command, problem):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=problem) as caught:

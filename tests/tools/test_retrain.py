@@ -16,11 +16,11 @@ from cian.tools.engine.training import round as training
 def first(make_voc_tree, tmp_path):
     """The configuration and the snapshot of a first round."""
     root = make_voc_tree(tmp_path / "data")
-    config = load_config(overrides=[
-        f"data.root={root}", f"data.classes={root}/classes.txt", "data.train_list=train",
-        f"data.label_root={root}/seeds",
-        f"run.snapshot={tmp_path / 'run'}", "run.workers=1", "network.model=resnet18_largefov",
-        "train.batch_size=4", "train.crop_px=33", "train.epochs=1", "train.lr=0.01", "predict.size_px=65"])
+    config = load_config(
+        overrides=[f"data.root={root}", f"data.classes={root}/classes.txt", "data.train_list=train",
+                   f"data.label_root={root}/seeds", f"run.snapshot={tmp_path / 'run'}", "run.workers=1",
+                   "network.model=resnet18_largefov", "train.batch_size=4", "train.crop_px=33",
+                   "train.epochs=1", "train.lr=0.01", "predict.size_px=65"])
     return config, training.fit(config, backbone_options=TINY["resnet18"])
 
 
@@ -28,17 +28,18 @@ def test_one_flag_runs_the_second_round_on_labels_that_it_predicts_first(first, 
     config, checkpoint = first
     assert retrain.main(["--snapshot", config.run.snapshot]) == 0
     output = capfd.readouterr().out
-    assert "12 labels of the second round are missing" in output and f"second round from {checkpoint}: loaded" in output
+    assert ("12 labels of the second round are missing" in output
+            and f"second round from {checkpoint}: loaded" in output)
     assert output.splitlines()[-1] == str(tmp_path / "run_retrain" / "resnet18_largefov-0000.params")
-    labels = sorted(name for name in os.listdir(tmp_path / "run" / "train_aug_pred_crf")
-                    if name.endswith(".png"))
+    labels = sorted(name
+                    for name in os.listdir(tmp_path / "run" / "train_aug_pred_crf") if name.endswith(".png"))
     assert labels == [f"image_{number:02d}.png" for number in range(12)]
     second = load_config([tmp_path / "run_retrain" / "config.yaml"])
     assert second.data.label_root == str(tmp_path / "run"
                                          / "train_aug_pred_crf") and second.train == config.train
     assert second.data.records == str(tmp_path / "run" / "records")
-    assert [name for name in os.listdir(tmp_path / "run_retrain" / "records")
-            if name.endswith(".rec") and "seeds" not in name] == []
+    assert [name for name in os.listdir(tmp_path / "run_retrain" / "records") if name.endswith(".rec")
+            and "seeds" not in name] == []
     # the same command again finds everything done
     assert retrain.main(["--snapshot", config.run.snapshot + "/"]) == 0
     output = capfd.readouterr().out
@@ -86,18 +87,16 @@ def test_a_configuration_file_or_a_preset_replaces_the_first_rounds_settings(fir
     assert load_config([tmp_path / "run_retrain" / "config.yaml"]).train.lr == 0.002
 
 
-@pytest.mark.parametrize("argv, message", [
-    ((), "run.snapshot: no folder of a first round was named"),
-    (("--snapshot", "nowhere"), "nowhere: does not exist; name a .params file or the snapshot folder"),
-    (("--snapshot", "RUN", "--start", "nowhere.params"), "nowhere.params: does not exist"),
-    (("--snapshot", "RUN", "--model", "vgg16_largefov"),
-     "holds no checkpoint of vgg16_largefov; it has those of resnet18_largefov"),
-    (("--snapshot", "RUN", "--label-root", "nowhere"),
-     "nowhere: is not a folder; check the path of the seeds"),
-    (("--snapshot", "RUN", "--label-root", "DATA/seeds", "--affinity", "none", "loss.completion=false"),
-     "does not fit the network"),
-    (("--snapshot", "RUN", "--train-list", "nowhere"), "nowhere"),
-])
+@pytest.mark.parametrize(
+    "argv, message",
+    [((), "run.snapshot: no folder of a first round was named"),
+     (("--snapshot", "nowhere"), "nowhere: does not exist; name a .params file or the snapshot folder"),
+     (("--snapshot", "RUN", "--start", "nowhere.params"), "nowhere.params: does not exist"),
+     (("--snapshot", "RUN", "--model", "vgg16_largefov"),
+      "holds no checkpoint of vgg16_largefov; it has those of resnet18_largefov"), ((
+    "--snapshot", "RUN", "--label-root", "nowhere"), "nowhere: is not a folder; check the path of the seeds"),
+     (("--snapshot", "RUN", "--label-root", "DATA/seeds", "--affinity", "none", "loss.completion=false"),
+      "does not fit the network"), (("--snapshot", "RUN", "--train-list", "nowhere"), "nowhere")])
 def test_wrong_input_gives_one_line(first, tmp_path, argv, message):
     config, _ = first
     given = [text.replace("RUN", config.run.snapshot).replace("DATA", config.data.root) for text in argv]

@@ -31,22 +31,20 @@ def flags(make_voc_tree, tmp_path):
     """The command line of the original's script, and the few things that a small data set needs."""
     root = make_voc_tree(tmp_path / "data")
     return ["--image-root", f"{root}/JPEGImages", "--annotation-root", f"{root}/Annotations", "--label-root",
-            f"{root}/seeds",
-            "--train-list", f"{root}/ImageSets/Segmentation/train.txt", "--snapshot", str(tmp_path / "run"),
-            "--classes",
-            f"{root}/classes.txt", "--batch-size", "4", "--image-size", "33", "--num-epoch", "1", "--workers",
-            "1"]
+            f"{root}/seeds", "--train-list", f"{root}/ImageSets/Segmentation/train.txt", "--snapshot",
+            str(tmp_path / "run"), "--classes", f"{root}/classes.txt", "--batch-size", "4", "--image-size",
+            "33", "--num-epoch", "1", "--workers", "1"]
 
 
 def model_zoo_file(path, model):
     """A file as the model zoo has it: the backbone's names, a classifier of 7 classes, and no new layer."""
     net = CIAN(model, 4)
     initialize(net, 11)
-    values = {name: param.data() for name, param in net.collect_params().items()
-              if not name.startswith(tuple(net.new_layers))}
+    values = {name: param.data()
+              for name, param in net.collect_params().items() if not name.startswith(tuple(net.new_layers))}
     arrays = {("aux:" if "_moving_" in name else "arg:") + name: value for name, value in values.items()}
-    mx.nd.save(str(path), {**arrays, "arg:fc1_weight": mx.nd.ones((7, 20)),
-                           "arg:fc1_bias": mx.nd.zeros((7,))})
+    mx.nd.save(str(path),
+               {**arrays, "arg:fc1_weight": mx.nd.ones((7, 20)), "arg:fc1_bias": mx.nd.zeros((7,))})
     return str(path)
 
 
@@ -54,8 +52,8 @@ def model_zoo_file(path, model):
 def test_the_originals_command_line_trains_from_a_model_zoo_file(tiny, flags, tmp_path, capsys, model):
     weights = model_zoo_file(tmp_path / "zoo-0000.params", model)
     assert train.main([*flags, "--model", model, "--pretrained", weights, "--group_size", "2", "--merge-type",
-                       "max", "--num-cls", "4",
-                       "--lr", "5e-4", "--log-frequency", "50", "--num-save", "5", "--devices", "cpu:0"]) == 0
+                       "max", "--num-cls", "4", "--lr", "5e-4", "--log-frequency", "50", "--num-save", "5",
+                       "--devices", "cpu:0"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == str(tmp_path / "run" / f"{model}-0000.params")
     trained, _ = read_params(last)
@@ -105,11 +103,10 @@ def test_infer_and_retrain_are_handed_to_their_tools(monkeypatch):
     assert "--retrain" in calls[2][1] and "--pid" in calls[0][1]
 
 
-@pytest.mark.parametrize("argv, message", [
-    (("--lr", "fast"), "error: command line: argument --lr: invalid float value: 'fast'; see train.py --help"),
-    (("--snapshot", "run", "--data", "nowhere", "--label-root", "nowhere"),
-     "error: nowhere: is not a folder; check the path"),
-])
+@pytest.mark.parametrize("argv, message", [(
+    ("--lr", "fast"), "error: command line: argument --lr: invalid float value: 'fast'; see train.py --help"),
+                                           (("--snapshot", "run", "--data", "nowhere", "--label-root",
+                                             "nowhere"), "error: nowhere: is not a folder; check the path")])
 def test_wrong_input_ends_with_one_line_and_code_2(tmp_path, argv, message):
     result = subprocess.run([sys.executable, "-W", "ignore", os.path.abspath(SCRIPT), *argv],
                             capture_output=True, text=True, cwd=tmp_path)
@@ -120,8 +117,8 @@ def test_wrong_input_ends_with_one_line_and_code_2(tmp_path, argv, message):
 def test_a_record_that_was_damaged_is_named(tiny, flags, tmp_path):
     argv = [*flags, "--model", "resnet18_largefov"]
     train.main(argv)
-    record = next(path for path in (tmp_path / "run" / "records").iterdir()
-                  if path.suffix == ".rec" and "seeds" not in path.name)
+    record = next(path for path in (tmp_path / "run" / "records").iterdir() if path.suffix == ".rec"
+                  and "seeds" not in path.name)
     content = bytearray(record.read_bytes())
     content[len(content) // 2] ^= 1
     record.write_bytes(bytes(content))

@@ -124,15 +124,13 @@ def preload_cuda() -> None:
         raise ImportError("mxnet-cu112 needs an NVIDIA driver (libcuda.so.1), and none is installed; "
                           "install a driver of "
                           "version 450 or newer, or use the CPU build: pip install 'cian[cpu]' after pip "
-                          "uninstall mxnet-cu112"
-                          ) from error
+                          "uninstall mxnet-cu112") from error
     for library, wheel in CUDA_LIBRARIES.items():
         try:
             ctypes.CDLL(_library_path(library) or library, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise ImportError(f"mxnet-cu112 needs {library}, which was not found; install it with: pip "
-                              f"install {wheel}"
-                              ) from error
+                              f"install {wheel}") from error
 
 
 def check_gpu(device_id: int) -> None:
@@ -146,15 +144,14 @@ def check_gpu(device_id: int) -> None:
     """
     if installed_mxnet() != "mxnet-cu112":
         raise ValueError(f"gpu:{device_id} was asked for, but the installed MXNet is the CPU build; "
-                         "install the GPU build: "
-                         "pip uninstall mxnet && pip install 'cian[gpu]'")
+                         "install the GPU build: pip uninstall mxnet && pip install 'cian[gpu]'")
     driver = ctypes.CDLL("libcuda.so.1")
     count, device = ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         raise ValueError("the NVIDIA driver reports no usable GPU; check nvidia-smi")
     if not 0 <= device_id < count.value:
-        raise ValueError(f"gpu:{device_id} does not exist; the driver reports {count.value} GPU(s), "
-                         "numbered from 0")
+        raise ValueError(
+            f"gpu:{device_id} does not exist; the driver reports {count.value} GPU(s), numbered from 0")
     if driver.cuDeviceGet(ctypes.byref(device), device_id) != 0:
         raise ValueError(f"gpu:{device_id} cannot be opened; check nvidia-smi")
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -227,7 +224,7 @@ def prepare() -> None:
         if not any(isinstance(finder, MXNetFinder) for finder in sys.meta_path):
             sys.meta_path.insert(0, MXNetFinder())
         if importlib.util.find_spec("mxnet") is None:
-            raise ImportError("MXNet is not installed; install it with: pip install 'cian[cpu]' (or "
-                              "'cian[gpu]')")
+            raise ImportError(
+                "MXNet is not installed; install it with: pip install 'cian[cpu]' (or 'cian[gpu]')")
         if installed_mxnet() == "mxnet-cu112":
             preload_cuda()

@@ -40,9 +40,9 @@ def _rebuild_problems(problems, file, remedy):
 
 def write_error(error: OSError, path: PathLike) -> InputError:
     """What to tell the user when ``path`` could not be written."""
-    return InputError(f"cannot be written ({error.strerror or error})", file=path,
-                      remedy="check the folder's permissions and free space; nothing was left under this "
-                             "name")
+    return InputError(
+        f"cannot be written ({error.strerror or error})", file=path,
+        remedy="check the folder's permissions and free space; nothing was left under this name")
 
 
 @contextlib.contextmanager

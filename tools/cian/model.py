@@ -73,10 +73,9 @@ class Model:
 
 
 def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] = None, model: str = "",
-               device: str = "cpu:0",
-               scales: Optional[Sequence[float]] = None, add_max: Optional[bool] = None,
-               mirror: Optional[bool] = None,
-               fit: Optional[str] = None, size_px: Optional[int] = None) -> Model:
+               device: str = "cpu:0", scales: Optional[Sequence[float]] = None,
+               add_max: Optional[bool] = None, mirror: Optional[bool] = None, fit: Optional[str] = None,
+               size_px: Optional[int] = None) -> Model:
     """Open a trained network.
 
     Parameters
@@ -100,8 +99,8 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
         table = load_classes(classes) if isinstance(classes, (str, os.PathLike)) else ClassTable(classes)
     chosen: Dict[str, Any] = {"scales": None if scales is None else tuple(float(scale) for scale in scales),
                               "add_max": add_max, "mirror": mirror, "fit": fit, "size_px": size_px}
-    settings = Config().replace(predict={key: value for key, value in chosen.items()
-                                         if value is not None}).predict
+    settings = Config().replace(predict={key: value
+                                         for key, value in chosen.items() if value is not None}).predict
     context = parse_devices([device])[0]
     source = open_model(path, ctx=context, model=model, classes=table)
     if source.procedure is not None and (chosen["scales"], add_max, mirror) != (None, None, None):

@@ -46,9 +46,8 @@ class DataConfig:
 
     root: str = option("", "VOC-layout tree: JPEGImages/ Annotations/ ImageSets/Segmentation/", hashed=False)
     image_root: str = option("", "folder of NAME.jpg; default ROOT/JPEGImages", hashed=False)
-    annotation_root: str = option("",
-                                  "folder of NAME.xml with the image-level labels; default ROOT/Annotations",
-                                  hashed=False)
+    annotation_root: str = option(
+        "", "folder of NAME.xml with the image-level labels; default ROOT/Annotations", hashed=False)
     labels_file: str = option(
         "", "image-level labels as text, 'NAME class class ...' a line, in place of the XML", hashed=False)
     label_root: str = option("", "folder of NAME.png seeds (pseudo-labels) to train on", hashed=False)
@@ -68,9 +67,9 @@ class DataConfig:
 class NetworkConfig:
     """The segmentation network (paper, sections 'CIAN Module' and 'Multiple Pairs')."""
 
-    model: str = option("resnet101_largefov",
-                        "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or "
-                        "efficientnet_lite0")
+    model: str = option(
+        "resnet101_largefov",
+        "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or efficientnet_lite0")
     affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)",
                            ("none", "self", "cross"))
     group_size: int = option(2, "images in a group of common class; 2 is one reference for each query", low=2)
@@ -88,16 +87,13 @@ class LossConfig:
     completion: bool = option(True, "add the completion loss (+CP)")
     completion_labels: str = option(
         "seed", "classes that Eq. 7 lets through: those of the cropped, downsampled seed (original code) "
-                "or the image-level labels and "
-        "background (paper)", ("seed", "image"))
+        "or the image-level labels and background (paper)", ("seed", "image"))
     completion_target: str = option(
         "cross", "branch whose argmax is the target: the cross one for both losses (original code) or each "
-                 "its own (paper's Eq. 7-9)",
-        ("cross", "own"))
+        "its own (paper's Eq. 7-9)", ("cross", "own"))
     normalise: str = option(
         "device", "divide by the mean number of pixels over the device's batch (original code) or by each "
-                  "image's own (paper's Eq. 6, 8)",
-        ("device", "image"))
+        "image's own (paper's Eq. 6, 8)", ("device", "image"))
 
 
 @dataclass(frozen=True)
@@ -117,32 +113,27 @@ class TrainConfig:
                            ("epoch", "iteration"))
     gamma_start: float = option(
         0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity "
-             "without effect until it has grown",
-        hashed="changed")
+        "without effect until it has grown", hashed="changed")
     embed_start: float = option(
         1.0, "factor of the query and key weights at the start of a first round; 1 is Normal(0.01) "
-             "(original and paper), which leaves the "
-        "affinity uniform where features are small", low=0, hashed="changed")
-    freeze: Tuple[str, ...] = option((),
-                                     "name prefixes of parameters that do not train, beside the backbone's "
-                                     "batch norms")
+        "(original and paper), which leaves the affinity uniform where features are small", low=0,
+        hashed="changed")
+    freeze: Tuple[str, ...] = option(
+        (), "name prefixes of parameters that do not train, beside the backbone's batch norms")
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an "
-                  "epoch) or random (Table 3)",
-        ("common", "even", "random"))
+        "epoch) or random (Table 3)", ("common", "even", "random"))
     lonely: str = option(
         "end", "common pairing of an image that shares no class with any other: end the epoch at its turn "
-               "(original code) or skip it",
-        ("end", "skip"))
+        "(original code) or skip it", ("end", "skip"))
     order: str = option(
-        "original", "random numbers: one np.random stream as the original code, or a counter of (seed, "
-                    "epoch, index)",
+        "original",
+        "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
         ("original", "counter"))
     scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales")
     mirror: bool = option(True, "random horizontal flip")
-    label_padding: str = option(
-        "background", "label of padded pixels: background (original code) or ignore",
-        ("background", "ignore"))
+    label_padding: str = option("background", "label of padded pixels: background (original code) or ignore",
+                                ("background", "ignore"))
     label_resize: str = option(
         "bilinear", "reduction of labels to stride 8: bilinear of the indices (original code) or nearest",
         ("bilinear", "nearest"))
@@ -183,13 +174,12 @@ class SeedConfig:
         low=0)
     saliency: str = option(
         "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and "
-                   "colour contrast to the image's "
+        "colour contrast to the image's "
         "border) or low_cam (no map: the largest CAM of the image stands for it)",
         ("images", "builtin", "low_cam"))
     conflicts: str = option(
         "ignore", "pixels that several classes claim: ignored (paper) or given to the largest CAM; those "
-                  "that a class and the background "
-        "claim are ignored always", ("ignore", "largest"))
+        "that a class and the background claim are ignored always", ("ignore", "largest"))
     saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1",
                                 hashed=False)
     scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged")
@@ -207,22 +197,19 @@ class PredictConfig:
     mirror: bool = option(True, "average with the logits of the mirrored image")
     fit: str = option(
         "pad", "images are padded to a square of size_px (original's test), warped to it (original's "
-               "retraining labels), padded to sides "
+        "retraining labels), padded to sides "
         "of 32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as "
-        "they are",
-        FITS)
+        "they are", FITS)
     size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad",
                           low=9)
-    filter_labels: bool = option(False,
-                                 "restrict predictions to the image-level labels and background (the "
-                                 "original does not)")
+    filter_labels: bool = option(
+        False, "restrict predictions to the image-level labels and background (the original does not)")
     crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", CRFS)
     retrain_fit: str = option("warp", "fit of the images for the labels of the second round (original: warp)",
                               FITS, hashed="changed")
-    retrain_crf: str = option("retrain",
-                              "CRF preset for the labels of the second round; none: the predictions "
-                              "without CRF", CRFS,
-                              hashed="changed")
+    retrain_crf: str = option(
+        "retrain", "CRF preset for the labels of the second round; none: the predictions without CRF", CRFS,
+        hashed="changed")
     batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, hashed=False)
 
 
@@ -238,19 +225,18 @@ class RunConfig:
     workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, hashed=False)
     processes: int = option(
         0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for "
-           "many images "
-                               "where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
-    precision: str = option("float32",
-                            "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, "
-                            "never measured",
-                            ("float32", "mixed"), hashed="changed")
+        "many images where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
+    precision: str = option(
+        "float32",
+        "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, never measured",
+        ("float32", "mixed"), hashed="changed")
     sums: str = option("fast", "order of the sums in the classifier and the affinity in training on CPUs: "
-                               "fast, equal to the original's "
-                       "up to rounding; original, to the last bit", ("fast", "original"), hashed=False)
+                       "fast, equal to the original's up to rounding; original, to the last bit",
+                       ("fast", "original"), hashed=False)
     pinned: bool = option(
-        False, "copy training batches to GPUs out of page-locked memory, beside the step before; never "
-               "measured",
-                          hashed=False)
+        False,
+        "copy training batches to GPUs out of page-locked memory, beside the step before; never measured",
+        hashed=False)
 
 
 @dataclass(frozen=True)
@@ -290,8 +276,8 @@ class Config:
 
     def hashed_keys(self, sections: Iterable[str]) -> Dict[str, Any]:
         """The hashed keys of the named sections and their values, by their full names (``train.lr``)."""
-        return {f"{name}.{key}": value for name in sections for key,
-                value in _hashed(getattr(self, name)).items()}
+        return {f"{name}.{key}": value for name in sections
+                for key, value in _hashed(getattr(self, name)).items()}
 
 
 def _hashed(section: Any) -> Dict[str, Any]:
@@ -300,19 +286,15 @@ def _hashed(section: Any) -> Dict[str, Any]:
     return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
 
-SECTIONS: Dict[str, type] = {name: kind for name, kind in typing.get_type_hints(Config).items()
-                             if name != "preset"}
+SECTIONS: Dict[str, type] = {name: kind
+                             for name, kind in typing.get_type_hints(Config).items() if name != "preset"}
 
 # What a preset changes of the schema's defaults. 'original' is what the released code does and
 # equals the defaults.
-PRESETS: Dict[str, Dict[str, Dict[str, Any]]] = {
-    "original": {},
-    "paper": {
-        "loss": {"completion_labels": "image", "completion_target": "own", "normalise": "image"},
-        "train": {"label_padding": "ignore", "label_resize": "nearest", "lr_decay": "iteration",
-                  "order": "counter"},
-    },
-}
+PRESETS: Dict[str, Dict[str, Dict[str, Any]]] = {"original": {}, "paper": {
+    "loss": {"completion_labels": "image", "completion_target": "own", "normalise": "image"},
+    "train": {"label_padding": "ignore", "label_resize": "nearest", "lr_decay": "iteration",
+              "order": "counter"}}}
 
 
 def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), preset: Optional[str] = None,
@@ -422,9 +404,8 @@ def _check(value: Any, key: dataclasses.Field[Any], kind: Any, source: str, name
     """``value`` converted to the key's type, or an :class:`InputError` that names it."""
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        items = value if isinstance(value,
-                                    (list, tuple)) else str(value).split(
-                                        ",") if item is str and value != "" else value
+        items = value if isinstance(value, (list, tuple)) else str(value).split(
+            ",") if item is str and value != "" else value
         if not isinstance(items, (list, tuple)):
             items = [] if value == "" else [value]
         return tuple(_scalar(entry.strip() if isinstance(entry, str) else entry, item, source, name)

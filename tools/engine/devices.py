@@ -61,11 +61,10 @@ def parse_devices(names: Sequence[str]) -> List[mx.Context]:
     devices = split_devices(names)
     limit_threads(names)
     if _cpu_count(names) > 1 and os.environ.get("OMP_NUM_THREADS") != "1":
-        raise InputError("several CPU devices need one OpenMP thread each, and MXNet was loaded with "
-                         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(unset)')}",
-                         field="run.devices",
-                         remedy="set OMP_NUM_THREADS=1 before the start, or use one CPU device, which "
-                                "takes all cores")
+        raise InputError(
+            "several CPU devices need one OpenMP thread each, and MXNet was loaded with "
+            f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(unset)')}", field="run.devices",
+            remedy="set OMP_NUM_THREADS=1 before the start, or use one CPU device, which takes all cores")
     for kind, number in devices:
         if kind == "gpu":
             try:

@@ -101,12 +101,12 @@ def find_images(inputs: Sequence[str]) -> List[Sample]:
 
 def _expand(given: str) -> List[str]:
     if os.path.isdir(given):
-        return sorted(os.path.join(given, name) for name in os.listdir(given)
-                      if name.lower().endswith(SUFFIXES))
+        return sorted(os.path.join(given, name)
+                      for name in os.listdir(given) if name.lower().endswith(SUFFIXES))
     if os.path.isfile(given):
         if not given.lower().endswith(".txt"):
             return [given]
         folder = os.path.dirname(given)
         return [os.path.join(folder, line.strip()) for line in read_text(given).splitlines() if line.strip()]
-    return sorted(path for path in glob.glob(given, recursive=True)
-                  if os.path.isfile(path) and path.lower().endswith(SUFFIXES))
+    return sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path)
+                  and path.lower().endswith(SUFFIXES))

@@ -90,8 +90,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     """
     if truth.shape != prediction.shape:
         height, width = prediction.shape
-        raise InputError(f"prediction is {width}x{height} pixels, the truth "
-                         f"{truth.shape[1]}x{truth.shape[0]}")
+        raise InputError(
+            f"prediction is {width}x{height} pixels, the truth {truth.shape[1]}x{truth.shape[0]}")
     pairs, lengths = _runs(truth, prediction)
     classes, predicted = pairs >> 8, pairs & 255
     _refuse_strangers(predicted, num_classes, "prediction")
@@ -119,13 +119,13 @@ def _runs(truth: np.ndarray, prediction: np.ndarray) -> Tuple[np.ndarray, np.nda
 def _refuse_strangers(values: np.ndarray, num_classes: int, what: str) -> None:
     strangers = np.unique(values[values >= num_classes])
     if len(strangers):
-        raise InputError(f"{what} holds {', '.join(map(str, strangers))}, but the classes are 0 to "
-                         f"{num_classes - 1}")
+        raise InputError(
+            f"{what} holds {', '.join(map(str, strangers))}, but the classes are 0 to {num_classes - 1}")
 
 
 def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLike,
-             class_names: Sequence[str], *,
-             subset: bool = False, workers: int = 0, progress: bool = False) -> Evaluation:
+             class_names: Sequence[str], *, subset: bool = False, workers: int = 0,
+             progress: bool = False) -> Evaluation:
     """Score ``prediction_root/NAME.png`` against ``truth_root/NAME.png`` for every name.
 
     ``workers`` processes (0: one a core) work side by side; threads do where MXNet is loaded, whose
@@ -148,8 +148,8 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
         raise InputError("is not a folder", file=truth_root,
                          remedy="name the folder of ground truth NAME.png")
     scored = [name for name in names if name in found] if subset else list(names)
-    problems = [] if subset else [InputError("has no prediction", field=name) for name in names
-                                  if name not in found]
+    problems = [] if subset else [InputError("has no prediction", field=name)
+                                  for name in names if name not in found]
     if not subset:
         problems += [InputError("has a prediction and is not in the list", field=name)
                      for name in sorted(found.difference(names))]
@@ -206,8 +206,8 @@ def _png_names(folder: str) -> Set[str]:
 
 def score_rows(evaluation: Evaluation) -> List[Tuple[str, str]]:
     """(name, per cent) for the printed table: every class, then both means where they differ."""
-    rows = [(name, "absent" if np.isnan(value) else f"{100 * value:.2f}") for name,
-            value in zip(evaluation.class_names, evaluation.iou)]
+    rows = [(name, "absent" if np.isnan(value) else f"{100 * value:.2f}")
+            for name, value in zip(evaluation.class_names, evaluation.iou)]
     rows.append(("mean IoU", f"{100 * evaluation.mean_iou:.2f}"))
     absent = int(np.isnan(evaluation.iou).sum())
     if absent:

@@ -15,20 +15,26 @@ from cian.files import atomic_write_bytes
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1c2430; background: #fff; margin: 2rem auto;
-  padding: 0 1.5rem; max-width: 78rem; }
+body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1c2430;
+  background: #fff; margin: 2rem auto; padding: 0 1.5rem; max-width: 78rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-p, li { max-width: 48rem; } code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; background: #f3f5f8; border-radius: 4px; }
+p, li { max-width: 48rem; }
+code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; background: #f3f5f8;
+  border-radius: 4px; }
 code { padding: .1em .3em; } pre { padding: .7rem 1rem; overflow-x: auto; }
-table { border-collapse: collapse; margin: .6rem 0 1rem; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #dde3ea; }
+table { border-collapse: collapse; margin: .6rem 0 1rem; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #dde3ea; }
 th { text-align: left; border-bottom: 2px solid #9aa7b5; font-weight: 600; } td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } .grid { display: grid; gap: .5rem; margin: 0 0 1.1rem; }
-figure { margin: 0; } figure img { width: 100%; display: block; border: 1px solid #dde3ea; border-radius: 3px; }
+figure { margin: 0; }
+figure img { width: 100%; display: block; border: 1px solid #dde3ea; border-radius: 3px; }
 figure.wide { margin: .4rem 0 1.4rem; } figure.wide img { width: auto; max-width: 100%; border: none; }
 figcaption { font-size: .8rem; color: #4a5766; padding-top: .15rem; text-align: center; }
-.legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: .4rem 0 1rem; padding: 0; list-style: none; }
-.legend span { display: inline-block; width: .9em; height: .9em; border: 1px solid #8888; vertical-align: -.1em; margin-right: .35em; }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem;
+  margin: .4rem 0 1rem; padding: 0; list-style: none; }
+.legend span { display: inline-block; width: .9em; height: .9em; border: 1px solid #8888;
+  vertical-align: -.1em; margin-right: .35em; }
 """
 
 
@@ -36,9 +42,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a terminal: the first to the left, numbers to the right."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at,
-                       (cell, width) in enumerate(zip(row, widths))).rstrip()
-             for row in cells]
+    lines = ["  ".join(cell.ljust(width) if at == 0 else cell.rjust(width)
+                       for at, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
@@ -52,18 +57,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table; every cell is escaped."""
     def line(cells: Sequence[str], tag: str) -> str:
-        marked = (f"<{tag}{' class=n' if at else ''}>{html.escape(str(cell))}</{tag}>" for at,
-                  cell in enumerate(cells))
+        marked = (f"<{tag}{' class=n' if at else ''}>{html.escape(str(cell))}</{tag}>"
+                  for at, cell in enumerate(cells))
         return f"<tr>{''.join(marked)}</tr>"
     body = "\n".join(line(row, "td") for row in rows)
-    return f"<div class=scroll><table><thead>{line(header, 'th')}</thead><tbody>\n{body}\n</tbody></table></div>"
+    return (f"<div class=scroll><table><thead>{line(header, 'th')}</thead>"
+            f"<tbody>\n{body}\n</tbody></table></div>")
 
 
 def encode_picture(picture: np.ndarray, jpeg_quality: Optional[int] = None) -> str:
     """(H, W, 3) uint8 RGB as a data URL: PNG, or JPEG of a quality 1..100 for photographs."""
     kind, flags = (".png", []) if jpeg_quality is None else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
     content = cv2.imencode(kind, np.ascontiguousarray(picture[..., ::-1]), flags)[1].tobytes()
-    return f"data:image/{'png' if jpeg_quality is None else 'jpeg'};base64,{base64.b64encode(content).decode()}"
+    return (
+        f"data:image/{'png' if jpeg_quality is None else 'jpeg'};base64,{base64.b64encode(content).decode()}")
 
 
 class Page:
@@ -99,9 +106,10 @@ class Page:
 
     def legend(self, names: Sequence[str], colours: np.ndarray) -> None:
         """Names beside squares of their colours, (n, 3) uint8."""
-        items = "".join('<li><span '
-                        f'style="background:rgb{tuple(int(level) for level in colour)}"></span>{html.escape(name)}</li>'
-                        for name, colour in zip(names, colours))
+        items = "".join(
+            '<li><span '
+            f'style="background:rgb{tuple(int(level) for level in colour)}"></span>{html.escape(name)}</li>'
+            for name, colour in zip(names, colours))
         self._parts.append(f"<ul class=legend>{items}</ul>")
 
     def pictures(self, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 0,
@@ -109,10 +117,10 @@ class Page:
         """Pictures (H, W, 3) uint8 RGB side by side with a caption each, in ``columns`` columns (0:
         all in one row).
         """
-        figures = "".join(f'<figure><img src="{encode_picture(picture, jpeg_quality)}" '
-                          f'alt="{html.escape(caption)}">'
-                          f"<figcaption>{html.escape(caption)}</figcaption></figure>" for picture,
-                          caption in zip(pictures, captions))
+        figures = "".join(
+            f'<figure><img src="{encode_picture(picture, jpeg_quality)}" alt="{html.escape(caption)}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for picture, caption in zip(pictures, captions))
         grid = f"grid-template-columns:repeat({columns or len(pictures)},minmax(0,1fr))"
         self._parts.append(f'<div class=grid style="{grid}">{figures}</div>')
 

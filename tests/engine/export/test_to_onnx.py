@@ -19,9 +19,8 @@ def graph_of(symbol):
 
 def run_mxnet(symbol, params, images):
     arrays = {name: mx.nd.array(params[name]) for name in symbol.list_inputs() if name != "data"}
-    executor = symbol.bind(mx.cpu(),
-                           {"data": mx.nd.array(images), **{n: arrays[n] for n in symbol.list_arguments()
-                                                            if n != "data"}},
+    executor = symbol.bind(mx.cpu(), {"data": mx.nd.array(images),
+                                      **{n: arrays[n] for n in symbol.list_arguments() if n != "data"}},
                            aux_states={n: arrays[n] for n in symbol.list_auxiliary_states()}, grad_req="null")
     return executor.forward(is_train=False)[0].asnumpy()
 

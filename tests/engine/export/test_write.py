@@ -13,12 +13,26 @@ import pytest
 from mxnet.gluon import SymbolBlock
 
 from cian.errors import InputError
-from cian.symbols import CIANLoss, build_model, configure_training, initialize, read_metadata, read_params, save_params
+from cian.symbols import (
+    CIANLoss,
+    build_model,
+    configure_training,
+    initialize,
+    read_metadata,
+    read_params,
+    save_params,
+)
 from cian.symbols.layers import reorder_sums
 from cian.tools.engine.config import LossConfig
 from cian.tools.engine.export import write as export
 from cian.tools.engine.export.agreement import Agreement, ExportError, compare, fitted
-from cian.tools.engine.export.write import Procedure, export_network, export_onnx, export_symbol, export_training
+from cian.tools.engine.export.write import (
+    Procedure,
+    export_network,
+    export_onnx,
+    export_symbol,
+    export_training,
+)
 from cian.tools.engine.models.onnx_model import OnnxNetwork
 
 CLASSES = ("background", "cat", "dog", "horse", "zebra")
@@ -93,8 +107,8 @@ def test_a_network_that_a_trainer_has_reordered_is_exported_as_it_is_written(net
             reorder_sums(exported, reordered)
             export_one(exported, tmp_path / "a", metadata(net), more, [pixels()])
             path = tmp_path / name
-            nodes = onnx.load(path).graph.node if name.endswith(".onnx") else json.loads(path.read_text())[
-                "nodes"]
+            nodes = onnx.load(path).graph.node if name.endswith(".onnx") else json.loads(
+                path.read_text())["nodes"]
             found.append([getattr(node, "op_type", None) or node["op"] for node in nodes])
         return found
 
@@ -131,9 +145,9 @@ def test_the_training_symbol_has_the_losses_gradients_in_module(net, tmp_path, l
             want = param.grad().asnumpy()
             assert np.abs(gradients[name].asnumpy() - want).max() <= 1e-4 * max(np.abs(want).max(),
                                                                                 1e-6), name
-    assert sorted(name for name, param in net.collect_params().items()
-                  if param.grad_req == "null" and param._differentiable) == \
-        read_metadata(tmp_path / "m-train-0000.params")["export"]["fixed_param_names"]
+    assert sorted(name for name, param in net.collect_params().items() if param.grad_req == "null"
+                  and param._differentiable) == read_metadata(
+        tmp_path / "m-train-0000.params")["export"]["fixed_param_names"]
     multipliers = symbol.attr_dict()
     assert float(multipliers["fc1_weight"]["__lr_mult__"]) == 10 and float(
         multipliers["bn_out_beta"]["__wd_mult__"]) == 0
@@ -141,14 +155,14 @@ def test_the_training_symbol_has_the_losses_gradients_in_module(net, tmp_path, l
 
 def test_the_training_symbol_takes_its_loss_from_the_checkpoint(net, tmp_path):
     described = metadata(net, config={"loss.completion": True, "loss.completion_target": "own",
-                                      "loss.completion_labels": "image",
-                                      "train.lr_mult_new": 7.0, "train.freeze": ["conv0_"]})
+                                      "loss.completion_labels": "image", "train.lr_mult_new": 7.0,
+                                      "train.freeze": ["conv0_"]})
     export_network("training", net, tmp_path / "m", described, Procedure(),
                    loss=LossConfig(normalise="image"))
     recorded = read_metadata(tmp_path / "m-train-0000.params")["export"]
     assert "conv0_weight" in recorded["fixed_param_names"]
-    assert mx.sym.load(str(tmp_path
-                           / "m-train-symbol.json")).attr_dict()["fc1_weight"]["__lr_mult__"] == "7.0"
+    assert mx.sym.load(
+        str(tmp_path / "m-train-symbol.json")).attr_dict()["fc1_weight"]["__lr_mult__"] == "7.0"
     assert recorded["loss"] == {"completion": True, "completion_target": "own", "completion_labels": "image",
                                 "normalise": "image"}
 
@@ -161,9 +175,8 @@ def test_networks_of_one_branch_export_their_training_symbol(tmp_path, affinity)
                                                                                  "logits_output"]
 
 
-@pytest.mark.parametrize("model",
-                         ["resnet50_largefov", "resnet101_largefov", "vgg16_largefov",
-                          "efficientnet_lite0_largefov"])
+@pytest.mark.parametrize("model", ["resnet50_largefov", "resnet101_largefov", "vgg16_largefov",
+                                   "efficientnet_lite0_largefov"])
 def test_onnx_of_every_backbone_agrees_for_any_size(tmp_path, model):
     pytest.importorskip("onnxruntime")
     net = network(model)
@@ -219,9 +232,8 @@ def test_agreement_counts_errors_and_labels():
     want = np.zeros((1, 2, 100, 100), np.float32)
     want[:, 0] = 1
     near = want + np.float32(2e-5)
-    assert compare(lambda x: want, lambda x: near, [None]) == Agreement(1,
-                                                                        pytest.approx(2e-5 / np.sqrt(0.5),
-                                                                                      rel=0.01), 1.0)
+    assert compare(lambda x: want, lambda x: near,
+                   [None]) == Agreement(1, pytest.approx(2e-5 / np.sqrt(0.5), rel=0.01), 1.0)
     tied = np.full_like(want, 1) + np.arange(2, dtype=np.float32)[None, ::-1, None, None] * 1e-6
     flipped = tied.copy()
     flipped[0, 1, 0, :2] += 2e-6

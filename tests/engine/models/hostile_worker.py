@@ -18,8 +18,8 @@ from cian.errors import InputError
 ABSURD = [0, -1, 1, 2, 7, 255, 65535, 65537, 2 ** 31 - 1, 2 ** 31, -2 ** 31, 2 ** 32 - 1, 2 ** 40, 2 ** 62,
           2 ** 63 - 1]
 WORDS = ["Custom", "_npi_eye", "FullyConnected", "None", "(99999, 99999)", "(-1, -1)", "()", "[[[[", "1e308",
-         "nan", "../../x", "\u0000",
-         "é", "9" * 30, "_contrib_BilinearResize2D", "Reshape", "Embedding", "BatchNorm", "SliceChannel"]
+         "nan", "../../x", "\u0000", "é", "9" * 30, "_contrib_BilinearResize2D", "Reshape", "Embedding",
+         "BatchNorm", "SliceChannel"]
 
 
 def flip_bytes(content, rng, where=None):
@@ -92,9 +92,8 @@ def mutate_onnx(content, rng):
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "../../secret"
     elif kind == 4 and tensor.data_type == 7:
-        tensor.raw_data = b"".join(rng.choice([0, -1, 3, 65536, 2 ** 40, 2 ** 63 - 1, -2 ** 63]).to_bytes(8,
-                                                                                                          "little", signed=True)
-                                   for _ in range(len(tensor.raw_data) // 8))
+        tensor.raw_data = b"".join(rng.choice([0, -1, 3, 65536, 2 ** 40, 2 ** 63 - 1, -2 ** 63]).to_bytes(
+            8, "little", signed=True) for _ in range(len(tensor.raw_data) // 8))
     elif kind == 5 and node.input:
         node.input[rng.randrange(len(node.input))] = rng.choice([other.output[0], tensor.name, "", "nowhere"])
     elif kind == 6:
@@ -153,8 +152,8 @@ def main(kind, path, first, count):
             write_metadata(path, sidecar)
         started = time.monotonic()
         try:
-            open_model(opened, classes=ClassTable(["background", "cat",
-                                                   "dog"])).network(pixels)[0].wait_to_read()
+            open_model(opened,
+                       classes=ClassTable(["background", "cat", "dog"])).network(pixels)[0].wait_to_read()
             ran += 1
         except InputError as error:
             refused += 1

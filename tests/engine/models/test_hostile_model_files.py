@@ -50,7 +50,8 @@ def test_mutated_files_are_refused_by_name_or_run(folder, kind):
                               capture_output=True, text=True, timeout=280,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})
         seed = path.with_name(path.name + ".seed").read_text()
-        assert done.returncode == 0, f"mutation {seed} of {name} ended the process with {done.returncode}: {done.stderr[-500:]}"
+        assert done.returncode == 0, (f"mutation {seed} of {name} ended the process with "
+                                      f"{done.returncode}: {done.stderr[-500:]}")
     finally:
         for file, content in contents.items():
             file.write_bytes(content)

@@ -150,9 +150,8 @@ def test_onnx_without_metadata_asks_for_classes_and_checks_their_number(built, t
     assert open_model(tmp_path / "bare.onnx", classes=ClassTable(CLASSES)).metadata == {}
 
 
-@pytest.mark.parametrize("name",
-                         ["run/resnet50_largefov-0001.params", "once-0000.params", "once-symbol.json",
-                          "once.onnx"])
+@pytest.mark.parametrize("name", ["run/resnet50_largefov-0001.params", "once-0000.params", "once-symbol.json",
+                                  "once.onnx"])
 def test_a_changed_byte_of_the_weights_is_noticed(folder, name):
     content = bytearray((folder / name).read_bytes())
     at = content.rindex(b"float") if name.endswith(".json") and b"float" in content else len(content) * 3 // 5
@@ -176,8 +175,8 @@ def test_metadata_of_absurd_size_builds_nothing(folder):
     for options, message in (({"units": [10 ** 9, 1, 1, 1]},
                               r"network.backbone_options.units: 1000000000 is an absurd size"),
                              ({"widths": [1] * 99}, "widths: .* is an absurd size")):
-        path.write_text(json.dumps({**content,
-                                    "network": {**content["network"], "backbone_options": options}}))
+        path.write_text(
+            json.dumps({**content, "network": {**content["network"], "backbone_options": options}}))
         with pytest.raises(InputError, match=message):
             open_model(folder / "run")
     path.write_text(json.dumps({**content, "network": {**content["network"], "colour": "red"}}))

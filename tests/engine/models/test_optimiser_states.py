@@ -72,9 +72,9 @@ def test_a_module_goes_on_from_what_we_wrote(saved, tmp_path):
 
 def test_two_devices_agree_in_a_process_of_one_thread():
     done = subprocess.run([sys.executable, "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider",
-                           "--import-mode=importlib", "-k",
-                           "two and devices and not process", __file__], capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                           "--import-mode=importlib", "-k", "two and devices and not process", __file__],
+                          capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-2000:]
 
 

@@ -13,7 +13,13 @@ from cian.errors import InputError
 from cian.symbols.cian import build_model
 from cian.symbols.params import initialize, named_values, save_params
 from cian.tools.engine.config import load_config
-from cian.tools.engine.models.snapshot import Snapshot, build_network, find_checkpoints, load_network, resolve_checkpoint
+from cian.tools.engine.models.snapshot import (
+    Snapshot,
+    build_network,
+    find_checkpoints,
+    load_network,
+    resolve_checkpoint,
+)
 
 CLASSES = ("background", "cat", "dog")
 MODEL = "resnet18_largefov"
@@ -89,14 +95,13 @@ def test_a_file_without_metadata_needs_to_be_told_what_it_is(tmp_path):
                      classes=CLASSES)
 
 
-@pytest.mark.parametrize("damage, message", [
-    ({"network": {"model": "resnet18_largefov", "depth": 7, "num_classes": 3}},
-     "does not describe a segmentation network"),
-    ({"network": {"model": "resnet19_largefov", "num_classes": 3}}, "there is no model 'resnet19_largefov'"),
-    ({"classes": ["background"]}, "holds 1 names, and the network has 3 classes"),
-    ({"sha256": "0" * 64}, "was written for other bytes"),
-    ({"preprocessing": None}, "preprocessing"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [({"network": {"model": "resnet18_largefov", "depth": 7, "num_classes": 3}},
+      "does not describe a segmentation network"),
+     ({"network": {"model": "resnet19_largefov", "num_classes": 3}}, "there is no model 'resnet19_largefov'"),
+     ({"classes": ["background"]}, "holds 1 names, and the network has 3 classes"),
+     ({"sha256": "0" * 64}, "was written for other bytes"), ({"preprocessing": None}, "preprocessing")])
 def test_wrong_metadata_is_named(tmp_path, damage, message):
     path = save(tmp_path, 0)
     with open(path + ".json", encoding="utf-8") as stream:
@@ -120,17 +125,20 @@ def test_the_network_of_a_configuration_has_its_settings():
     config = load_config(overrides=["network.model=resnet18_largefov", "network.group_size=3",
                                     "network.merge_type=avg", "network.embed_channels=7"])
     net = build_network(config.network, 5, {"widths": (4, 8, 12, 16, 20)})
-    assert {**net.settings, "backbone_options": None} == {
-        "model": "resnet18_largefov", "num_classes": 5, "affinity": "cross", "group_size": 3,
-        "merge_type": "avg", "merge_self": True, "embed_channels": 7, "backbone_options": None}
+    assert {**net.settings, "backbone_options": None} == {"model": "resnet18_largefov", "num_classes": 5,
+                                                          "affinity": "cross", "group_size": 3,
+                                                          "merge_type": "avg", "merge_self": True,
+                                                          "embed_channels": 7, "backbone_options": None}
 
 
 def test_only_one_process_trains_in_a_snapshot(tmp_path):
-    code = "import sys\nfrom cian.tools.engine.models.snapshot import Snapshot\nwith Snapshot(sys.argv[1], 'm'):\n    print('entered')"
+    code = ("import sys\nfrom cian.tools.engine.models.snapshot import Snapshot\n"
+            "with Snapshot(sys.argv[1], 'm'):\n    print('entered')")
     with Snapshot(tmp_path, "m"):
         result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
                                 capture_output=True, text=True)
-    assert result.returncode != 0 and f"this snapshot is being written by process {os.getpid()}" in result.stderr
+    assert (result.returncode != 0
+            and f"this snapshot is being written by process {os.getpid()}" in result.stderr)
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True,
                           text=True).stdout == "entered\n"
 
@@ -206,8 +214,8 @@ def test_a_network_for_prediction_has_no_memory_for_gradients(tmp_path):
     path = save(tmp_path, 0)
     for for_prediction in (True, False):
         net, _ = load_network(path, for_prediction=for_prediction)
-        trains = {name: param.grad_req != "null" for name, param in net.collect_params().items()
-                  if name.endswith("_weight")}
+        trains = {name: param.grad_req != "null"
+                  for name, param in net.collect_params().items() if name.endswith("_weight")}
         assert set(trains.values()) == {not for_prediction}
 
 
@@ -223,7 +231,6 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError,
-                       match=r"file/run: run\.snapshot: cannot be made"), Snapshot(tmp_path / "file" / "run",
-                                                                                   "m"):
+    with pytest.raises(InputError, match=r"file/run: run\.snapshot: cannot be made"), Snapshot(
+            tmp_path / "file" / "run", "m"):
         pass

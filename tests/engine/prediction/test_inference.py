@@ -150,10 +150,11 @@ def test_a_worker_that_is_killed_is_told_with_the_images_under_way():
 
 
 def test_the_processes_leave_precedence_and_threads_to_the_network():
-    code = "import os, numpy, threadpoolctl; from cian.tools.engine.prediction.finishing import prepare_worker\n" \
-           "numbers = lambda: {library['num_threads'] for library in threadpoolctl.threadpool_info()}\n" \
-           "threadpoolctl.threadpool_limits(2)\n" \
-           "print(os.nice(0), max(numbers())); prepare_worker(); print(os.nice(0), max(numbers()))"
+    code = (
+        "import os, numpy, threadpoolctl; from cian.tools.engine.prediction.finishing import prepare_worker\n"
+        "numbers = lambda: {library['num_threads'] for library in threadpoolctl.threadpool_info()}\n"
+        "threadpoolctl.threadpool_limits(2)\n"
+        "print(os.nice(0), max(numbers())); prepare_worker(); print(os.nice(0), max(numbers()))")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     before, after = (tuple(map(int, line.split())) for line in run.stdout.splitlines())
     assert before[1] == 2 and after == (min(before[0] + 10, 19), 1)
@@ -165,7 +166,7 @@ def test_the_processes_never_load_mxnet():
     with FinishingPool(1) as pool:
         list(pool.submit(TINY_TASK))
         pool._pool.submit(exec, "import sys; assert 'cian.tools.engine.prediction.finishing' in "
-                                "sys.modules and 'mxnet' not in sys.modules").result()
+                          "sys.modules and 'mxnet' not in sys.modules").result()
 
 
 KILLED = """

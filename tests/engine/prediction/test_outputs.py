@@ -122,9 +122,8 @@ def test_predictions_of_another_origin_are_not_mixed(tmp_path, identity, classes
 def test_a_crf_can_be_added_to_predictions_without_one(tmp_path):
     Outputs(tmp_path, IDENTITY, CLASSES)
     Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"])
-    assert read_manifest(tmp_path / "pred")["crf"] is None and read_manifest(tmp_path
-                                                                             / "pred_crf")["crf"][
-                                                                                 "iterations"] == 5
+    assert read_manifest(tmp_path / "pred")["crf"] is None and read_manifest(
+        tmp_path / "pred_crf")["crf"]["iterations"] == 5
 
 
 def test_a_folder_with_files_of_unknown_origin_is_refused(tmp_path):

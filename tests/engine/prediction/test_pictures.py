@@ -76,8 +76,8 @@ def test_the_pixels_affinity_is_its_column_of_the_matrix(net, images):
 
 def test_activations_are_above_background_and_share_one_scale(net, images):
     query, reference = images
-    found = {key: value.asnumpy() for key,
-             value in net.visual(*[mx.nd.array(i.transpose(2, 0, 1)[None]) for i in images]).items()}
+    found = {key: value.asnumpy()
+             for key, value in net.visual(*[mx.nd.array(i.transpose(2, 0, 1)[None]) for i in images]).items()}
     activation = {key: value[2] - value[0] for key, value in found.items() if not key.startswith("affinity")}
     np.testing.assert_allclose(activation["raw"] + activation["residual_cross"],
                                activation["augmented_cross"], rtol=1e-4)

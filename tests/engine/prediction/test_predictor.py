@@ -64,9 +64,8 @@ def test_logits_are_those_of_the_originals_procedure(net, fit, size):
     assert np.abs(got - expected).max() < 2e-5 * np.sqrt((expected ** 2).mean())
 
 
-@pytest.mark.parametrize("changes",
-                         [{"scales": (1.0,), "add_max": False, "mirror": False},
-                          {"scales": (1.0, 1.5), "mirror": False}, {"add_max": False}])
+@pytest.mark.parametrize("changes", [{"scales": (1.0,), "add_max": False, "mirror": False},
+                                     {"scales": (1.0, 1.5), "mirror": False}, {"add_max": False}])
 def test_scales_maximum_and_mirror_can_be_left_out(net, changes):
     image = np.random.RandomState(2).randint(0, 256, (41, 47, 3), np.uint8)
     settings = PredictConfig(size_px=65, **changes)

@@ -58,8 +58,9 @@ def test_one_is_chosen_once_mxnet_has_its_threads(left_open):
 
 def test_the_users_number_is_kept_up_to_one_an_image():
     assert [choose_processes(3, ["cpu:0"], images) for images in (0, 2, 100)] == [1, 2, 3]
-    with pytest.raises(InputError,
-                       match="run.processes: 2 processes need one CPU device, not gpu:0, gpu:1; leave it out"):
+    with pytest.raises(
+            InputError,
+            match="run.processes: 2 processes need one CPU device, not gpu:0, gpu:1; leave it out"):
         choose_processes(2, ["gpu:0", "gpu:1"], 100)
 
 
@@ -108,9 +109,9 @@ def test_a_model_that_was_replaced_while_it_was_opened_is_refused(opened, images
     (own,), model = load_predictors(devices=[mx.cpu()], **opened)
     with NetworkProcesses(2, opened) as beside:
         other, = beside.predictors(own, {**model, "checkpoint": "another"})
-        with pytest.raises(RuntimeError,
-                           match="resnet18_largefov-0000.params was replaced while it was opened; start "
-                                 "again"):
+        with pytest.raises(
+                RuntimeError,
+                match="resnet18_largefov-0000.params was replaced while it was opened; start again"):
             other.start(images)
     with NetworkProcesses(2, {**opened, "path": "missing.params"}) as beside:
         other, = beside.predictors(own, model)

@@ -40,13 +40,12 @@ def test_committed_row_builds_at_a_tiny_size_and_takes_a_finite_step(path):
     rng = np.random.RandomState(0)
     pixels, seeds = rng.randint(0, 256, (images, 3, side, side)), rng.choice([0, 1, 5, 255], (images, 5, 5))
     before = net.head.weight.data().asnumpy()
-    values = trainer.step([mx.io.DataBatch([mx.nd.array(pixels)],
-                                           [mx.nd.array(seeds), mx.nd.ones((images, classes))])],
-                          config.train.lr, 0)
+    values = trainer.step(
+        [mx.io.DataBatch([mx.nd.array(pixels)], [mx.nd.array(seeds), mx.nd.ones((images, classes))])],
+        config.train.lr, 0)
     assert np.isfinite(list(values.values())).all() and values["seed_self"] > 0
-    assert (values["seed_cross"] > 0) == (config.network.affinity
-                                          == "cross") and (values[
-                                              "completion_self"] > 0) == config.loss.completion
+    assert (values["seed_cross"] > 0) == (config.network.affinity == "cross") and (
+        values["completion_self"] > 0) == config.loss.completion
     assert trainer.parameters_finite() and (net.head.weight.data().asnumpy() != before).any()
 
 

@@ -53,9 +53,8 @@ def finish(stage, content=None):
 
 def test_rows_of_one_configuration_share_all_stages(place):
     first, second = plan(row("cp"), place, 0), plan(row("cp-common", 3), place, 0)
-    assert [stage.folder for stage in in_order(first.scores.values())] == [stage.folder
-                                                                           for stage in in_order(
-                                                                               second.scores.values())]
+    assert [stage.folder for stage in in_order(first.scores.values())] == [stage.folder for stage in in_order(
+        second.scores.values())]
 
 
 def test_second_round_starts_from_the_rows_first_round(place):
@@ -115,8 +114,8 @@ def test_a_stage_has_the_users_threads_unless_it_is_given_some(users, threads, e
     seen = []
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as importing cian sets it
     monkeypatch.setattr(environment, "USERS_VALUES", users)
-    monkeypatch.setattr(stages.subprocess, "run", lambda *_, env,
-                        **__: seen.append(env) or subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(stages.subprocess, "run",
+                        lambda *_, env, **__: seen.append(env) or subprocess.CompletedProcess([], 0))
     run_stage(Stage("score", "k", tmp_path / "score-k", "evaluate", ()), threads)
     assert seen[0].get("OMP_NUM_THREADS") == expected and seen[0]["PATH"] == os.environ["PATH"]
 
@@ -194,8 +193,8 @@ def test_figures_of_the_papers_own_data_set_are_compared(place):
 
 
 def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduction_report, "add_pictures", lambda page, measurements,
-                        folder: page.heading("pictures"))
+    monkeypatch.setattr(reproduction_report, "add_pictures",
+                        lambda page, measurements, folder: page.heading("pictures"))
     measurements = scored(place, {("baseline", 0): 0.5})
     trained = measurements[0].rounds[0]
     finish(trained)
@@ -210,8 +209,8 @@ def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monk
     assert "| baseline | 0 | 1 | 8 | 0.500 | 50.0% | 87.5% | 0.1 |" in text
     assert "50.00" in text and "image-level labels only" in text and "mxnet 1.9.1" in text
     for name in ("scores", "training"):
-        assert f"(report-1-{name}.png)" in text and cv2.imread(str(tmp_path
-                                                                   / f"report-1-{name}.png")) is not None
+        assert f"(report-1-{name}.png)" in text and cv2.imread(
+            str(tmp_path / f"report-1-{name}.png")) is not None
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 2 and "pictures" in page
     first = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["tables"][0]["measurements"][0]
@@ -220,8 +219,8 @@ def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monk
 
 def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
     assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
-                           place.classes, "--train-list", "train",
-                           "--out", str(place.out), "--seeds", "0,1", "--rows", "cp", "--dry-run"]) == 0
+                           place.classes, "--train-list", "train", "--out", str(place.out), "--seeds", "0,1",
+                           "--rows", "cp", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("cian.tools.train ") == 2 and shown.count(
         "cian.tools.train_cam") == 1 and "not measured yet" in shown
@@ -230,8 +229,8 @@ def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
 
 def test_rows_that_start_from_random_weights_say_so(place, capsys):
     assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
-                           place.classes, "--train-list", "train",
-                           "--out", str(place.out), "--dry-run", "--set", "network.pretrained="]) == 0
+                           place.classes, "--train-list", "train", "--out", str(place.out), "--dry-run",
+                           "--set", "network.pretrained="]) == 0
     shown = capsys.readouterr().out
     assert "network.pretrained is empty" in shown and "cam.pretrained is empty" not in shown
 

@@ -141,8 +141,8 @@ def test_rate_falls_by_the_poly_schedule_of_epochs(images, tmp_path):
     rates = []
     learn = cam_trainer.CamRun._learn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cam_trainer.CamRun, "_learn", lambda run, batch,
-                      rate: (rates.append(rate), learn(run, batch, rate)))
+        patch.setattr(cam_trainer.CamRun, "_learn",
+                      lambda run, batch, rate: (rates.append(rate), learn(run, batch, rate)))
         train_classifier(settings(tmp_path / "cam", freeze_backbone=True), images, backbone_options=OPTIONS)
     np.testing.assert_allclose(rates, np.repeat([1e-3 * (1 - epoch / 3) ** 0.9 for epoch in range(3)], 3))
 

@@ -72,8 +72,8 @@ def test_assignment_agrees_with_a_loop_over_pixels():
     seeds = assign_seeds(cams, (2, 1, 3), saliency, 0.6, 0.4)
     for y in range(11):
         for x in range(13):
-            claims = [value for cam, value in zip(cams, (2, 1, 3)) if cam[y, x] > 0.6] + ([0]
-                                                                                          if saliency[y, x] < 0.4 else [])
+            claims = [value for cam, value in zip(cams, (2, 1, 3))
+                      if cam[y, x] > 0.6] + ([0] if saliency[y, x] < 0.4 else [])
             assert seeds[y, x] == (claims[0] if len(claims) == 1 else 255)
 
 
@@ -122,10 +122,9 @@ def test_finished_seeds_are_kept_and_only_missing_ones_made(images, tmp_path):
     assert (tmp_path / "seeds" / "photo_1.png").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("changed", [
-    {"config": replace(LOW_CAM, foreground_threshold=0.4)}, {"config": replace(LOW_CAM, mirror=True)},
-    {"source": {"classifier": "y"}},
-])
+@pytest.mark.parametrize("changed",
+                         [{"config": replace(LOW_CAM, foreground_threshold=0.4)},
+                          {"config": replace(LOW_CAM, mirror=True)}, {"source": {"classifier": "y"}}])
 def test_seeds_of_other_settings_are_never_mixed(images, tmp_path, changed):
     make_seeds(LOW_CAM, images, Ramp(), tmp_path / "seeds", {"classifier": "x"})
     with pytest.raises(InputError, match="other settings .(seeds|source) changed"):

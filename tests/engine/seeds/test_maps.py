@@ -88,8 +88,8 @@ def test_mirrored_maps_are_those_of_the_mirrored_image():
             return super().cam(x) * mx.nd.arange(x.shape[3] // 8 + 1)
     image = picture(17, 25)
     both = CamMaps(LeftToRight(), mirror=True).scores(image, (1,))
-    apart = CamMaps(LeftToRight()).scores(image, (1,)) + CamMaps(LeftToRight()).scores(image[:, ::-1], (1,
-                                                                                       ))[:, :, ::-1]
+    apart = CamMaps(LeftToRight()).scores(image, (1,)) + CamMaps(LeftToRight()).scores(image[:, ::-1],
+                                                                                       (1,))[:, :, ::-1]
     np.testing.assert_allclose(both, apart, rtol=1e-5, atol=1e-3)
 
 

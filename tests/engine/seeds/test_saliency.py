@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from cian.errors import InputError
-from cian.tools.engine.seeds.saliency import barrier_distance, barrier_saliency, border_contrast, read_saliency
+from cian.tools.engine.seeds.saliency import (
+    barrier_distance,
+    barrier_saliency,
+    border_contrast,
+    read_saliency,
+)
 
 
 def raster_barrier(values):

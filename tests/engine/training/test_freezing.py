@@ -47,9 +47,9 @@ def test_training_beside_frozen_layers_is_that_which_ignores_their_gradients_bit
             assert value.tobytes() == expected[name].tobytes(), name
     changed = {name for name, value in one["parameters"].items() if not np.array_equal(value, start[name])}
     assert "fc1_weight" in changed and not any(name.startswith(frozen) for name in changed)
+    # there was something to ignore
     assert all(np.abs(dear.optimiser.gradients()[name].asnumpy()).max() > 0
-               for name in dear.optimiser.gradients() if
-               name.startswith(frozen) and name.endswith("_weight"))  # there was something to ignore
+               for name in dear.optimiser.gradients() if name.startswith(frozen) and name.endswith("_weight"))
 
 
 def backward_convolutions(trainer, folder):

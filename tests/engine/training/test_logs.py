@@ -43,9 +43,8 @@ def test_the_clock_leaves_the_first_step_out_of_its_estimate(monkeypatch):
     assert clock.images_per_second(8) == 4.0
 
 
-@pytest.mark.parametrize("seconds, text",
-                         [(0, "0:00:00"), (59.6, "0:01:00"), (3723, "1:02:03"), (math.nan, "?"),
-                          (360000, "100:00:00")])
+@pytest.mark.parametrize("seconds, text", [(0, "0:00:00"), (59.6, "0:01:00"), (3723, "1:02:03"),
+                                           (math.nan, "?"), (360000, "100:00:00")])
 def test_a_duration_reads_as_a_clock(seconds, text):
     assert duration(seconds) == text
 
@@ -73,8 +72,8 @@ def test_a_resumed_run_hides_the_scalars_that_the_killed_one_left_behind_its_sta
                 log.scalars({"loss": 10.0 * done + step}, step)
     events = [event for name in sorted(os.listdir(tmp_path / "tensorboard"))
               for event in read_events(tmp_path / "tensorboard" / name)]
-    assert [(e.step, e.summary.value[0].simple_value) for e in events if e.summary.value] == [(1, 1), (2, 2),
-                                                                                              (3, 3), (3, 23), (4, 24)]
+    assert [(e.step, e.summary.value[0].simple_value)
+            for e in events if e.summary.value] == [(1, 1), (2, 2), (3, 3), (3, 23), (4, 24)]
     assert [e.step for e in events if e.session_log.status == SessionLog.START] == [3]
 
 

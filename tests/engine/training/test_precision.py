@@ -57,8 +57,8 @@ def test_what_is_for_gpus_is_refused_on_cpus_before_anything_is_done(tmp_path, r
 
 def test_the_precision_is_part_of_the_hash_only_where_it_is_not_the_usual_one():
     usual, mixed = Config(), Config().replace(run={"precision": "mixed"})
-    assert "run.precision" not in usual.hashed_keys(["run"]) and mixed.hashed_keys(["run"])[
-        "run.precision"] == "mixed"
+    assert "run.precision" not in usual.hashed_keys(["run"]) and mixed.hashed_keys(
+        ["run"])["run.precision"] == "mixed"
     assert usual.hash() != mixed.hash() and usual.hash() == Config().replace(run={"pinned": True}).hash()
 
 
@@ -67,8 +67,8 @@ def test_scaling_the_loss_by_a_power_of_two_changes_no_bit(amp_without_casts):
     for number in range(3):
         assert plain.step(batch(number), 0.01, number) == scaled.step(batch(number), 0.01, number)
     one, other = plain.state_dict(), scaled.state_dict()
-    assert all(value.tobytes() == other["parameters"][name].tobytes() for name,
-               value in one["parameters"].items())
+    assert all(value.tobytes() == other["parameters"][name].tobytes()
+               for name, value in one["parameters"].items())
     ratio = scaled.optimiser.gradients()["fc1_weight"] / plain.optimiser.gradients()["fc1_weight"]
     assert (ratio.asnumpy()[np.isfinite(ratio.asnumpy())] == 2.0 ** 16).all()
 
@@ -103,7 +103,8 @@ assert [np.dtype(kind).name for kind in outputs] == ["float32"] * 2 + ["float16"
 internals = graph.get_internals()
 kinds = dict(zip(internals.list_outputs(), internals.infer_type(data="float32", seed_label="float32")[1]))
 products = [name for name in kinds if name.endswith("fwd_output") and "conv" in name]
-assert len(products) > 10 and all(kinds[name] == np.float16 for name in products), {name: kinds[name] for name in products}
+assert len(products) > 10
+assert all(kinds[name] == np.float16 for name in products), {name: kinds[name] for name in products}
 softmax = [name for name in kinds if "softmax" in name and name.endswith("output") and "amp" not in name]
 assert softmax and all(kinds[name] == np.float32 for name in softmax), softmax
 print("types agree")

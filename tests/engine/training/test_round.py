@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import wait
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,25 +70,25 @@ print(fit(config, backbone_options=TINY[config.network.model[:-len("_largefov")]
 
 def run_driver(kill, *argv, expect):
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", DRIVER, *map(str, kill), *argv],
-                            capture_output=True, text=True,
-                            timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                            capture_output=True, text=True, timeout=120,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert result.returncode == expect, (kill, result.returncode, result.stderr[-2000:])
     return result
 
 
 def flags(root, snapshot, *more):
     return ("--data", root, "--classes", os.path.join(root, "classes.txt"), "--train-list", "train",
-            "--label-root",
-            os.path.join(root, "seeds"), "--snapshot", str(snapshot), "--batch-size", "4", "--image-size",
-            "33", "--epochs", "3", "--log-frequency", "1", *more)
+            "--label-root", os.path.join(root, "seeds"), "--snapshot", str(snapshot), "--batch-size", "4",
+            "--image-size", "33", "--epochs", "3", "--log-frequency", "1", *more)
 
 
 def outcome(snapshot, model):
     """Every file of parameters, and all of the last state but what runs may differ in."""
-    files = {os.path.basename(c.path): open(c.path, "rb").read() for c in find_checkpoints(snapshot)}  # noqa: SIM115
+    files = {os.path.basename(c.path): Path(c.path).read_bytes()
+             for c in find_checkpoints(snapshot)}
     state = read_state(os.path.join(snapshot, f"{model}.state"))
-    arrays = {f"{kind}/{name}": value.tobytes() for kind in ("parameters", "momentum") for name,
-              value in state["trainer"][kind].items()}
+    arrays = {f"{kind}/{name}": value.tobytes() for kind in ("parameters", "momentum")
+              for name, value in state["trainer"][kind].items()}
     for device, statistics in enumerate(state["trainer"]["moving"]):
         arrays.update({f"{device}/{name}": value.tobytes() for name, value in statistics.items()})
     return files, arrays, json.dumps(state["iterator"], sort_keys=True), (state["epoch"], state["batch"],
@@ -97,13 +98,10 @@ def outcome(snapshot, model):
 # Files that a run puts in place, by number: 1 config.yaml, 2 run.json, 3 the state before the first
 # step, then states within the epoch, and .params, .json and state at its end. A resumed run has no
 # 3.
-KILLS = {
-    "original": ("resnet50_largefov", ("--save-every", "1"),
-                 [("write", 1), ("step", 2), ("replaced", 5), ("write", 2), ("replace", 5), ("replaced", 4),
-                  ("step", 1)]),
-    "paper": ("vgg16_largefov", ("--save-every", "2", "--devices", "cpu:0,cpu:1"),
-              [("step", 3), ("replace", 4), ("replaced", 5), ("write", 2), ("step", 1)]),
-}
+KILLS = {"original": ("resnet50_largefov", ("--save-every", "1"), [("write", 1), ("step", 2), (
+    "replaced", 5), ("write", 2), ("replace", 5), ("replaced", 4), ("step", 1)]),
+         "paper": ("vgg16_largefov", ("--save-every", "2", "--devices", "cpu:0,cpu:1"),
+                   [("step", 3), ("replace", 4), ("replaced", 5), ("write", 2), ("step", 1)])}
 
 
 @pytest.mark.parametrize("preset", KILLS)
@@ -137,11 +135,11 @@ def make_config(make_voc_tree, tmp_path):
     root = make_voc_tree(tmp_path / "data")
 
     def make(*overrides, snapshot="run"):
-        return load_config(overrides=[
-            f"data.root={root}", f"data.classes={root}/classes.txt", "data.train_list=train",
-            f"data.label_root={root}/seeds",
-            f"run.snapshot={tmp_path / snapshot}", "run.workers=1", "network.model=resnet18_largefov",
-            "train.batch_size=4", "train.crop_px=33", "train.epochs=2", "train.log_every=1", *overrides])
+        return load_config(overrides=[f"data.root={root}", f"data.classes={root}/classes.txt",
+                                      "data.train_list=train", f"data.label_root={root}/seeds",
+                                      f"run.snapshot={tmp_path / snapshot}", "run.workers=1",
+                                      "network.model=resnet18_largefov", "train.batch_size=4",
+                                      "train.crop_px=33", "train.epochs=2", "train.log_every=1", *overrides])
     return make
 
 
@@ -163,8 +161,8 @@ def test_a_run_leaves_checkpoints_metadata_settings_and_logs_that_agree(make_con
     assert {"cian", "mxnet", "numpy", "python",
             "opencv"} <= settings["versions"].keys() and settings["start"] == "random"
     assert metadata["epoch"] == 2 and metadata["model"] == "resnet18_largefov"
-    assert {name.rsplit("_", 2)[0] for name in read_params(last)[1]
-            if name.startswith("bn_out")} == {"bn_out"}
+    assert {name.rsplit("_", 2)[0]
+            for name in read_params(last)[1] if name.startswith("bn_out")} == {"bn_out"}
 
 
 def read_scalars(folder):
@@ -206,12 +204,12 @@ def test_the_logs_say_what_the_steps_returned(make_config, tmp_path, monkeypatch
               for name in ("labelled_pixels", "agreeing_pixels", "completion_pixels", "pixels")}
     assert scalars["pixels/labelled"][2] == pytest.approx(pixels["labelled_pixels"] / pixels["pixels"],
                                                           rel=1e-6)
-    assert scalars["pixels/agreeing"][2] == pytest.approx(
-        pixels["agreeing_pixels"] / pixels["labelled_pixels"], rel=1e-6)
+    assert scalars["pixels/agreeing"][2] == pytest.approx(pixels["agreeing_pixels"]
+                                                          / pixels["labelled_pixels"], rel=1e-6)
     assert scalars["pixels/completion"][2] == pytest.approx(pixels["completion_pixels"] / pixels["pixels"],
                                                             rel=1e-6)
-    assert scalars["learning_rate"][2] == pytest.approx(5e-4) and scalars["learning_rate"][
-        len(steps)] == pytest.approx(5e-4 * 0.5 ** 0.9)
+    assert scalars["learning_rate"][2] == pytest.approx(
+        5e-4) and scalars["learning_rate"][len(steps)] == pytest.approx(5e-4 * 0.5 ** 0.9)
     text = (tmp_path / "run" / "resnet18_largefov.log").read_text(encoding="utf-8")
     assert f"step 2: loss {scalars['loss/total'][2]:.4f} (seed_self {losses['seed_self']:.4f}," in text
     assert max(scalars["loss/total"]) == len(steps)
@@ -233,16 +231,16 @@ def test_a_finished_run_is_not_run_again(make_config):
 def test_a_snapshot_of_another_configuration_is_refused_by_name_until_told_to_start_anew(make_config,
                                                                                          tmp_path):
     last = fit(make_config("train.epochs=1"))
-    before = open(last, "rb").read()  # noqa: SIM115
+    before = Path(last).read_bytes()
     with pytest.raises(InputError,
                        match=r"run: belongs to a run of another configuration: train\.lr was 0\.0005 and "
                              r"is 0\.001; .*--fresh"):
         fit(make_config("train.epochs=1", "train.lr=0.001"))
     with pytest.raises(InputError, match=r"another configuration: run\.sums was 'fast' and is 'original'; "):
         fit(make_config("train.epochs=1", "run.sums=original"))
-    assert open(last, "rb").read() == before  # noqa: SIM115
+    assert Path(last).read_bytes() == before
     assert fit(make_config("train.epochs=1", "train.lr=0.001"), fresh=True) == last
-    assert open(last, "rb").read() != before  # noqa: SIM115
+    assert Path(last).read_bytes() != before
 
 
 def test_what_only_says_where_and_how_fast_may_change_between_stop_and_resume(make_config):
@@ -296,8 +294,8 @@ def test_a_first_state_that_cannot_be_written_ends_the_run_and_leaves_nothing(ma
                        match=r"resnet18_largefov\.state: cannot be written \(No space left on device\)"):
         fit(make_config("train.epochs=1"))
     assert learnt == [0]  # told after a step, not after the epoch
-    assert not [name for name in os.listdir(tmp_path / "run")
-                if "resnet18" in name and not name.endswith(".log")]
+    assert not [name for name in os.listdir(tmp_path / "run") if "resnet18" in name
+                and not name.endswith(".log")]
 
 
 @pytest.mark.parametrize("sums", ["fast", "original"])
@@ -344,7 +342,8 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_good_checkpoi
     with pytest.raises(InputError) as stopped:
         fit(make_config("train.epochs=4"))
     message = str(stopped.value)
-    assert "seed_self is nan, in step 5" in message and "the last good checkpoint is" in message and "\n" not in message
+    assert ("seed_self is nan, in step 5" in message and "the last good checkpoint is" in message
+            and "\n" not in message)
     assert re.findall(r"image_\d\d", message) == [f"image_{index:02d}" for index in names] and len(names) == 4
     good = find_checkpoints(tmp_path / "run")[-1].path
     assert good in message and all(np.isfinite(value).all() for value in read_params(good)[0].values())
@@ -381,8 +380,8 @@ def test_the_second_round_keeps_what_the_first_learned_and_starts_its_optimiser_
     training.fit(make_config("train.epochs=2", "train.lr=0.01", snapshot="run_retrain"), start=first)
     values, momentum, rate = seen[0]
     arguments, statistics = read_params(first)
-    assert all(values[name].tobytes() == value.tobytes() for name,
-               value in {**arguments, **statistics}.items())
+    assert all(values[name].tobytes() == value.tobytes()
+               for name, value in {**arguments, **statistics}.items())
     assert np.abs(values["bn_out_gamma"]).max() > 0 and momentum == {} and rate == 0.01
 
 
@@ -446,26 +445,23 @@ def test_the_masks_are_not_opened_by_training(make_config, tmp_path, make_voc_tr
     assert opened and not [path for path in opened if "SegmentationClassAug" in str(path)]
 
 
-@pytest.mark.parametrize("overrides, message", [
-    (["train.batch_size=5"], "train.batch_size: 5 images do not divide into groups of 2 on 1 device; use a "
-                             "multiple of 2"),
-    (["network.group_size=3", "train.batch_size=4"], "use a multiple of 3"),
-    (["run.snapshot="], "run.snapshot: no folder for the checkpoints was named"),
-    (["network.model=resnet19_largefov"], "there is no model 'resnet19_largefov'"),
-    (["network.pretrained=nowhere.params"], "nowhere.params: cannot be read"),
-    (["network.pretrained=package"], "only efficientnet_lite0 has its ImageNet weights in a package"),
-    (["data.label_root="], "data.label_root: no seeds were named"),
-    (["data.label_root=nowhere"], "nowhere: is not a folder"),
-    (["data.root=nowhere"], "nowhere"),
-    (["data.train_list=tarin"], "tarin"),
-    (["data.classes=two_classes.txt"], "unknown class 'bird'"),
-    (["network.affinity=self"], "completion_target"),
-    (["train.freeze=stage9_"], "no parameter starts with 'stage9_'"),
-    (["run.devices=gpu:0"], "the installed MXNet is the CPU build"),
-    (["run.devices=cpu:0,cpu:0"], "named twice"),
-    (["train.batch_size=14"], "12 images do not fill one batch of 14"),
-    (["data.records=nowhere"], "nowhere"),
-])
+@pytest.mark.parametrize(
+    "overrides, message",
+    [(["train.batch_size=5"],
+      "train.batch_size: 5 images do not divide into groups of 2 on 1 device; use a multiple of 2"),
+     (["network.group_size=3", "train.batch_size=4"], "use a multiple of 3"),
+     (["run.snapshot="], "run.snapshot: no folder for the checkpoints was named"),
+     (["network.model=resnet19_largefov"], "there is no model 'resnet19_largefov'"),
+     (["network.pretrained=nowhere.params"], "nowhere.params: cannot be read"),
+     (["network.pretrained=package"], "only efficientnet_lite0 has its ImageNet weights in a package"),
+     (["data.label_root="], "data.label_root: no seeds were named"),
+     (["data.label_root=nowhere"], "nowhere: is not a folder"), (["data.root=nowhere"], "nowhere"),
+     (["data.train_list=tarin"], "tarin"), (["data.classes=two_classes.txt"], "unknown class 'bird'"),
+     (["network.affinity=self"], "completion_target"),
+     (["train.freeze=stage9_"], "no parameter starts with 'stage9_'"),
+     (["run.devices=gpu:0"], "the installed MXNet is the CPU build"),
+     (["run.devices=cpu:0,cpu:0"], "named twice"), (
+    ["train.batch_size=14"], "12 images do not fill one batch of 14"), (["data.records=nowhere"], "nowhere")])
 def test_wrong_input_gives_one_line(make_config, tmp_path, monkeypatch, overrides, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two_classes.txt").write_text("background\ncat\ndog\n", encoding="utf-8")
@@ -481,10 +477,10 @@ def test_prepared_records_are_used_and_truncated_ones_refused(make_config, tmp_p
     prepared = make_config("train.epochs=1", f"data.records={tmp_path / 'run' / 'records'}", "data.root=",
                            "data.label_root=", snapshot="second")
     last = fit(prepared)
-    assert open(last, "rb").read() == open(tmp_path / "run" / "resnet18_largefov-0000.params", "rb").read()  # noqa: SIM115
+    assert Path(last).read_bytes() == (tmp_path / "run" / "resnet18_largefov-0000.params").read_bytes()
     assert not (tmp_path / "second" / "records").exists()
-    record = next(path for path in (tmp_path / "run" / "records").iterdir()
-                  if path.suffix == ".rec" and "seeds" not in path.name)
+    record = next(path for path in (tmp_path / "run" / "records").iterdir() if path.suffix == ".rec"
+                  and "seeds" not in path.name)
     record.write_bytes(record.read_bytes()[:-40])
     with pytest.raises(InputError, match=re.escape(record.name)):
         fit(replace(prepared, run=replace(prepared.run, snapshot=str(tmp_path / "third"))))

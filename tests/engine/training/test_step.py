@@ -57,12 +57,11 @@ def test_the_order_of_sums_leaves_what_is_learnt_as_it_is():
     for reordered in (True, False):
         trainer = make_trainer(reordered=reordered)
         losses[reordered] = trainer.step(batch, 0.01, 0)
-        gradients[reordered] = {name: gradient.asnumpy() for name,
-                                gradient in trainer.optimiser.gradients().items()}
+        gradients[reordered] = {name: gradient.asnumpy()
+                                for name, gradient in trainer.optimiser.gradients().items()}
         assert trainer.net.head.reordered == trainer.net.affinity.reordered == reordered
-    assert losses[True] == pytest.approx(losses[False],
-                                         rel=1e-6) and np.abs(gradients[False]["fc1_weight"][:, :, 0,
-                                                                                             2]).max() > 0
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6) and np.abs(
+        gradients[False]["fc1_weight"][:, :, 0, 2]).max() > 0
     for name, expected in gradients[False].items():
         assert np.linalg.norm(gradients[True][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
 
@@ -124,10 +123,8 @@ def test_a_step_returns_the_losses_value_and_counts_of_pixels():
     assert found["seed_self"] == pytest.approx(-(picked * mask).sum() / (mask.sum() / len(labels)), rel=1e-4)
 
 
-@pytest.mark.parametrize("where, message",
-                         [("loss", "seed_self is nan"),
-                          ("pixel", "the gradient of conv0_weight is not finite"),
-                          ("gradient", "the gradient of .* is not finite")])
+@pytest.mark.parametrize("where, message", [("loss", "seed_self is nan"), (
+    "pixel", "the gradient of conv0_weight is not finite"), ("gradient", "the gradient of .* is not finite")])
 def test_what_is_not_finite_stops_the_step_and_changes_no_parameter(where, message):
     trainer, batch = make_trainer(), make_batch()
     trainer.step(batch, 0.001, 0)
@@ -209,7 +206,8 @@ from cian.tools.engine.training.step import network_values
 from test_step import *
 
 def two(number):
-    return [mx.io.DataBatch(data=[a.as_in_context(c) for a in b.data], label=[a.as_in_context(c) for a in b.label], index=b.index)
+    return [mx.io.DataBatch(data=[a.as_in_context(c) for a in b.data],
+                            label=[a.as_in_context(c) for a in b.label], index=b.index)
             for c, b in zip(contexts, (make_batch(seed=2 * number)[0], make_batch(seed=2 * number + 1)[0]))]
 
 def trainer_on(contexts):

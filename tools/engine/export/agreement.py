@@ -46,8 +46,8 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> A
     for image in images:
         want, got = live(image), exported(image)
         if want.shape != got.shape:
-            raise ExportError(f"the exported network gives an output of the shape {got.shape} in place of "
-                              f"{want.shape}")
+            raise ExportError(
+                f"the exported network gives an output of the shape {got.shape} in place of {want.shape}")
         rms = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
         worst = float(np.maximum(worst, np.abs(want - got).max() / rms))  # which keeps nan
         same = want.argmax(axis=1) == got.argmax(axis=1)
@@ -55,8 +55,8 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> A
     agreement = Agreement(len(images), worst, equal / pixels)
     if not (agreement.relative_error <= MAX_RELATIVE_ERROR
             and agreement.label_agreement >= MIN_LABEL_AGREEMENT):
-        raise ExportError("the exported network differs from the live one, and nothing was written: "
-                          f"{agreement}")
+        raise ExportError(
+            f"the exported network differs from the live one, and nothing was written: {agreement}")
     return agreement
 
 

@@ -148,9 +148,8 @@ def _true(node: SymbolNode, key: str, default: bool) -> bool:
 
 def _convolution(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     return writer.add("Conv", inputs, name=node.name, kernel_shape=_ints(node, "kernel"),
-                      strides=_ints(node, "stride") or [1, 1],
-                      dilations=_ints(node, "dilate") or [1, 1], pads=(_ints(node, "pad") or [0, 0]) * 2,
-                      group=_int(node, "num_group", 1))
+                      strides=_ints(node, "stride") or [1, 1], dilations=_ints(node, "dilate") or [1, 1],
+                      pads=(_ints(node, "pad") or [0, 0]) * 2, group=_int(node, "num_group", 1))
 
 
 def _batch_norm(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
@@ -167,9 +166,8 @@ def _pooling(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[s
         return writer.add("GlobalAveragePool" if average else "GlobalMaxPool", inputs, name=node.name)
     include = {"count_include_pad": int(_true(node, "count_include_pad", True))} if average else {}
     return writer.add("AveragePool" if average else "MaxPool", inputs, name=node.name,
-                      kernel_shape=_ints(node, "kernel"),
-                      strides=_ints(node, "stride") or [1, 1], pads=(_ints(node, "pad") or [0, 0]) * 2,
-                      **include)
+                      kernel_shape=_ints(node, "kernel"), strides=_ints(node, "stride") or [1, 1],
+                      pads=(_ints(node, "pad") or [0, 0]) * 2, **include)
 
 
 def _clip(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
@@ -187,9 +185,8 @@ def _slice_axis(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> Lis
 
 
 def _batch_dot(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
-    factors = [writer.one("Transpose", value, perm=[0, 2, 1])
-               if _true(node, f"transpose_{side}", False) else value
-               for value, side in zip(inputs, "ab")]
+    factors = [writer.one("Transpose", value, perm=[0, 2, 1]) if _true(node, f"transpose_{side}", False)
+               else value for value, side in zip(inputs, "ab")]
     return writer.add("MatMul", factors, name=node.name)
 
 
@@ -238,10 +235,10 @@ def _slice(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str
 def _bilinear(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
     mode = node.attrs.get("mode", "size")
     if not _true(node, "align_corners", True) or (mode == "size" and "scale_height" in node.attrs):
-        raise InputError("BilinearResize2D without aligned corners, or by a plain scale, has no "
-                         "translation to ONNX", field=node.name,
-                         remedy="resize to a size, by an odd scale or like another value, with aligned "
-                                "corners")
+        raise InputError(
+            "BilinearResize2D without aligned corners, or by a plain scale, has no translation to ONNX",
+            field=node.name,
+            remedy="resize to a size, by an odd scale or like another value, with aligned corners")
     if mode == "like":
         size = writer.size(inputs[1])
     elif mode == "odd_scale":
@@ -268,8 +265,8 @@ def _plain(op: str, **from_attrs: Tuple[str, Any]) -> Translation:
     ``dim``, 1 without it, as ``axis``.
     """
     def translate(writer: GraphWriter, node: SymbolNode, inputs: List[str]) -> List[str]:
-        attributes: Dict[str, Any] = {key: _int(node, source, default) for key,
-                                      (source, default) in from_attrs.items()}
+        attributes: Dict[str, Any] = {key: _int(node, source, default)
+                                      for key, (source, default) in from_attrs.items()}
         return writer.add(op, inputs, name=node.name, **attributes)
     return translate
 

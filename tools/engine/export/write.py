@@ -59,8 +59,8 @@ class Procedure:
         """The procedure that a file's metadata records; what is absent or of a wrong type is as the
         defaults.
         """
-        kept: Dict[str, Any] = {key.name: export[key.name] for key in fields(cls)
-                                if type(export.get(key.name)) is type(key.default)}
+        kept: Dict[str, Any] = {key.name: export[key.name]
+                                for key in fields(cls) if type(export.get(key.name)) is type(key.default)}
         scales = export.get("scales")
         if isinstance(scales, list) and all(isinstance(scale, (int, float)) for scale in scales):
             kept["scales"] = tuple(scales)
@@ -110,8 +110,8 @@ def export_network(kind: str, net: CIAN, prefix: PathLike, metadata: Mapping[str
 def recorded(metadata: Mapping[str, Any], section: str, keys: Sequence[str]) -> Dict[str, Any]:
     """Those keys of a configuration's section that a checkpoint's metadata records."""
     config = metadata.get("config")
-    return {key: config[f"{section}.{key}"] for key in keys
-            if f"{section}.{key}" in config} if isinstance(config, dict) else {}
+    return {key: config[f"{section}.{key}"]
+            for key in keys if f"{section}.{key}" in config} if isinstance(config, dict) else {}
 
 
 def export_symbol(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], procedure: Procedure,
@@ -148,8 +148,8 @@ def export_symbol(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], proc
             block = SymbolBlock.imports(symbol_path, ["data"], params_path, ctx=mx.cpu())
         agreement = compare(as_numpy(live), as_numpy(block), images)
         digest = hashlib.sha256(graph.to_json().encode()).hexdigest()
-        write_metadata(params_path, _describe(metadata, "symbol", asdict(procedure), agreement,
-                                              symbol_sha256=digest))
+        write_metadata(params_path,
+                       _describe(metadata, "symbol", asdict(procedure), agreement, symbol_sha256=digest))
     return agreement
 
 
@@ -173,12 +173,12 @@ def export_training(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], lo
     total, _ = criterion(branches, mx.sym.var("seed_label"), mx.sym.var("image_labels"))
     names = ("logits_self", "logits_cross") if len(branches) > 1 else ("logits",)
     heads = [mx.sym.BlockGrad(branch, name=name) for branch, name in zip(branches, names)]
-    multipliers = {name: {"__lr_mult__": str(param.lr_mult), "__wd_mult__": str(param.wd_mult)} for name,
-                   param in parameters.items()}
-    text = number_names(mx.sym.Group([mx.sym.identity(mx.sym.make_loss(total), name="loss"),
-                                      *heads]).tojson(), multipliers)
-    fixed = sorted(name for name, param in parameters.items()
-                   if param.grad_req == "null" and not name.endswith(AUXILIARY))
+    multipliers = {name: {"__lr_mult__": str(param.lr_mult), "__wd_mult__": str(param.wd_mult)}
+                   for name, param in parameters.items()}
+    text = number_names(
+        mx.sym.Group([mx.sym.identity(mx.sym.make_loss(total), name="loss"), *heads]).tojson(), multipliers)
+    fixed = sorted(name for name, param in parameters.items() if param.grad_req == "null"
+                   and not name.endswith(AUXILIARY))
     group = net.settings["group_size"] if len(branches) > 1 else 1
     batches = [np.concatenate([image] * group) for image in images]
     with _staged(f"{os.fspath(prefix)}-train") as stage:
@@ -191,9 +191,9 @@ def export_training(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], lo
         block.collect_params().load(params_path, ctx=mx.cpu())
         agreement = compare(as_numpy(net), as_numpy(block), batches)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        write_metadata(params_path, _describe(metadata, "training",
-                                              {"loss": asdict(loss), "fixed_param_names": fixed}, agreement,
-                                             symbol_sha256=digest))
+        write_metadata(params_path,
+                       _describe(metadata, "training", {"loss": asdict(loss), "fixed_param_names": fixed},
+                                 agreement, symbol_sha256=digest))
     return agreement
 
 
@@ -218,8 +218,8 @@ def export_onnx(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], proced
         agreement = compare(as_numpy(live), OnnxNetwork(path), images)
         described = _describe(metadata, "onnx", asdict(procedure), agreement, opset=OPSET,
                               graph_sha256=graph_digest(model))
-        atomic_write_bytes(path, make_onnx(writer, output, shapes,
-                                           write_props(described)).SerializeToString())
+        atomic_write_bytes(path,
+                           make_onnx(writer, output, shapes, write_props(described)).SerializeToString())
         OnnxNetwork(path)
     return agreement
 

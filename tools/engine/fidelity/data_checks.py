@@ -29,8 +29,8 @@ def class_names(count: int) -> List[str]:
 
 
 def check_loader(original: Original, tree: Dict[str, Any], classes: Sequence[str], *, crop_px: int,
-                 batch_size: int, group_size: int,
-                 devices: int, seed: int, epochs: int = 2, name: str = "loader") -> List[Row]:
+                 batch_size: int, group_size: int, devices: int, seed: int, epochs: int = 2,
+                 name: str = "loader") -> List[Row]:
     """Every batch of whole epochs: order, images, seeds; image-level labels; and the random state afterwards.
 
     ``tree`` is that of :func:`~cian.tools.engine.fidelity.inputs.data_files`, ``classes`` are
@@ -67,16 +67,12 @@ def check_loader(original: Original, tree: Dict[str, Any], classes: Sequence[str
     expected_labels[:, 0] = 1
     for row, present in enumerate(theirs.report["labels"]):
         expected_labels[row, np.asarray(present, int) + 1] = 1
-    return [
-        Row(name, "image-level labels", differing(packed.images.labels, expected_labels), IDENTICAL,
-            f"{len(expected_labels)} images"),
-        Row(name, "order of samples", order, IDENTICAL, f"{count} batches of {epochs} epochs"),
-        Row(name, "images of batches", images, IDENTICAL),
-        Row(name, "seeds of batches", labels, IDENTICAL),
-        Row(name, "random state afterwards",
-            differing(state[1], theirs.arrays["random_state"]) + differing(state[2],
-                                                                           theirs.report["position"]), IDENTICAL),
-    ]
+    return [Row(name, "image-level labels", differing(packed.images.labels, expected_labels), IDENTICAL,
+                f"{len(expected_labels)} images"),
+            Row(name, "order of samples", order, IDENTICAL, f"{count} batches of {epochs} epochs"),
+            Row(name, "images of batches", images, IDENTICAL),
+            Row(name, "seeds of batches", labels, IDENTICAL), Row(name, "random state afterwards", differing(
+        state[1], theirs.arrays["random_state"]) + differing(state[2], theirs.report["position"]), IDENTICAL)]
 
 
 def check_sampling(original: Original, *, images: int, num_classes: int, batch_size: int, group_size: int,
@@ -99,18 +95,17 @@ def check_sampling(original: Original, *, images: int, num_classes: int, batch_s
 
 
 def compare_sampling(original: Original, annotation_root: str, names: Sequence[str], classes: Sequence[str],
-                     *, batch_size: int,
-                     group_size: int, devices: int, seed: int, name: str, epochs: int = 2) -> List[Row]:
+                     *, batch_size: int, group_size: int, devices: int, seed: int, name: str,
+                     epochs: int = 2) -> List[Row]:
     """The order of whole epochs over the named images, from annotations alone; ``classes`` are
     without the background.
     """
     path = os.path.join(original.work, f"{name}_list.txt")
     write_list(path, names)
-    theirs = original.run(name, {
-        "kind": "load", "classes": list(classes), "order_only": True, "seed": seed, "epochs": epochs,
-        "batch_size": batch_size,
-        "group_size": group_size, "devices": devices, "crop_px": 9, "image_root": "", "label_root": None,
-        "annotation_root": annotation_root, "list": path})
+    theirs = original.run(name, {"kind": "load", "classes": list(classes), "order_only": True, "seed": seed,
+                                 "epochs": epochs, "batch_size": batch_size, "group_size": group_size,
+                                 "devices": devices, "crop_px": 9, "image_root": "", "label_root": None,
+                                 "annotation_root": annotation_root, "list": path})
     table = ClassTable(["background", *classes])
     labels = np.zeros((len(names), len(table)), np.uint8)
     labels[:, 0] = 1
@@ -151,5 +146,4 @@ def check_evaluation(original: Original, tree: Dict[str, Any], classes: Sequence
     return [Row(name, "confusion matrix",
                 differing(ours.confusion, theirs.arrays["confusion"].astype(np.int64)), IDENTICAL),
             Row(name, "IoU of each class", l2_error(np.nan_to_num(ours.iou), theirs.arrays["iou"]), 1e-6,
-                note),
-            Row(name, "mean IoU", abs(ours.mean_iou / theirs.report["miou"] - 1), 1e-6, note)]
+                note), Row(name, "mean IoU", abs(ours.mean_iou / theirs.report["miou"] - 1), 1e-6, note)]

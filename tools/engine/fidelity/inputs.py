@@ -75,8 +75,8 @@ def _sharpen(network: CIAN, feature: mx.nd.NDArray) -> None:
                          for layer in (module.query, module.key, module.value))
     scores = np.matmul(key.transpose(0, 2, 1), query)
     factors = {module.query: np.sqrt(2 / scores.std(axis=1).mean()),
-               module.key: np.sqrt(2 / scores.std(axis=1).mean()),
-               module.value: 1 / value.std(), module.out: 100 * np.sqrt(2 / value.shape[1])}
+               module.key: np.sqrt(2 / scores.std(axis=1).mean()), module.value: 1 / value.std(),
+               module.out: 100 * np.sqrt(2 / value.shape[1])}
     for layer, factor in factors.items():
         layer.weight.set_data(layer.weight.data() * float(factor))
 
@@ -96,8 +96,8 @@ def random_images(count: int, side: int, seed: int) -> np.ndarray:
     images = []
     for _ in range(count):
         coarse = random.randint(0, 256, (max(2, side // 12), max(2, side // 12), 3)).astype(np.float32)
-        smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC) + random.normal(0, 12,
-                                                                                                 (side, side, 3))
+        smooth = cv2.resize(coarse, (side, side),
+                            interpolation=cv2.INTER_CUBIC) + random.normal(0, 12, (side, side, 3))
         images.append(np.clip(np.rint(smooth), 0, 255))
     return np.stack(images).astype(np.float32).transpose(0, 3, 1, 2)
 
@@ -143,8 +143,8 @@ def data_files(data: DatasetTree, names: Sequence[str], folder: str, seed: int) 
     levels.)
     """
     random = np.random.RandomState(seed)
-    roots = {key: os.path.join(folder, name) for key,
-             name in (("label_root", "Seeds"), ("mask_root", "Truth"))}
+    roots = {key: os.path.join(folder, name)
+             for key, name in (("label_root", "Seeds"), ("mask_root", "Truth"))}
     for root in roots.values():
         os.makedirs(root)
     labels = data.labels(names)
@@ -165,7 +165,7 @@ def data_files(data: DatasetTree, names: Sequence[str], folder: str, seed: int) 
 def write_annotation(path: str, objects: Sequence[str], random: np.random.RandomState) -> None:
     """VOC XML in which some objects are difficult, sometimes all of them, and one occurs twice."""
     entries = [(name, int(random.rand() < 0.3)) for name in [*objects, objects[0]]]
-    body = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult></object>" for name,
-                   difficult in entries)
+    body = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult></object>"
+                   for name, difficult in entries)
     with open(path, "w", encoding="utf-8") as stream:
         stream.write(f"<annotation>{body}</annotation>\n")

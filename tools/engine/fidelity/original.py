@@ -91,9 +91,8 @@ def train(request: Dict[str, Any], inputs: Arrays) -> Answer:
     applied = dict(zip(names, zip(*_applied(module, names))))
     moved = [name for name in frozen if not np.array_equal(arrays[name][0].asnumpy(), start[name])]
     report = {"trained": names, "frozen": frozen, "frozen_moved": moved,
-              "lr": {n: v[0] for n, v in applied.items()},
-              "wd": {n: v[1] for n, v in applied.items()}, "momentum": optimizer.momentum,
-              "rescale": optimizer.rescale_grad}
+              "lr": {n: v[0] for n, v in applied.items()}, "wd": {n: v[1] for n, v in applied.items()},
+              "momentum": optimizer.momentum, "rescale": optimizer.rescale_grad}
     if request.get("save"):
         save = importlib.import_module("lib.utils").SaveParams(module, request["save"], args.model)
         report["saved"] = save(0)
@@ -116,8 +115,8 @@ def _logits_and_losses(module: Any, data: np.ndarray, label: np.ndarray, devices
     shadow.forward(mx.io.DataBatch(data=[mx.nd.array(data)]), is_train=True)
     own, cross = (output.asnumpy() for output in shadow.get_outputs())
     return {"logits/self": own, "logits/cross": cross,
-            **{f"loss/{name}": gradient for name,
-               gradient in _loss_gradients(own, cross, label, devices).items()}}
+            **{f"loss/{name}": gradient
+               for name, gradient in _loss_gradients(own, cross, label, devices).items()}}
 
 
 def losses(_: Dict[str, Any], inputs: Arrays) -> Answer:
@@ -128,8 +127,8 @@ def losses(_: Dict[str, Any], inputs: Arrays) -> Answer:
     names = [name[5:] for name in inputs if name.startswith("self/")]
     found = {name: _loss_gradients(inputs[f"self/{name}"], inputs[f"cross/{name}"], inputs[f"label/{name}"],
                                    1) for name in names}
-    return {f"{loss}/{name}": gradient for name, gradients in found.items() for loss,
-            gradient in gradients.items()}, {}
+    return {f"{loss}/{name}": gradient for name, gradients in found.items()
+            for loss, gradient in gradients.items()}, {}
 
 
 def _loss_gradients(own: np.ndarray, cross: np.ndarray, label: np.ndarray, devices: int) -> Arrays:
@@ -239,16 +238,14 @@ def load_batches(request: Dict[str, Any], _: Arrays) -> Answer:
     """
     loader_module = importlib.import_module("lib.loader.voc_seg_group_loader")
     patched = mock.patch.object(loader_module, "load_batch_semantic",
-                                lambda *_: None) if request["order_only"] \
-        else contextlib.nullcontext()
+                                lambda *_: None) if request["order_only"] else contextlib.nullcontext()
     outputs: Arrays = {}
     with patched:
         np.random.seed(request["seed"])
         loader = loader_module.VOCSegGroupLoader(
             request["image_root"], request["label_root"], request["annotation_root"], request["list"],
-            request["batch_size"],
-            request["group_size"], request["devices"], request["crop_px"], pad=False, shuffle=True,
-            rand_scale=True, rand_mirror=True, rand_crop=True, downsample=8)
+            request["batch_size"], request["group_size"], request["devices"], request["crop_px"], pad=False,
+            shuffle=True, rand_scale=True, rand_mirror=True, rand_crop=True, downsample=8)
         position = {path: index for index, path in enumerate(loader.image_src_list)}
         for epoch in range(request["epochs"]):
             loader.reset()
@@ -285,9 +282,8 @@ def evaluate(request: Dict[str, Any], _: Arrays) -> Answer:
             self.start, self.join = (lambda: target(*args)), (lambda: None)
 
     printed: List[str] = []
-    with mock.patch.object(script, "np", Recorder()), mock.patch.object(script, "print", printed.append,
-                                                                        create=True), \
-            mock.patch.object(script.mp, "Process", InTurn):
+    with mock.patch.object(script, "np", Recorder()), mock.patch.object(
+            script, "print", printed.append, create=True), mock.patch.object(script.mp, "Process", InTurn):
         script.run_eval(request["list"], request["prediction_root"], request["mask_root"],
                         request["num_classes"])
     iou = np.diag(seen[0]) / np.maximum(seen[0].sum(axis=0) + seen[0].sum(axis=1) - np.diag(seen[0]), 1e-10)

@@ -57,13 +57,11 @@ class TrainCase:
     def argv(self, weights: str, snapshot: str) -> List[str]:
         """The original's command line; in a second round it finds its weights by the snapshot's name."""
         flags = {"--image-root": "-", "--annotation-root": "-", "--snapshot": snapshot, "--model": self.model,
-                 "--pretrained": weights,
-                 "--batch-size": self.batch_size, "--image-size": self.image_px,
-                 "--num-cls": self.num_classes, "--lr": self.lr,
-                 "--group_size": self.group_size, "--merge-type": self.merge_type,
-                 "--gpus": ",".join(map(str, range(self.devices)))}
-        return [str(part) for pair in flags.items() for part in pair] + (["--retrain"]
-                                                                         if self.second_round else [])
+                 "--pretrained": weights, "--batch-size": self.batch_size, "--image-size": self.image_px,
+                 "--num-cls": self.num_classes, "--lr": self.lr, "--group_size": self.group_size,
+                 "--merge-type": self.merge_type, "--gpus": ",".join(map(str, range(self.devices)))}
+        return [str(part) for pair in flags.items() for part in pair] + (["--retrain"] if self.second_round
+                                                                         else [])
 
 
 def make_inputs(case: TrainCase, weights: str, photographs: Sequence[str] = ()) -> Arrays:
@@ -107,20 +105,20 @@ def steps_of_ours(case: TrainCase, weights: str, inputs: Arrays) -> Tuple[Arrays
                                                              for branch in zip(*targets))
         trainer.step(parts, case.lr, step)
         if step == 0:
-            result.update({f"gradient/{name}": array.asnumpy() for name,
-                           array in trainer.optimiser.gradients().items()})
+            result.update({f"gradient/{name}": array.asnumpy()
+                           for name, array in trainer.optimiser.gradients().items()})
         if step + 1 in STEPS:
             state = trainer.state_dict()
             trained = state["momentum"]
             result.update({f"param{step + 1}/{name}": state["parameters"][name] for name in trained})
             result.update({f"start/{name}": before[name] for name in trained})
             result.update({f"momentum{step + 1}/{name}": value for name, value in trained.items()})
-            result.update({f"statistics{step + 1}/{name}": np.stack([device[name]
-                                                                     for device in state["moving"]])
-                           for name in state["moving"][0] if name.startswith("bn_out")})
+            result.update(
+                {f"statistics{step + 1}/{name}": np.stack([device[name] for device in state["moving"]])
+                 for name in state["moving"][0] if name.startswith("bn_out")})
     after = trainer.state_dict()
-    moved = [name for name in before
-             if name not in after["momentum"] and not np.array_equal(before[name], after["parameters"][name])]
+    moved = [name for name in before if name not in after["momentum"]
+             and not np.array_equal(before[name], after["parameters"][name])]
     return result, {**applied(trainer), "frozen": sorted(set(before) - set(after["momentum"])),
                     "frozen_moved": moved}
 
@@ -149,8 +147,8 @@ def applied(trainer: Trainer) -> Dict[str, Any]:
     """
     optimiser = trainer.optimiser
     inner = optimiser.optimizer
-    trained = [(index, param.name) for index, param in enumerate(optimiser._params)
-               if param.grad_req != "null"]
+    trained = [(index, param.name)
+               for index, param in enumerate(optimiser._params) if param.grad_req != "null"]
     indices = [index for index, _ in trained]
     return {"lr": dict(zip([name for _, name in trained], inner._get_lrs(indices))),
             "wd": dict(zip([name for _, name in trained], inner._get_wds(indices))),

@@ -27,8 +27,8 @@ class Answer:
 
     def prefixed(self, prefix: str) -> Dict[str, np.ndarray]:
         """The arrays called ``prefix/NAME``, by NAME."""
-        return {name[len(prefix) + 1:]: array for name, array in self.arrays.items()
-                if name.startswith(prefix + "/")}
+        return {name[len(prefix) + 1:]: array
+                for name, array in self.arrays.items() if name.startswith(prefix + "/")}
 
 
 class Original:
@@ -91,9 +91,8 @@ class Original:
         with open(log, "w", encoding="utf-8") as stream:
             try:
                 code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, timeout=TIMEOUT_S,
-                                      check=False,
-                                      env={**os.environ, "OMP_NUM_THREADS": "1",
-                                           "PYTHONDONTWRITEBYTECODE": "1"}).returncode
+                                      check=False, env={**os.environ, "OMP_NUM_THREADS": "1",
+                                                        "PYTHONDONTWRITEBYTECODE": "1"}).returncode
             except subprocess.TimeoutExpired:
                 code = OVERTIME
         with open(log, encoding="utf-8", errors="replace") as stream:

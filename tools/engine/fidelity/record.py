@@ -45,14 +45,13 @@ class Record:
     @property
     def setting(self) -> str:
         """The versions in one line."""
-        return ", ".join(f"{name} {number}" for name,
-                         number in self.versions.items()) + "; float32, one OpenMP thread"
+        return ", ".join(f"{name} {number}"
+                         for name, number in self.versions.items()) + "; float32, one OpenMP thread"
 
     def save(self, path: str) -> None:
         """Write the file; an infinite error becomes null."""
         rows = [{"check": check.name, **asdict(row), "error": row.error if math.isfinite(row.error) else None,
-                 "verdict": row.verdict}
-                for check in self.checks for row in check.rows]
+                 "verdict": row.verdict} for check in self.checks for row in check.rows]
         content = {"versions": self.versions, "settings": self.settings,
                    "seconds": {check.name: check.seconds for check in self.checks}, "rows": rows}
         with atomic_write(path, "w") as stream:
@@ -76,8 +75,7 @@ class Record:
                     raise InputError(f"belongs to other {key}: {content[key]}, not {mine}", file=path,
                                      field="--resume", remedy=REMEDY)
             return {name: Made(name, tuple(_row(row) for row in content["rows"] if row["check"] == name),
-                               float(seconds))
-                    for name, seconds in content["seconds"].items()}
+                               float(seconds)) for name, seconds in content["seconds"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"is no file of a comparison ({error!r})", file=path, field="--resume",
                              remedy=REMEDY) from error

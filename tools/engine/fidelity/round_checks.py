@@ -20,7 +20,16 @@ from cian.symbols.params_file import read_params, write_params
 from cian.tools.engine.config import PredictConfig, TrainConfig
 from cian.tools.engine.fidelity.inputs import Arrays, condition, crops_of, nearly
 from cian.tools.engine.fidelity.process import Original
-from cian.tools.engine.fidelity.table import GRADIENTS, IDENTICAL, LOGITS, Row, differing, loosened, rms_error, worst
+from cian.tools.engine.fidelity.table import (
+    GRADIENTS,
+    IDENTICAL,
+    LOGITS,
+    Row,
+    differing,
+    loosened,
+    rms_error,
+    worst,
+)
 from cian.tools.engine.prediction.crf import CRF_PRESETS, dense_crf
 from cian.tools.engine.prediction.predictor import load_predictors
 from cian.tools.engine.training.step import learning_rate
@@ -99,15 +108,16 @@ class Rounds:
         argv = self.argv({"--label-root": labels, "--data-list": listed, "--batch-size": BATCH,
                           "--image-size": CROP_PX, "--lr": LR, "--num-epoch": EPOCHS})
         second = ["--retrain"] if number == 2 else ["--pretrained", start]
-        answer = self.original.run(f"{self.job}/round{number}", {
-            "kind": "run", "classes": self.classes, "seed": self.seed, "watch": WATCHED,
-            "argv": [*argv, "--snapshot", theirs, *second]})
+        answer = self.original.run(f"{self.job}/round{number}",
+                                   {"kind": "run", "classes": self.classes, "seed": self.seed,
+                                    "watch": WATCHED, "argv": [*argv, "--snapshot", theirs, *second]})
         before = {**read_params(start)[0]}
         if number == 1:
             before["bn_out_gamma"] = np.zeros_like(before["bn_out_gamma"])
         expected = self._result(theirs, number, before)
         found = self._train(argv, ours, number, start, before)
-        case, note = f"{self.name} round {number}", f"{len(answer.report['rates'])} steps by both command lines"
+        case, note = (f"{self.name} round {number}",
+                      f"{len(answer.report['rates'])} steps by both command lines")
         rows = [Row(case, f"{kind} after {EPOCHS} epochs", *_noted(worst(*sides), note))
                 for kind, sides in zip(("updates", "statistics"), zip(found, expected))]
         if any(row.verdict == "FAIL" for row in rows):

@@ -10,7 +10,12 @@ import numpy as np
 
 from cian.data.toy import make_toy
 from cian.data.tree import DatasetTree
-from cian.tools.engine.fidelity.data_checks import check_evaluation, check_loader, check_sampling, compare_sampling
+from cian.tools.engine.fidelity.data_checks import (
+    check_evaluation,
+    check_loader,
+    check_sampling,
+    compare_sampling,
+)
 from cian.tools.engine.fidelity.inputs import data_files
 from cian.tools.engine.fidelity.ours import TrainCase
 from cian.tools.engine.fidelity.process import Original
@@ -101,8 +106,8 @@ def _data_checks(original: Original, tree: Dict[str, Any], names: Sequence[str],
     for images, num_classes, batch_size, group_size, devices in many:
         name = f"sampling {images} images {num_classes}cls g{group_size} {devices}dev"
         yield _check(original, name, check_sampling, images=images, num_classes=num_classes,
-                     batch_size=batch_size,
-                     group_size=group_size, devices=devices, seed=seed + images, name=name)
+                     batch_size=batch_size, group_size=group_size, devices=devices, seed=seed + images,
+                     name=name)
 
 
 def _photograph_checks(original: Original, data: DatasetTree, data_list: str, quick: bool,

@@ -85,7 +85,8 @@ def worst(ours: Mapping[str, np.ndarray], original: Mapping[str, np.ndarray]) ->
     """The largest :func:`l2_error` over parameters, and its name; infinite where only one side has a name."""
     lonely = set(ours) ^ set(original)
     if lonely or not ours:
-        return math.inf, f"only one side has {', '.join(sorted(lonely)[:3])}" if lonely else "nothing to compare"
+        return (math.inf,
+                f"only one side has {', '.join(sorted(lonely)[:3])}" if lonely else "nothing to compare")
     errors = {name: l2_error(ours[name], original[name]) for name in original}
     name = max(errors, key=lambda key: errors[key])
     return errors[name], f"{len(errors)} parameters, worst {name}"

@@ -12,7 +12,16 @@ import numpy as np
 
 from cian.symbols.params import AUXILIARY, load_params
 from cian.tools.engine.fidelity.inputs import nearly
-from cian.tools.engine.fidelity.ours import LOSSES, STEPS, Arrays, TrainCase, loss_gradients, make_inputs, prefixed, steps_of_ours
+from cian.tools.engine.fidelity.ours import (
+    LOSSES,
+    STEPS,
+    Arrays,
+    TrainCase,
+    loss_gradients,
+    make_inputs,
+    prefixed,
+    steps_of_ours,
+)
 from cian.tools.engine.fidelity.process import Answer, Original
 from cian.tools.engine.fidelity.table import (
     GRADIENTS,
@@ -53,37 +62,32 @@ def compare_names(name: str, theirs: Answer) -> List[Row]:
     """The original's own report on the file that we wrote: parameters missing, extra or of another shape."""
     found = [line for line in theirs.log
              if any(f"Find {kind}" in line for kind in ("extra", "missing", "mismatch"))]
-    return [Row(name, "original loads our .params", len(found), IDENTICAL, found[0]
-                if found else "no name missing, extra or mismatched")]
+    return [Row(name, "original loads our .params", len(found), IDENTICAL,
+                found[0] if found else "no name missing, extra or mismatched")]
 
 
 def compare_settings(name: str, ours: Dict[str, Any], theirs: Dict[str, Any]) -> List[Row]:
     """Learning rates, decay, momentum, scale of gradients, the frozen set."""
-    return [
-        Row(name, "learning rate of each parameter", differing(ours["lr"], theirs["lr"]), IDENTICAL,
-            f"{len(theirs['lr'])} parameters"),
-        Row(name, "weight decay of each parameter", differing(ours["wd"], theirs["wd"]), IDENTICAL),
-        Row(name, "momentum and gradient scale",
-            differing([ours["momentum"], ours["rescale"]], [theirs["momentum"], theirs["rescale"]]),
-            IDENTICAL),
-        Row(name, "frozen parameters",
-            float(len(set(ours["frozen"]) ^ set(theirs["frozen"])) + len(ours["frozen_moved"])
-                  + len(theirs["frozen_moved"])), IDENTICAL, f"{len(theirs['frozen'])} on both sides"),
-    ]
+    return [Row(name, "learning rate of each parameter", differing(ours["lr"], theirs["lr"]), IDENTICAL,
+                f"{len(theirs['lr'])} parameters"),
+            Row(name, "weight decay of each parameter", differing(ours["wd"], theirs["wd"]), IDENTICAL),
+            Row(name, "momentum and gradient scale", differing(
+        [ours["momentum"], ours["rescale"]], [theirs["momentum"], theirs["rescale"]]), IDENTICAL),
+            Row(name, "frozen parameters", float(len(set(ours["frozen"]) ^ set(theirs["frozen"]))
+                                                 + len(ours["frozen_moved"]) + len(theirs["frozen_moved"])),
+                IDENTICAL, f"{len(theirs['frozen'])} on both sides")]
 
 
 def compare_losses(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
     """Gradients of the four losses at the original's logits."""
     return [Row(name, f"gradient of the {loss.replace('_', ' loss, ')}", l2_error(ours[loss], theirs[loss]),
-                LOSS_GRADIENTS)
-            for loss in LOSSES]
+                LOSS_GRADIENTS) for loss in LOSSES]
 
 
 def compare_logits(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
     """Logits of both branches in training mode, before the first step."""
     return [Row(name, f"logits {branch}", rms_error(ours[f"logits/{branch}"], theirs[f"logits/{branch}"]),
-                LOGITS)
-            for branch in ("self", "cross")]
+                LOGITS) for branch in ("self", "cross")]
 
 
 def compare_steps(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
@@ -95,8 +99,8 @@ def compare_steps(name: str, ours: Arrays, theirs: Arrays) -> List[Row]:
     up to and including the step in which a pixel flips first.
     """
     probabilities = [(ours[f"probability{step}"], theirs[f"probability{step}"]) for step in range(max(STEPS))]
-    flips = [int(differing(found.argmax(axis=1), expected.argmax(axis=1))) for found,
-             expected in probabilities]
+    flips = [int(differing(found.argmax(axis=1), expected.argmax(axis=1)))
+             for found, expected in probabilities]
     last = next((step for step, flipped in enumerate(flips) if flipped), len(flips) - 1)
     apart = max(float(np.abs(found - expected).max()) for found, expected in probabilities[:last + 1])
     start = prefixed(ours, "start")
@@ -156,9 +160,8 @@ def check_losses(original: Original, seed: int, name: str = "losses") -> List[Ro
             defined = bool(np.isfinite(expected).all())
             zero = not np.any(found)
             rows.append(Row(name, f"gradient of the {kind} loss, {key}", max(map(l2_error, found, expected)),
-                            LOSS_GRADIENTS,
-                            "" if defined else "the original's is not a number, ours is "
-                                               f"{'zero' if zero else 'NOT ZERO'}",
+                            LOSS_GRADIENTS, "" if defined
+                            else f"the original's is not a number, ours is {'zero' if zero else 'NOT ZERO'}",
                             defined or not zero))
     return rows
 
@@ -171,8 +174,8 @@ def check_checkpoints(name: str, case: TrainCase, theirs: Answer, folder: str) -
     report = load_params(network, theirs.report["saved"][0])
     loaded = {key: parameter.data().asnumpy() for key, parameter in network.collect_params().items()}
     wanted = {**theirs.prefixed(f"param{max(STEPS)}"),
-              **{key: value.mean(axis=0) for key,
-                 value in theirs.prefixed(f"statistics{max(STEPS)}").items()}}
+              **{key: value.mean(axis=0)
+                 for key, value in theirs.prefixed(f"statistics{max(STEPS)}").items()}}
     error, _ = worst({key: loaded[key] for key in wanted}, wanted)
     lonely = len(report.missing) + len(report.extra) + len(report.mismatched)
     auxiliary = sum(key.endswith(AUXILIARY) for key in loaded)
@@ -184,8 +187,8 @@ def check_checkpoints(name: str, case: TrainCase, theirs: Answer, folder: str) -
     write_momentum(written, module_order(network), momentum, devices=case.devices)
     return [Row(name, "we load the original's .params", lonely, IDENTICAL,
                 f"{len(loaded) - auxiliary} parameters, {auxiliary} statistics"),
-            Row(name, "values of that checkpoint", error, 1e-6, "the mean over devices is rounded"
-                if case.devices > 1 else ""),
+            Row(name, "values of that checkpoint", error, 1e-6,
+                "the mean over devices is rounded" if case.devices > 1 else ""),
             Row(name, "momentum in its .states", different, IDENTICAL, f"{len(expected)} parameters"),
             Row(name, "our .states against its own", *_differing_states(written, states))]
 
@@ -202,4 +205,5 @@ def _differing_states(ours: str, original: str) -> Tuple[float, float, str]:
                        for content in contents)
     wrong = len(set(found) ^ set(expected)) + sum(differing(found[key], expected[key])
                                                   for key in set(found) & set(expected))
-    return float(wrong), IDENTICAL, f"{len(expected)} momentum arrays by {'name' if isinstance(next(iter(expected)), str) else 'position'}"
+    by = "name" if isinstance(next(iter(expected)), str) else "position"
+    return float(wrong), IDENTICAL, f"{len(expected)} momentum arrays by {by}"

@@ -159,8 +159,8 @@ def _exported(path: str, kind: str, network: Network, classes: ClassTable, metad
     sides = [side for side in image_shape[1:] if side]
     if sides and sides != [sides[0]] * 2:
         raise InputError(f"takes images of {sides}, and only squares or any size can be predicted", file=path)
-    procedure = replace(Procedure.recorded(_export(metadata)), output="probabilities"
-                        if probabilities else "logits", size_px=sides[0] if sides else 0)
+    procedure = replace(Procedure.recorded(_export(metadata)), output="probabilities" if probabilities
+                        else "logits", size_px=sides[0] if sides else 0)
     return ModelFile(path, kind, _as_logits(network) if probabilities else network, classes, metadata,
                      procedure)
 
@@ -200,8 +200,8 @@ def _check_sizes(settings: Any, file: str, field: str = "network") -> None:
         for value in settings[:MAX_STAGES + 1]:
             _check_sizes(value, file, field)
     limit = MAX_UNITS if field.endswith((".units", ".repeats")) else MAX_WIDTH
-    if isinstance(settings, (int, float)) and not 0 <= settings <= limit or isinstance(settings,
-                                                                                       list) and len(settings) > MAX_STAGES:
+    if isinstance(settings, (int, float)) and not 0 <= settings <= limit or isinstance(
+            settings, list) and len(settings) > MAX_STAGES:
         raise InputError(f"{str(settings)[:60]} is an absurd size", file=file, field=field,
                          remedy="copy the checkpoint again")
 

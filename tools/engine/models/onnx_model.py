@@ -25,16 +25,14 @@ _WINDOW, _SMALL = 64, 65536
 # The operators that the export writes, with their attributes and the largest absolute value of each.
 ATTRIBUTES: Dict[str, Dict[str, int]] = {
     "Conv": {"kernel_shape": _WINDOW, "strides": _WINDOW, "dilations": _WINDOW, "pads": _WINDOW,
-             "group": _SMALL},
-    "BatchNormalization": {"epsilon": 1},
+             "group": _SMALL}, "BatchNormalization": {"epsilon": 1},
     "MaxPool": {"kernel_shape": _WINDOW, "strides": _WINDOW, "pads": _WINDOW},
     "AveragePool": {"kernel_shape": _WINDOW, "strides": _WINDOW, "pads": _WINDOW, "count_include_pad": 1},
     "Concat": {"axis": 4}, "Split": {"axis": 4}, "Softmax": {"axis": 4}, "Transpose": {"perm": 4},
     "Cast": {"to": 11}, "Pad": {"mode": 0}, "Resize": {"mode": 0, "coordinate_transformation_mode": 0},
-    **{name: {} for name in (
-        "Add", "Sub", "Mul", "Div", "Max", "Sum", "Mean", "Clip", "Relu", "Sigmoid", "Tanh", "Exp", "Sqrt",
-        "MatMul", "Reshape", "Shape", "Slice", "Mod", "GlobalAveragePool", "GlobalMaxPool")},
-}
+    **{name: {} for name in ("Add", "Sub", "Mul", "Div", "Max", "Sum", "Mean", "Clip", "Relu", "Sigmoid",
+                             "Tanh", "Exp", "Sqrt", "MatMul", "Reshape", "Shape", "Slice", "Mod",
+                             "GlobalAveragePool", "GlobalMaxPool")}}
 _TEXTS = frozenset({b"linear", b"align_corners", b"constant", b"edge", b"reflect"})
 _END = np.iinfo(np.int64).max
 
@@ -88,10 +86,9 @@ class OnnxNetwork:
         for have, want in zip((images.shape[0], *images.shape[2:]), self.image_shape):
             if want is not None and have != want:
                 raise InputError(f"was exported for {_text(self.image_shape)} (images, height, width), not "
-                                 f"{images.shape[0]} of "
-                                 f"{images.shape[2]}x{images.shape[3]}", file=self.path,
-                                 remedy="export it for any size, or warp images to its size "
-                                        "(predict.fit=warp)")
+                                 f"{images.shape[0]} of " f"{images.shape[2]}x{images.shape[3]}",
+                                 file=self.path, remedy="export it for any size, or warp images to its size "
+                                 "(predict.fit=warp)")
         try:
             output = self._session.run([self._names[1]],
                                        {self._names[0]: np.ascontiguousarray(images, np.float32)})[0]
@@ -188,8 +185,9 @@ def _check_graph(model: Any, file: PathLike) -> None:
 def _check_ends(graph: Any, file: PathLike) -> None:
     """One input (N, 3, H, W) and one output of four dimensions, float32, of bounded size."""
     if len(graph.input) != 1 or len(graph.output) != 1:
-        raise InputError(f"must have one input and one output, not {len(graph.input)} and "
-                         f"{len(graph.output)}", file=file, remedy=_REMEDY)
+        raise InputError(
+            f"must have one input and one output, not {len(graph.input)} and {len(graph.output)}", file=file,
+            remedy=_REMEDY)
     for value in (graph.input[0], graph.output[0]):
         tensor = value.type.tensor_type
         dims = [dim.dim_value for dim in tensor.shape.dim]
@@ -229,15 +227,14 @@ def _check_node(node: Any, file: PathLike) -> None:
     known = ATTRIBUTES.get(node.op_type)
     if known is None or node.domain not in ("", "ai.onnx"):
         raise InputError(f"the operator {node.domain[:20]}{node.op_type[:60]} is not one of this project's "
-                         "networks and is not run",
-                         file=file, field=field, remedy="export the network with tools/export.py")
+                         "networks and is not run", file=file, field=field,
+                         remedy="export the network with tools/export.py")
     for attribute in node.attribute:
         values: List[float] = {1: [attribute.f], 2: [attribute.i], 7: list(attribute.ints),
                                3: [0]}.get(attribute.type, [math.inf])
         limit = known.get(attribute.name, -1)
-        if not all(abs(value) <= limit
-                   for value in values) or len(
-                       values) > 8 or attribute.type == 3 and attribute.s not in _TEXTS:
+        if not all(abs(value) <= limit for value in values) or len(
+                values) > 8 or attribute.type == 3 and attribute.s not in _TEXTS:
             raise InputError(f"the {node.op_type} attribute {attribute.name[:60]!r} is not allowed",
                              file=file, field=field, remedy=_REMEDY)
 

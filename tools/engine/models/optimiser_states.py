@@ -88,9 +88,9 @@ def read_momentum(states: PathLike, params: PathLike) -> Dict[str, np.ndarray]:
         if value is not None:
             momentum[name] = parse_array(value.content, states)
             if momentum[name].shape != parameters[name].shape:
-                raise InputError(f"has the shape {momentum[name].shape}, the parameter "
-                                 f"{parameters[name].shape}", file=states, field=name,
-                                 remedy=REMEDY)
+                raise InputError(
+                    f"has the shape {momentum[name].shape}, the parameter {parameters[name].shape}",
+                    file=states, field=name, remedy=REMEDY)
     return momentum
 
 

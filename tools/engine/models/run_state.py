@@ -82,6 +82,6 @@ def _strip(node: Any, place: str, arrays: Dict[str, np.ndarray]) -> Any:
 
 def _fill(node: Any, arrays: Any) -> Any:
     if isinstance(node, dict):
-        return arrays[node[_ARRAY]] if _ARRAY in node else {key: _fill(value, arrays) for key,
-                                                            value in node.items()}
+        return arrays[node[_ARRAY]] if _ARRAY in node else {key: _fill(value, arrays)
+                                                            for key, value in node.items()}
     return [_fill(value, arrays) for value in node] if isinstance(node, list) else node

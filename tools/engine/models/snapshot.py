@@ -78,8 +78,8 @@ def resolve_checkpoint(path: PathLike, model: str = "") -> str:
 
 
 def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts = None, model: str = "",
-                 network: Optional[NetworkConfig] = None, classes: Sequence[str] = ()) -> Tuple[CIAN,
-                                                                                                Dict[str, Any]]:
+                 network: Optional[NetworkConfig] = None,
+                 classes: Sequence[str] = ()) -> Tuple[CIAN, Dict[str, Any]]:
     """Build the network of a checkpoint and load it.
 
     Parameters

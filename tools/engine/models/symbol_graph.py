@@ -34,8 +34,8 @@ def _integers(low: int, high: int) -> Check:
 
     def check(text: str) -> bool:
         inner = re.fullmatch(r"[(\[]?([-\d, ]{0,99}?),?[)\]]?", text)
-        return inner is not None and all(one(part.strip()) for part in inner.group(1).split(",")
-                                         if inner.group(1))
+        return inner is not None and all(one(part.strip())
+                                         for part in inner.group(1).split(",") if inner.group(1))
     return check
 
 
@@ -167,12 +167,11 @@ class SymbolGraph:
     def to_json(self) -> str:
         """The graph in MXNet's format, of known operators and attributes only."""
         nodes = [{"op": node.op, "name": node.name, "attrs": dict(node.attrs),
-                  "inputs": [[*pair, 0] for pair in node.inputs]}
-                 for node in self.nodes]
-        return json.dumps({
-            "nodes": nodes, "arg_nodes": [at for at, node in enumerate(self.nodes) if node.op == "null"],
-            "heads": [[*pair, 0] for pair in self.heads],
-            "attrs": {"mxnet_version": ["int", _MXNET_VERSION]}})
+                  "inputs": [[*pair, 0] for pair in node.inputs]} for node in self.nodes]
+        return json.dumps({"nodes": nodes,
+                           "arg_nodes": [at for at, node in enumerate(self.nodes) if node.op == "null"],
+                           "heads": [[*pair, 0] for pair in self.heads],
+                           "attrs": {"mxnet_version": ["int", _MXNET_VERSION]}})
 
 
 def read_symbol(path: PathLike) -> SymbolGraph:
@@ -206,8 +205,9 @@ def number_names(text: str, attrs: Optional[Mapping[str, Mapping[str, str]]] = N
 def parse_symbol(text: str, file: PathLike) -> SymbolGraph:
     """Check the content of a symbol file; ``file`` is for messages. Raises as :func:`read_symbol`."""
     if len(text) > MAX_BYTES:
-        raise InputError(f"is {len(text)} characters long, and no symbol of this project comes near "
-                         f"{MAX_BYTES}", file=file)
+        raise InputError(
+            f"is {len(text)} characters long, and no symbol of this project comes near {MAX_BYTES}",
+            file=file)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -236,9 +236,9 @@ def _node(node: Any, before: List[SymbolNode], field: str, file: PathLike) -> Sy
         raise InputError(f"the name {str(name)[:60]!r} is not made of letters, digits, '_' and '.'",
                          file=file, field=field)
     if not isinstance(op, str) or op not in OPERATORS:
-        raise InputError(f"the operator {str(op)[:60]!r} is not one of this project's networks and is not "
-                         "run", file=file,
-                         field=f"{field} {name}", remedy="export the network with tools/export.py")
+        raise InputError(
+            f"the operator {str(op)[:60]!r} is not one of this project's networks and is not run", file=file,
+            field=f"{field} {name}", remedy="export the network with tools/export.py")
     if not isinstance(attrs, dict):
         raise InputError("attributes must be names and texts", file=file, field=f"{field} {name}",
                          remedy=_REMEDY)
@@ -262,8 +262,8 @@ def _links(pairs: Any, nodes: List[SymbolNode], field: str, file: PathLike,
         raise InputError(f"needs {count[0]} to {count[1]} inputs", file=file, field=field, remedy=_REMEDY)
     links: List[Tuple[int, int]] = []
     for pair in pairs:
-        if not isinstance(pair, list) or not 2 <= len(pair) <= 3 or not all(type(value) is int
-                                                                            for value in pair):
+        if not isinstance(pair,
+                          list) or not 2 <= len(pair) <= 3 or not all(type(value) is int for value in pair):
             raise InputError(f"{str(pair)[:60]} is not a reference to a node", file=file, field=field,
                              remedy=_REMEDY)
         at, output = pair[:2]

@@ -43,8 +43,7 @@ class SymbolNetwork(HybridBlock):
         inputs = sorted(set(graph.variables) - set(params))
         if inputs != [INPUT] or len(graph.heads) != 1:
             raise InputError(f"needs '{INPUT}' as its one input and has one output; without a value are "
-                             f"{', '.join(inputs[:5]) or 'none'}",
-                             file=file, remedy=_REMEDY)
+                             f"{', '.join(inputs[:5]) or 'none'}", file=file, remedy=_REMEDY)
         try:
             symbol = mx.sym.load_json(graph.to_json())
             shapes = _probe(symbol, file)
@@ -72,8 +71,7 @@ class SymbolNetwork(HybridBlock):
             return self(images)
         except mx.MXNetError as error:
             raise InputError(f"cannot be run on images of {images.shape[2]}x{images.shape[3]} pixels "
-                             f"({_first_line(error)})",
-                             file=self._file, remedy=_REMEDY) from error
+                             f"({_first_line(error)})", file=self._file, remedy=_REMEDY) from error
 
 
 def load_symbol(symbol_path: PathLike, params_path: PathLike, ctx: Any = None) -> SymbolNetwork:
@@ -112,5 +110,5 @@ def _known(shape: Sequence[int]) -> bool:
 def _first_line(error: BaseException) -> str:
     """The message of a native error without its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Error" in line or "Check failed" in line), lines[0]
-                if lines else "")[:200]
+    return next((line for line in lines if "Error" in line or "Check failed" in line),
+                lines[0] if lines else "")[:200]

@@ -74,8 +74,8 @@ class DenseCRF:
         classes, height, width = self._shape = logits.shape
         self._iterations = preset.iterations
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
-            raise ValueError(f"the image is {image.dtype} {image.shape}, but the logits need uint8 "
-                             f"{(height, width, 3)}")
+            raise ValueError(
+                f"the image is {image.dtype} {image.shape}, but the logits need uint8 {(height, width, 3)}")
         if not np.isfinite(logits).all():
             raise InputError("the network's logits are not finite",
                              remedy="check the checkpoint: its training may have diverged")

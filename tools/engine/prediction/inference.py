@@ -83,7 +83,8 @@ class FinishingPool:
             raise
         except BrokenProcessPool as error:
             names = ", ".join([name, *self._waiting.values()])
-            raise RuntimeError(f"a CRF process died (out of memory?) while these were under way: {names}") from error
+            raise RuntimeError(
+                f"a CRF process died (out of memory?) while these were under way: {names}") from error
         except Exception as error:
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 

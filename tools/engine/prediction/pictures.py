@@ -55,16 +55,14 @@ class PairView:
     def rows(self) -> List[List[Panel]]:
         """The figure: for self- and for cross-affinity a row of activations above a row of predictions."""
         get = self.panels.__getitem__
-        return [
-            [get("query"), get("average_self"), get("activation_raw"), get("activation_residual_self"),
-             get("activation_augmented_self")],
-            [get("query_classes"), get("pixel_self"), get("classes_raw"), get("classes_residual_self"),
-             get("classes_augmented_self")],
-            [get("reference"), get("average_cross"), get("activation_raw"), get("activation_residual_cross"),
-             get("activation_augmented_cross")],
-            [get("reference_classes"), get("pixel_cross"), get("classes_raw"), get("classes_residual_cross"),
-             get("classes_augmented_cross")],
-        ]
+        return [[get("query"), get("average_self"), get("activation_raw"), get("activation_residual_self"),
+                 get("activation_augmented_self")],
+                [get("query_classes"), get("pixel_self"), get("classes_raw"), get("classes_residual_self"),
+                 get("classes_augmented_self")],
+                [get("reference"), get("average_cross"), get("activation_raw"),
+                 get("activation_residual_cross"), get("activation_augmented_cross")],
+                [get("reference_classes"), get("pixel_cross"), get("classes_raw"),
+                 get("classes_residual_cross"), get("classes_augmented_cross")]]
 
 
 def enlarge(maps: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -144,8 +142,8 @@ def compare_pair(net: CIAN, query: np.ndarray, reference: np.ndarray, class_name
         counts = np.bincount(found["augmented_cross"].argmax(axis=0).ravel(), minlength=len(class_names))[1:]
         strongest = found["augmented_cross"][1:].max(axis=(1, 2))
         class_index = 1 + int(counts.argmax() if counts.any() else strongest.argmax())
-    activations = {name: maps[class_index] - maps[0] for name, maps in found.items()
-                   if not name.startswith("affinity")}
+    activations = {name: maps[class_index] - maps[0]
+                   for name, maps in found.items() if not name.startswith("affinity")}
     if pixel is None:
         y, x = np.unravel_index(int(activations["augmented_self"].argmax()),
                                 activations["augmented_self"].shape)
@@ -192,8 +190,8 @@ def draw_grid(rows: Sequence[Sequence[Panel]], legend: Sequence[Tuple[str, np.nd
     columns = max(len(row) for row in rows)
     heights = [max(panel.picture.shape[0] / panel.picture.shape[1] for panel in row) for row in rows]
     title_inches, legend_inches = 0.26, 0.45 if legend else 0.05
-    tall = [PANEL_INCHES * height + (title_inches if titles == "each" or at == 0 else 0.06) for at,
-            height in enumerate(heights)]
+    tall = [PANEL_INCHES * height + (title_inches if titles == "each" or at == 0 else 0.06)
+            for at, height in enumerate(heights)]
     total_width, total_height = columns * (PANEL_INCHES + 0.06), sum(tall) + legend_inches
     figure = Figure(figsize=(total_width, total_height), dpi=110, facecolor="white")
     top = total_height
@@ -275,9 +273,9 @@ def write_pair(folder: PathLike, net: CIAN, query: str, reference: str, class_na
     target = os.path.join(folder, f"pair-{names[0]}-{names[1]}.png")
     atomic_write_bytes(target, content)
     if page is not None:
-        page.text(f"{names[0]} (query) and {names[1]} (reference); activations of "
-                  f"{class_names[view.class_index]}; "
-                  f"pixel {view.pixel[0]},{view.pixel[1]}.")
+        page.text(
+            f"{names[0]} (query) and {names[1]} (reference); activations of {class_names[view.class_index]}; "
+            f"pixel {view.pixel[0]},{view.pixel[1]}.")
         page.picture(content, f"Figure 3 of {names[0]} and {names[1]}")
     return target
 
@@ -288,8 +286,7 @@ def write_gallery(folder: PathLike, tree: DatasetTree, names: Sequence[str],
     (title, folder of NAME.png), and the truth
     where there is one; returns the picture's path."""
     maps = [(title, [read_label_png(os.path.join(source, f"{name}.png"), len(tree.classes))
-                     for name in names])
-            for title, source in columns]
+                     for name in names]) for title, source in columns]
     if tree.mask_root and all(os.path.exists(tree.mask_path(name)) for name in names):
         maps.append(("truth", [read_label_png(tree.mask_path(name), len(tree.classes)) for name in names]))
     content = gallery([read_image(tree.image_path(name)) for name in names], maps, tree.classes.names)

@@ -104,8 +104,8 @@ class Predictor:
             For an image so large that this machine's memory cannot hold its affinity.
         """
         fits = self.check(images)
-        batch = np.stack([fit.apply(image) for fit, image in zip(fits, images)]).transpose(0, 3, 1,
-                                                                                           2).astype(np.float32)
+        batch = np.stack([fit.apply(image)
+                          for fit, image in zip(fits, images)]).transpose(0, 3, 1, 2).astype(np.float32)
         if self.settings.mirror:
             batch = np.concatenate([batch, batch[..., ::-1]])
         maps = self._network(mx.nd.array(batch, ctx=self.device))
@@ -143,15 +143,13 @@ class Predictor:
         if needed > have:
             each = f" for each of {self.sharers} processes" if self.sharers > 1 else ""
             raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.0f} GiB for "
-                             "its affinity, and this machine "
-                             f"has {have / 2 ** 30:.0f}{each}",
-                             remedy=("use run.processes=1, "
-                                     if each else "") + "make it smaller, or use predict.fit=warp")
+                             "its affinity, and this machine " f"has {have / 2 ** 30:.0f}{each}", remedy=(
+                "use run.processes=1, " if each else "") + "make it smaller, or use predict.fit=warp")
 
 
 def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *,
-                    model: str = "",
-                    classes: Optional[ClassTable] = None) -> Tuple[List[Predictor], Dict[str, Any]]:
+                    model: str = "", classes: Optional[ClassTable] = None) -> Tuple[List[Predictor],
+                                                                                    Dict[str, Any]]:
     """A predictor for every device, and what identifies the model (its file's SHA-256 and its name)
     in a manifest.
 

@@ -134,7 +134,8 @@ class ProcessPredictor:
         fits = self._own.check(images)
         with _told():
             if self._opened.exception() is not None or self._opened.result() != self._model:
-                raise RuntimeError(f"{self._model['model']} was replaced while it was opened; start again") from self._opened.exception()
+                message = f"{self._model['model']} was replaced while it was opened; start again"
+                raise RuntimeError(message) from self._opened.exception()
             return Running(list(images), fits, _Later(self._pool.submit(_coarse, list(images))))
 
 
@@ -155,7 +156,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise RuntimeError("a process with a network died (out of memory?); run.processes=1 needs less") from error
+        raise RuntimeError(
+            "a process with a network died (out of memory?); run.processes=1 needs less") from error
 
 
 _predictor: List[Predictor] = []  # of a process beside another one

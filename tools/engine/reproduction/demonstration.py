@@ -26,9 +26,7 @@ SETTINGS: Dict[str, Dict[str, Any]] = {
     "cam": {"model": "efficientnet_lite0", "pretrained": "package", "freeze_backbone": True},
     "seeds": {"saliency": "builtin", "background_threshold": 0.2},
     "train": {"epochs": 8, "batch_size": 4, "crop_px": 113, "lr": 4e-4, "gamma_start": 0.1, "keep": 1,
-              "log_every": 5},
-    "predict": {"fit": "native", "retrain_fit": "native"},
-}
+              "log_every": 5}, "predict": {"fit": "native", "retrain_fit": "native"}}
 IMAGES = {"train": 80, "val": 24}
 CLASSES = ("lion", "bull", "hare", "griffin")
 COLUMNS = ("", "images", "mIoU %", "with CRF %")
@@ -42,9 +40,8 @@ def configure(out: Path) -> Config:
     root = out / "data"
     if not (root / "classes.txt").exists():
         make_toy(root, IMAGES["train"], IMAGES["val"], classes=CLASSES)
-    config = load_config().replace(**{**SETTINGS,
-                                      "data": {**SETTINGS["data"], "root": str(root),
-                                               "classes": str(root / "classes.txt")}})
+    config = load_config().replace(
+        **{**SETTINGS, "data": {**SETTINGS["data"], "root": str(root), "classes": str(root / "classes.txt")}})
     save_config(config, out / "demo.yaml")
     return config
 
@@ -91,15 +88,13 @@ def results(out: Path) -> List[Tuple[str, str, str, str]]:
 
     def score(folder: str) -> str:
         return f"{100 * json.loads(read_text(out / (folder + '.json')))['mean_iou']:.1f}"
-    return [
-        ("CAM above its threshold", "train", f"{100 * quality['cam']['mean_iou']:.1f}", ""),
-        ("seeds, over labelled pixels", "train", f"{100 * quality['mean_iou_labelled']:.1f}", ""),
-        ("seeds, unlabelled ones missed", "train", f"{100 * quality['mean_iou']:.1f}", ""),
-        ("first round, labels for the second", "train", score("first/train_aug_pred"),
-         score("first/train_aug_pred_crf")),
-        ("first round", "val", score("first/pred"), score("first/pred_crf")),
-        ("second round", "val", score("first_retrain/pred"), score("first_retrain/pred_crf")),
-    ]
+    return [("CAM above its threshold", "train", f"{100 * quality['cam']['mean_iou']:.1f}", ""),
+            ("seeds, over labelled pixels", "train", f"{100 * quality['mean_iou_labelled']:.1f}", ""),
+            ("seeds, unlabelled ones missed", "train", f"{100 * quality['mean_iou']:.1f}", ""),
+            ("first round, labels for the second", "train", score("first/train_aug_pred"),
+             score("first/train_aug_pred_crf")),
+            ("first round", "val", score("first/pred"), score("first/pred_crf")),
+            ("second round", "val", score("first_retrain/pred"), score("first_retrain/pred_crf"))]
 
 
 def write_page(out: Path, config: Config, rows: Sequence[Sequence[str]],
@@ -111,8 +106,7 @@ def write_page(out: Path, config: Config, rows: Sequence[Sequence[str]],
     page = Page("CIAN on a generated data set",
                 "From images and image-level labels to masks. Each class differs from the others by its "
                 "head alone, so a classifier looks at heads; bodies have to be won by propagation. Ground "
-                "truth was used for the scores "
-                "and the pictures only.")
+                "truth was used for the scores and the pictures only.")
     page.table(COLUMNS, rows)
     page.legend(("ignored", *tree.classes.foreground),
                 np.stack([[226] * 3, *palette()[1:len(tree.classes)]]).astype(np.uint8))
@@ -140,9 +134,8 @@ def _training_pictures(out: Path, tree: DatasetTree, config: Config, page: Page)
         present = [int(index) for index in np.flatnonzero(row) if index]
         folders = (out / "seeds", out / "first" / "train_aug_pred", out / "first" / "train_aug_pred_crf",
                    tree.mask_root)
-        page.pictures([image, heat(image, maps(image, present).max(axis=0)),
-                       *(label_picture(read_label_png(os.path.join(folder, f"{name}.png")))
-                         for folder in folders)],
+        page.pictures([image, heat(image, maps(image, present).max(axis=0)), *(
+            label_picture(read_label_png(os.path.join(folder, f"{name}.png"))) for folder in folders)],
                       ["image: " + ", ".join(tree.classes.names[index] for index in present), "CAM", "seed",
                        "prediction", "CRF", "truth"])
 
@@ -155,9 +148,8 @@ def _validation_pictures(out: Path, tree: DatasetTree, config: Config, page: Pag
     folders = (out / "first" / "pred", out / "first" / "pred_crf", out / "first_retrain" / "pred",
                out / "first_retrain" / "pred_crf", tree.mask_root)
     for name in tree.names(config.data.val_list)[:SHOWN_VAL]:
-        page.pictures([read_image(tree.image_path(name)),
-                       *(label_picture(read_label_png(os.path.join(folder, f"{name}.png")))
-                         for folder in folders)],
+        page.pictures([read_image(tree.image_path(name)), *(
+            label_picture(read_label_png(os.path.join(folder, f"{name}.png"))) for folder in folders)],
                       ["image", "first round", "with CRF", "second round", "with CRF", "truth"])
 
 

@@ -99,8 +99,8 @@ def _claim(content: Any, path: PathLike) -> Claim:
     if missing:
         raise InputError("is missing", file=path, field=f"claim.{missing[0]}")
     claim = Claim(**{**content, "paper": content.get("paper") or {}})
-    wrong = [key for key, value in claim.paper.items()
-             if key not in FIGURES or not isinstance(value, (int, float))]
+    wrong = [key for key, value in claim.paper.items() if key not in FIGURES
+             or not isinstance(value, (int, float))]
     if wrong:
         raise InputError(f"{wrong[0]!r} is not one of the figures {', '.join(FIGURES)} with a number",
                          file=path, field="claim.paper")

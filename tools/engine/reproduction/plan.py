@@ -43,8 +43,7 @@ class Place:
     def lay_under(self, config: Config) -> Config:
         """The configuration on this data set."""
         return config.replace(data={"root": self.data, "classes": self.classes, "train_list": self.train_list,
-                                    "val_list": self.val_list},
-                              seeds={"saliency_root": self.saliency_root})
+                                    "val_list": self.val_list}, seeds={"saliency_root": self.saliency_root})
 
     @property
     def fingerprint(self) -> List[str]:
@@ -96,8 +95,8 @@ def plan(experiment: Experiment, place: Place, seed: int) -> Measurement:
     keep those of the file, so that the rows and seeds of a table start from one set of seeds.
     """
     config = place.lay_under(experiment.config).replace(train={"seed": seed})
-    counts = {name: len(resolve_list(place.data, split)) for name,
-              split in (("train", place.train_list), ("val", place.val_list))}
+    counts = {name: len(resolve_list(place.data, split))
+              for name, split in (("train", place.train_list), ("val", place.val_list))}
     seeds = _seed_stages(config, place, counts["train"])
     rounds = [_first_round(config, place, seeds, counts["train"])]
     if experiment.claim.rounds == 2:
@@ -140,24 +139,23 @@ def _second_round(config: Config, place: Place, seeds: Stage, first: Stage, imag
     key = stage_key("labels", first.key, config.hash(("predict",)))
     labels = _stage(place, "labels", key, "predict",
                     ["--retrain-labels", "--quiet", "--checkpoint", str(first.folder), "--out",
-                     str(place.out / f"labels-{key}")],
-                    (first,), first.config, images)
-    located = first.config.replace(data={"label_root": str(labels.folder
-                                                           / label_folder(config.predict.retrain_crf))})
+                     str(place.out / f"labels-{key}")], (first,), first.config, images)
+    located = first.config.replace(
+        data={"label_root": str(labels.folder / label_folder(config.predict.retrain_crf))})
     key = stage_key("round2", labels.key, config.hash(TRAINING))
     # one of its own: rows with one first round may differ in their labels
     snapshot = place.out / f"round2-{key}"
     return Stage("round2", key, Path(f"{snapshot}_retrain"), "retrain",
-                 ("--snapshot", str(snapshot), "--start", str(first.folder)),
-                 (labels,), located, images * config.train.epochs)
+                 ("--snapshot", str(snapshot), "--start", str(first.folder)), (labels,), located,
+                 images * config.train.epochs)
 
 
 def _score_stages(config: Config, place: Place, trained: Stage, images: int) -> Dict[str, Stage]:
     """Prediction of the validation list and both of its scores."""
     key = stage_key("val", trained.key, config.hash(("predict",)))
-    predicted = _stage(place, "val", key, "predict",
-                       ["--quiet", "--checkpoint", str(trained.folder), "--out",
-                        str(place.out / f"val-{key}")], (trained,), config, images)
+    predicted = _stage(place, "val", key, "predict", ["--quiet", "--checkpoint", str(trained.folder), "--out",
+                                                      str(place.out / f"val-{key}")], (trained,), config,
+                       images)
     figures = {"val": "pred"} if config.predict.crf == "none" else {"val": "pred", "val_crf": "pred_crf"}
     scores = {}
     for figure, folder in figures.items():
@@ -165,6 +163,5 @@ def _score_stages(config: Config, place: Place, trained: Stage, images: int) -> 
         target = place.out / f"score-{key}"
         scores[figure] = _stage(place, "score", key, "evaluate",
                                 ["--prediction-root", str(predicted.folder / folder), "--json",
-                                 str(target / "score.json")],
-                                (predicted,), config, images)
+                                 str(target / "score.json")], (predicted,), config, images)
     return scores

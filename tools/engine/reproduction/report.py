@@ -44,8 +44,8 @@ class Row:
         claim = first.experiment.claim
         self.name, self.figure, self.path = claim.row, figure, first.experiment.path
         self.mirrored = bool(claim.mirrors)
-        stated = load_experiment(
-            self.path.parents[2] / claim.mirrors).claim.paper if claim.mirrors else claim.paper
+        stated = load_experiment(self.path.parents[2]
+                                 / claim.mirrors).claim.paper if claim.mirrors else claim.paper
         self.paper: Optional[float] = stated.get(figure)
         self.hash = first.experiment.config.hash((*TRAINING, "cam", "seeds", "predict"))
         self.values: Dict[int, float] = {}
@@ -66,8 +66,8 @@ class Row:
 
     def gains(self, first: Row) -> List[float]:
         """Over the table's first row, seed by seed."""
-        return [value - first.values[seed] for seed, value in sorted(self.values.items())
-                if seed in first.values]
+        return [value - first.values[seed]
+                for seed, value in sorted(self.values.items()) if seed in first.values]
 
     def cells(self, first: Row) -> List[str]:
         """The row in the order of ``HEADER``; ``first`` is the same figure of the table's first row."""
@@ -106,7 +106,8 @@ def conditions(measurement: Measurement) -> str:
     config = measurement.experiment.config
     data, predict = measurement.scores["val"].config.data, config.predict  # type: ignore[union-attr]
     crf = "without and with" if "val_crf" in measurement.scores else "without"
-    fit = "images at their own size" if predict.fit == "native" else f"images under '{predict.fit}' {predict.size_px}"
+    fit = ("images at their own size" if predict.fit == "native"
+           else f"images under '{predict.fit}' {predict.size_px}")
     frozen = f", frozen: {' '.join(config.train.freeze)}" if config.train.freeze else ""
     return (f"mIoU in per cent on the list {os.path.basename(data.val_list)}, classes that occur nowhere "
             "counted as 0. Training labels: "
@@ -129,8 +130,8 @@ def scores_plot(rows: Sequence[Row], title: str) -> bytes:
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
         if row.mean is not None:
-            axes.barh(place, row.mean, xerr=row.spread or 0, color="#4c78a8"
-                      if row.figure.endswith("crf") else "#9ecae9", height=0.66)
+            axes.barh(place, row.mean, xerr=row.spread or 0,
+                      color="#4c78a8" if row.figure.endswith("crf") else "#9ecae9", height=0.66)
             axes.plot(list(row.values.values()), [place] * len(row.values), "k.", markersize=4)
         if row.paper is not None and not row.mirrored:
             axes.plot(row.paper, place, "D", color="#e45756", markersize=6)
@@ -244,10 +245,10 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
     lines += [f"{LEGEND} Versions: {shown}.", ""]
     page.save(f"{base}.html")
     atomic_write_bytes(f"{base}.md", "\n".join(lines).encode())
-    atomic_write_bytes(f"{base}.json", json.dumps({"command": command, "versions": versions, "tables": [
-        {"title": title, "measurements": [record(measurement) for measurement in measurements]} for title,
-        measurements in tables]},
-        indent=1).encode())
+    atomic_write_bytes(f"{base}.json", json.dumps(
+        {"command": command, "versions": versions,
+         "tables": [{"title": title, "measurements": [record(measurement) for measurement in measurements]}
+                    for title, measurements in tables]}, indent=1).encode())
 
 
 def record(measurement: Measurement) -> Dict[str, Any]:
@@ -262,10 +263,9 @@ def record(measurement: Measurement) -> Dict[str, Any]:
     stages = {f"{stage.kind}-{stage.key}": stage.done["seconds"]
               for stage in in_order(measurement.scores.values()) if stage.done}
     return {"table": experiment.claim.table, "row": experiment.claim.row,
-            "file": "/".join(experiment.path.parts[-3:]),
-            "seed": measurement.seed, "configuration": experiment.config.hash((*TRAINING, "cam", "seeds",
-                                                                               "predict")), "figures": figures,
-            "seconds": stages}
+            "file": "/".join(experiment.path.parts[-3:]), "seed": measurement.seed,
+            "configuration": experiment.config.hash((*TRAINING, "cam", "seeds", "predict")),
+            "figures": figures, "seconds": stages}
 
 
 def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -> None:
@@ -276,8 +276,8 @@ def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -
     shown = {m.experiment.claim.row: m for m in reversed(measurements) if m.figures() is not None}
     if not shown:
         return
-    ordered = [shown[name] for name in dict.fromkeys(m.experiment.claim.row for m in measurements)
-               if name in shown]
+    ordered = [shown[name]
+               for name in dict.fromkeys(m.experiment.claim.row for m in measurements) if name in shown]
     data = measurements[0].scores["val"].config.data  # type: ignore[union-attr]
     tree = DatasetTree(data.root, mask_root=data.mask_root, classes=data.classes)
     columns = [(m.experiment.claim.row,

@@ -128,8 +128,8 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
         code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT,
                               stdin=subprocess.DEVNULL, env=environment).returncode
     if code:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-                 if line.strip()]
+        lines = [line
+                 for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         raise InputError(f"the stage {stage.kind} ended with code {code}: {lines[-1].split(chr(13))[-1]}",
                          file=log,
                          remedy="mend the cause and run the same command again; what is done is kept")
@@ -151,4 +151,5 @@ def estimate(stages: Iterable[Stage], waiting: Iterable[Stage], jobs: int = 1) -
     if not unknown:
         return known
     some_known = len(unknown) < len({stage.kind for stage in waiting})
-    return f"{known} and what is not measured yet ({', '.join(unknown)})" if some_known else "not measured yet"
+    return (f"{known} and what is not measured yet ({', '.join(unknown)})" if some_known
+            else "not measured yet")

@@ -31,9 +31,8 @@ TABLE_ONE_PX = 321
 
 # Operators that compute nothing: they rename, move or cut arrays.
 _MOVES = frozenset(["null", "Reshape", "reshape_like", "Flatten", "transpose", "expand_dims", "squeeze",
-                    "SliceChannel", "slice",
-                    "slice_axis", "slice_like", "Concat", "stack", "BlockGrad", "_copy", "identity",
-                    "Dropout", "Cast"])
+                    "SliceChannel", "slice", "slice_axis", "slice_like", "Concat", "stack", "BlockGrad",
+                    "_copy", "identity", "Dropout", "Cast"])
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ def count_layers(symbol: mx.sym.Symbol, shape: Shape) -> List[Layer]:
         if node["op"] == "null":
             continue
         inputs = [(nodes[source[0]], shapes[source[0]][source[1]]) for source in node["inputs"]]
-        variables = [(source["name"], size) for source, size in inputs
-                     if source["op"] == "null" and source["name"] != "data"]
+        variables = [(source["name"], size) for source, size in inputs if source["op"] == "null"
+                     and source["name"] != "data"]
         fresh = [(name, math.prod(size)) for name, size in variables if name not in used]
         used.update(name for name, _ in fresh)
         weight = next((name for name, _ in variables if name.endswith("_weight")), "")
@@ -147,8 +146,8 @@ def totals(layers: Iterable[Layer], images: int) -> Totals:
                   sum(layer.other for layer in layers) / images)
 
 
-def totals_by_convention(layers: Iterable[Layer], images: int, heads: Sequence[str] = ("fc1_weight",
-                         )) -> Totals:
+def totals_by_convention(layers: Iterable[Layer], images: int,
+                         heads: Sequence[str] = ("fc1_weight",)) -> Totals:
     """The paper's convention (see the module's text); ``heads`` are the weights of the
     classification layer, left out.
     """
@@ -204,6 +203,6 @@ def _other(node: Dict[str, Any], output: Shape) -> int:
     if node["op"] in _MOVES or node["op"] in ("Convolution", "FullyConnected", "batch_dot"):
         return 0
     if node["op"] == "Pooling" and node["attrs"].get("global_pool", "False") not in ("True", "1"):
-        return math.prod(output) * math.prod(json.loads(node["attrs"]["kernel"].replace("(",
-                                                                                        "[").replace(",)", "]").replace(")", "]")))
+        return math.prod(output) * math.prod(
+            json.loads(node["attrs"]["kernel"].replace("(", "[").replace(",)", "]").replace(")", "]")))
     return math.prod(output)

@@ -13,12 +13,14 @@ from cian.files import Problems, atomic_write
 # Names in the lists of the paper, section 'Datasets'.
 COUNTS = {"train_aug": 10582, "val": 1449, "test": 1456}
 DOWNLOADS = """PASCAL VOC 2012 is not complete in {root}. It takes:
-  1. VOCtrainval_11-May-2012.tar from the challenge's page (host.robots.ox.ac.uk/pascal/VOC/voc2012): JPEGImages/, Annotations/ and
-     ImageSets/Segmentation/val.txt;
-  2. SegmentationClassAug/ of the Semantic Boundaries Dataset (Hariharan et al. 2011) in VOC's palette, 12,031 masks: its names make the
-     list train_aug, and its masks score the predictions;
-  3. for Table 5's test column VOC2012test.tar from the evaluation server, with ImageSets/Segmentation/test.txt.
-Beside it, ImageNet weights of MXNet's model zoo (resnet-50-0000.params, resnet-101-0000.params, vgg16-0000.params) and saliency maps."""
+  1. VOCtrainval_11-May-2012.tar from the challenge's page (host.robots.ox.ac.uk/pascal/VOC/voc2012):
+     JPEGImages/, Annotations/ and ImageSets/Segmentation/val.txt;
+  2. SegmentationClassAug/ of the Semantic Boundaries Dataset (Hariharan et al. 2011) in VOC's palette,
+     12,031 masks: its names make the list train_aug, and its masks score the predictions;
+  3. for Table 5's test column VOC2012test.tar from the evaluation server, with
+     ImageSets/Segmentation/test.txt.
+Beside it, ImageNet weights of MXNet's model zoo (resnet-50-0000.params, resnet-101-0000.params,
+vgg16-0000.params) and saliency maps."""
 
 
 def check_voc(root: PathLike, *lists: str) -> None:
@@ -43,14 +45,14 @@ def check_voc(root: PathLike, *lists: str) -> None:
             problems.append(InputError(f"has {len(names)} names, not {COUNTS[stem]}", file=root,
                                        field=f"list {stem}"))
         for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
-            present = set(os.listdir(os.path.join(root, folder))) if os.path.isdir(os.path.join(root,
-                                                                                                folder)) else set()
+            present = set(os.listdir(os.path.join(root, folder))) if os.path.isdir(
+                os.path.join(root, folder)) else set()
             missing = [entry for entry in names if entry + suffix not in present]
             # the test set's annotations are the server's
             if missing and not (stem == "test" and folder == "Annotations"):
                 problems.append(InputError(
                     f"{len(missing)} of {len(names)} files are missing, first {missing[0]}{suffix}",
-                                           file=os.path.join(root, folder), field=f"list {stem}"))
+                    file=os.path.join(root, folder), field=f"list {stem}"))
     if problems:
         raise Problems(problems, remedy="\n" + DOWNLOADS.format(root=os.fspath(root)))
 

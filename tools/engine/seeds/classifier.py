@@ -85,7 +85,8 @@ class CamRun:
 
     def __init__(self, config: Config, images: RecordSet, snapshot: Snapshot, device: mx.Context,
                  backbone_options: Mapping[str, Any]) -> None:
-        self.config, self.cam, self.images, self.snapshot, self.device = config, config.cam, images, snapshot, device
+        self.config, self.cam, self.images, self.snapshot, self.device = (config, config.cam, images,
+                                                                          snapshot, device)
         self.epoch = self.step = 0
         self._workers = config.run.workers or usable_cores()
         self._weights = weights_digest(self.cam)
@@ -156,10 +157,11 @@ class CamRun:
                      f"steps done, on {self.device}")
             while self.epoch < self.cam.epochs:
                 self._run_epoch(log, total)
-        self.snapshot.save_epoch(self.cam.epochs - 1, named_values(self.net), {
-            "kind": "cam", "network": self.net.settings, "classes": list(self.images.classes.foreground),
-            "training": self.identity(),
-            "config_hash": self.config.hash(("cam",)), "epoch": self.epoch - 1, "step": self.step})
+        self.snapshot.save_epoch(self.cam.epochs - 1, named_values(self.net),
+                                 {"kind": "cam", "network": self.net.settings,
+                                  "classes": list(self.images.classes.foreground),
+                                  "training": self.identity(), "config_hash": self.config.hash(("cam",)),
+                                  "epoch": self.epoch - 1, "step": self.step})
         return path
 
     def _run_epoch(self, log: RunLog, total: int) -> None:
@@ -174,8 +176,7 @@ class CamRun:
         speed = self._clock.images_per_second(len(self.images))
         log.scalars({"loss/sigmoid": loss, "learning_rate": rate, "images_per_second": speed}, self.step)
         log.line(f"epoch {self.epoch}/{self.cam.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, "
-                 f"{speed:.1f} images/s, "
-                 f"{duration(self._clock.seconds_left(total - self.step))} left")
+                 f"{speed:.1f} images/s, " f"{duration(self._clock.seconds_left(total - self.step))} left")
 
     def _learn(self, batch: mx.io.DataBatch, rate: float) -> None:
         data, labels = (arrays[0].as_in_context(self.device) for arrays in (batch.data, batch.label))
@@ -187,9 +188,9 @@ class CamRun:
         value = loss.sum().asscalar()
         if not (np.isfinite(value) and all_finite(list(self._sgd.gradients().values()))):
             names = ", ".join(self.images.names[int(index)] for index in batch.index)
-            raise InputError(f"the loss or a gradient is not finite in step {self.step + 1} with the "
-                             f"images {names}",
-                             file=self.snapshot.folder, remedy="look at these images, or lower cam.lr")
+            raise InputError(
+                f"the loss or a gradient is not finite in step {self.step + 1} with the images {names}",
+                file=self.snapshot.folder, remedy="look at these images, or lower cam.lr")
         self._sgd.set_learning_rate(rate)
         self._sgd.step(len(data))
         self._meter.add("loss", float(value), len(data))
@@ -199,8 +200,8 @@ class CamRun:
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the training goes on."""
         mx.nd.waitall()
-        parameters = {name: param.data().asnumpy() for name, param in self.net.collect_params().items()
-                      if param.grad_req != "null"}
+        parameters = {name: param.data().asnumpy()
+                      for name, param in self.net.collect_params().items() if param.grad_req != "null"}
         return {"identity": self.identity(), "epoch": self.epoch, "step": self.step, "parameters": parameters,
                 "momentum": self._sgd.momentum(), "batches": self.batches.state_dict()}
 
@@ -214,14 +215,13 @@ class CamRun:
         for name, images in sets.items():
             if scored.get(name, {}).get("images") != images.identity:
                 precision = average_precisions(self.scores(images), images.labels[:, 1:])
-                by_class = {label: None if np.isnan(value) else float(value) for label,
-                            value in zip(images.classes.foreground, precision)}
+                by_class = {label: None if np.isnan(value) else float(value)
+                            for label, value in zip(images.classes.foreground, precision)}
                 scored[name] = {"images": images.identity, "count": len(images),
                                 "mean_average_precision": mean_of_present(precision),
                                 "average_precision": by_class}
             print(f"{name}: mean average precision {_shown(scored[name]['mean_average_precision'])} on the "
-                  f"labels of {len(images)} images",
-                  flush=True)
+                  f"labels of {len(images)} images", flush=True)
         known = {"classifier": digest, "sets": scored}
         with atomic_write(target, "w") as stream:
             json.dump(known, stream, indent=1)
@@ -232,17 +232,15 @@ class CamRun:
         if self.cam.freeze_backbone:
             straight = self.features(images)[:, STRAIGHT]
             blocks = [straight[start:start + 1024, :, None, None] for start in range(0, len(straight), 1024)]
-            return np.concatenate([self.net.classifier(mx.nd.array(block,
-                                                                   ctx=self.device)).flatten().asnumpy()
-                                   for block in blocks])
+            return np.concatenate([self.net.classifier(
+                mx.nd.array(block, ctx=self.device)).flatten().asnumpy() for block in blocks])
         rows = [self.net(network_input(image, self.device)).asnumpy()[0]
                 for image in images_rgb(images, range(len(images)), self._workers)]
         return np.stack(rows)
 
 
 def build_classifier(settings: CamConfig, num_foreground: int, device: mx.Context,
-                     backbone_options: Optional[Mapping[str, Any]] = None
-                     ) -> CAMClassifier:
+                     backbone_options: Optional[Mapping[str, Any]] = None) -> CAMClassifier:
     """A classifier with its first values, pretrained where the settings name a source, and with
     what trains of it set.
 

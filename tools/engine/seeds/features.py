@@ -56,8 +56,8 @@ def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: Pat
             table = _continued(partial, shape)
             missing = np.flatnonzero(np.isnan(table).any(axis=(1, 2)))
             for index, image in tqdm(zip(missing, images_rgb(images, missing, workers)), total=len(images),
-                                     unit="image", desc="features",
-                                     initial=len(images) - len(missing), disable=None if progress else True):
+                                     unit="image", desc="features", initial=len(images) - len(missing),
+                                     disable=None if progress else True):
                 pixels = network_input(image, device)
                 both = [backbone(view).mean(axis=(2, 3)) for view in (pixels, mx.nd.reverse(pixels, axis=3))]
                 table[index] = mx.nd.concat(*both, dim=0).asnumpy()
@@ -105,8 +105,8 @@ class FeatureIter:
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, seed: int) -> None:
-        self._features, self._labels, self._batch_size, self._seed = features, np.asarray(labels,
-                                                                                          np.float32), batch_size, seed
+        self._features, self._labels, self._batch_size, self._seed = features, np.asarray(
+            labels, np.float32), batch_size, seed
         self._epoch = self._position = 0
 
     @property

@@ -63,8 +63,8 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
     (H, W) uint8 class indices, 255 ignored.
     """
     if len(cams) != len(classes) or cams.shape[1:] != saliency.shape:
-        raise ValueError(f"{cams.shape} maps do not fit {len(classes)} classes and saliency of "
-                         f"{saliency.shape}")
+        raise ValueError(
+            f"{cams.shape} maps do not fit {len(classes)} classes and saliency of {saliency.shape}")
     background = saliency < background_threshold
     labels = np.where(background, 0, IGNORE).astype(np.uint8)
     if not len(classes):
@@ -140,8 +140,8 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
         finished = overlapped(writers, finish, activate(overlapped(readers, load, todo)))
-        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image", disable=None
-                        if progress else True))
+        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image",
+                        disable=None if progress else True))
 
 
 def check_saliency(config: SeedConfig) -> None:
@@ -210,8 +210,8 @@ def existing(folder: PathLike) -> set:
     """
     if not os.path.isdir(folder):
         return set()
-    return {entry.name[:-4] for entry in os.scandir(folder)
-            if entry.name.endswith(".png") and not entry.name.startswith(".")}
+    return {entry.name[:-4] for entry in os.scandir(folder) if entry.name.endswith(".png")
+            and not entry.name.startswith(".")}
 
 
 def choose_strong(names: Sequence[str], ratio: float, seed: int) -> List[str]:
@@ -231,8 +231,8 @@ def _strong_choice(config: SeedConfig, images: RecordSet, strong_masks: PathLike
     masks = os.fspath(strong_masks)
     strong = choose_strong(images.names, config.strong_ratio, config.strong_seed)
     if config.strong_ratio and not os.path.isdir(masks):
-        raise InputError("is no folder of ground truth"
-                         if masks else f"{config.strong_ratio:g} of the seeds are to be ground truth",
+        raise InputError("is no folder of ground truth" if masks
+                         else f"{config.strong_ratio:g} of the seeds are to be ground truth",
                          file=masks or None, field="seeds.strong_ratio",
                          remedy="name the folder of NAME.png with --strong-masks")
     if masks and not config.strong_ratio:

@@ -78,8 +78,8 @@ class CamMaps:
         pixels = network_input(image, self._device)
         for scale in self._scales:
             size = (int((height - 1) * scale) + 1, int((width - 1) * scale) + 1)
-            scaled = pixels if size == (height, width) else mx.nd.contrib.BilinearResize2D(pixels,
-                                                                                           height=size[0], width=size[1])
+            scaled = pixels if size == (height, width) else mx.nd.contrib.BilinearResize2D(
+                pixels, height=size[0], width=size[1])
             coarse = self._coarse(scaled, classes)
             rows, columns = (resize_matrix(shown, side) @ _enlarging(steps, shown)
                              for shown, side, steps in zip(size, (height, width), coarse.shape[1:]))
@@ -117,10 +117,9 @@ def load_classifier(path: PathLike, classes: ClassTable,
         raise InputError("is not a CAM classifier", file=path,
                          remedy="name the file that tools/train_cam.py wrote")
     if tuple(metadata["classes"]) != classes.foreground:
-        raise InputError(f"was trained for {', '.join(metadata['classes'])}, the data has "
-                         f"{', '.join(classes.foreground)}", file=path,
-                         field="classes", remedy="train it on this data, or name its class list with "
-                                                 "--classes")
+        raise InputError(
+            f"was trained for {', '.join(metadata['classes'])}, the data has {', '.join(classes.foreground)}",
+            file=path, field="classes", remedy="train it on this data, or name its class list with --classes")
     net = CAMClassifier(**metadata["network"])
     load_params(net, path, ctx=device)
     net.hybridize()

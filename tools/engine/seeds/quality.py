@@ -40,9 +40,9 @@ def measure_seeds(seed_root: PathLike, mask_root: PathLike, names: Sequence[str]
     def count(name: str) -> np.ndarray:
         seeds, mask = (_read(root, name, classes) for root in (seed_root, mask_root))
         if seeds.shape != mask.shape:
-            raise InputError(f"is {seeds.shape[1]}x{seeds.shape[0]} pixels, its mask "
-                             f"{mask.shape[1]}x{mask.shape[0]}",
-                             file=_path(seed_root, name))
+            raise InputError(
+                f"is {seeds.shape[1]}x{seeds.shape[0]} pixels, its mask {mask.shape[1]}x{mask.shape[0]}",
+                file=_path(seed_root, name))
         return pair_counts(mask, seeds)
 
     total = np.zeros((256, 256), np.int64)
@@ -58,19 +58,15 @@ def seed_scores(counts: np.ndarray, classes: ClassTable) -> Dict[str, Any]:
     truth = counts[:number].sum(axis=1)  # (C,) pixels of the class, with and without a seed
     labelled = counts[:number, :number]
     right, claimed = np.diag(labelled), labelled.sum(axis=0)
-    per_class = {
-        "coverage": _ratio(right, truth), "precision": _ratio(right, claimed),
-        "iou_labelled": _ratio(right, labelled.sum(axis=1) + claimed - right),
-        "iou": _ratio(right, truth + claimed - right),
-    }
-    return {
-        "coverage": _number(_ratio(labelled.sum(), truth.sum())),
-        "precision": _number(_ratio(right.sum(), labelled.sum())),
-        "mean_iou_labelled": float(np.nan_to_num(per_class["iou_labelled"]).mean()),
-        "mean_iou": float(np.nan_to_num(per_class["iou"]).mean()),
-        "classes": {name: {key: _number(values[index]) for key, values in per_class.items()} for index,
-                    name in enumerate(classes.names)},
-    }
+    per_class = {"coverage": _ratio(right, truth), "precision": _ratio(right, claimed),
+                 "iou_labelled": _ratio(right, labelled.sum(axis=1) + claimed - right),
+                 "iou": _ratio(right, truth + claimed - right)}
+    return {"coverage": _number(_ratio(labelled.sum(), truth.sum())),
+            "precision": _number(_ratio(right.sum(), labelled.sum())),
+            "mean_iou_labelled": float(np.nan_to_num(per_class["iou_labelled"]).mean()),
+            "mean_iou": float(np.nan_to_num(per_class["iou"]).mean()),
+            "classes": {name: {key: _number(values[index]) for key, values in per_class.items()}
+                        for index, name in enumerate(classes.names)}}
 
 
 class CamScore:

@@ -134,9 +134,9 @@ def read_saliency(root: PathLike, name: str, shape: tuple) -> np.ndarray:
         raise InputError(f"has {saliency.dtype} values of shape {saliency.shape}", file=path,
                          remedy="saliency maps are 8-bit gray PNG files, 0..255 for 0..1")
     if saliency.shape != tuple(shape):
-        raise InputError(f"is {saliency.shape[1]}x{saliency.shape[0]} pixels, its image "
-                         f"{shape[1]}x{shape[0]}", file=path,
-                         remedy="save each map in its image's size")
+        raise InputError(
+            f"is {saliency.shape[1]}x{saliency.shape[0]} pixels, its image {shape[1]}x{shape[0]}", file=path,
+            remedy="save each map in its image's size")
     return saliency.astype(np.float32) / 255
 
 

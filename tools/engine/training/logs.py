@@ -93,9 +93,9 @@ class RunLog:
             self._text = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path) from error
-        self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"), purge_step=done + 1
-                                     if done else None,
-                                     flush_secs=10, filename_suffix=f".{os.getpid()}.{time.time_ns()}")
+        self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"),
+                                     purge_step=done + 1 if done else None, flush_secs=10,
+                                     filename_suffix=f".{os.getpid()}.{time.time_ns()}")
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=None,
                          file=sys.stderr)
 

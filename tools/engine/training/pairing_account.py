@@ -52,28 +52,28 @@ def take_account(config: Config, labels: np.ndarray, names: Sequence[str], pairi
     """
     train, group_size = config.train, config.network.group_size
     sampler = GroupSampler(labels, group_size=group_size, groups_per_batch=train.batch_size // group_size,
-                           pairing=pairing,
-                           order=train.order, seed=train.seed, lonely=train.lonely, names=names)
+                           pairing=pairing, order=train.order, seed=train.seed, lonely=train.lonely,
+                           names=names)
     parts = []
     for _ in range(epochs):
         sampler.next_epoch()
         parts.append(sampler.account())
     return PairingAccount(pairing, np.sum([part.served for part in parts], axis=0),
-                          [part.dropped for part in parts],
-                          [part.groups for part in parts], sum(part.pairs for part in parts),
-                          sum(part.pairs_without_class for part in parts),
-                          np.sum([part.pairs_by_class for part in parts], axis=0),
-                          parts[0].images_by_class, len(sampler.lonely_images))
+                          [part.dropped for part in parts], [part.groups for part in parts],
+                          sum(part.pairs for part in parts), sum(part.pairs_without_class for part in parts),
+                          np.sum([part.pairs_by_class for part in parts], axis=0), parts[0].images_by_class,
+                          len(sampler.lonely_images))
 
 
 def describe(account: PairingAccount) -> str:
     """One paragraph: used, dropped, pairs, times served."""
     times, counts = np.unique(account.served, return_counts=True)
-    shown = ", ".join(f"{count} {'never' if time == 0 else f'{time}x'}" for time,
-                      count in zip(times[:6], counts[:6]))
+    shown = ", ".join(f"{count} {'never' if time == 0 else f'{time}x'}"
+                      for time, count in zip(times[:6], counts[:6]))
     if len(times) > 6:
         shown += f", ... at most {times[-1]}x"
-    span = f"{min(account.dropped)} to {max(account.dropped)}" if account.epochs > 1 else f"{account.dropped[0]}"
+    span = (f"{min(account.dropped)} to {max(account.dropped)}" if account.epochs > 1
+            else f"{account.dropped[0]}")
     images = len(account.served)
     return (f"{account.pairing}: {images} images, {account.epochs} epoch(s) of "
             f"{np.mean(account.groups):.0f} groups; "
@@ -96,13 +96,11 @@ def figures(account: PairingAccount, class_names: Sequence[str]) -> Dict[str, An
     """The account as plain numbers."""
     times, counts = np.unique(account.served, return_counts=True)
     return {"pairing": account.pairing, "images": len(account.served), "epochs": account.epochs,
-            "groups": account.groups,
-            "dropped": account.dropped, "lonely": account.lonely, "pairs": account.pairs,
-            "pairs_without_class": account.pairs_without_class,
+            "groups": account.groups, "dropped": account.dropped, "lonely": account.lonely,
+            "pairs": account.pairs, "pairs_without_class": account.pairs_without_class,
             "served": {int(time): int(count) for time, count in zip(times, counts)},
-            "classes": {name: {"images": int(account.images_by_class[index]),
-                               "pairs": int(account.pairs_by_class[index])}
-                        for index, name in enumerate(class_names) if index}}
+            "classes": {name: {"images": int(account.images_by_class[index]), "pairs": int(
+        account.pairs_by_class[index])} for index, name in enumerate(class_names) if index}}
 
 
 def draw(accounts: Sequence[PairingAccount], class_names: Sequence[str], stream: IO[bytes]) -> None:

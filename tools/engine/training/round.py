@@ -72,8 +72,8 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
         run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start))
         if state is not None:
             run.load_state_dict(state)
-            messages.append(f"resumed after {run.step} steps, in epoch {run.epoch + 1} after {run.batch} "
-                            "batches")
+            messages.append(
+                f"resumed after {run.step} steps, in epoch {run.epoch + 1} after {run.batch} batches")
         return run.run(messages)
 
 
@@ -108,11 +108,10 @@ def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devic
     """The iterator of a configuration."""
     train = config.train
     return PairIter(images, seeds, batch_size=train.batch_size, group_size=config.network.group_size,
-                    num_devices=num_devices,
-                    crop_px=train.crop_px, scales=train.scales, mirror=train.mirror,
-                    label_resize=train.label_resize,
-                    label_padding=train.label_padding, pairing=train.pairing, lonely=train.lonely,
-                    order=train.order, seed=train.seed, workers=config.run.workers or usable_cores())
+                    num_devices=num_devices, crop_px=train.crop_px, scales=train.scales, mirror=train.mirror,
+                    label_resize=train.label_resize, label_padding=train.label_padding, pairing=train.pairing,
+                    lonely=train.lonely, order=train.order, seed=train.seed,
+                    workers=config.run.workers or usable_cores())
 
 
 class TrainingRun:
@@ -132,8 +131,8 @@ class TrainingRun:
                            freeze=config.train.freeze)
         self._loss_parts = _loss_parts(config)
         self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts,
-                                config.train,
-                                mixed=config.run.precision == "mixed", reordered=config.run.sums == "fast")
+                                config.train, mixed=config.run.precision == "mixed",
+                                reordered=config.run.sums == "fast")
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
 
@@ -155,8 +154,7 @@ class TrainingRun:
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the run goes on."""
         return {"identity": _rounded(self.config, self.start), "epoch": self.epoch, "batch": self.batch,
-                "step": self.step,
-                "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(),
+                "step": self.step, "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(),
                 "meter": self._meter.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,9 +170,9 @@ class TrainingRun:
             self._feed.reset()
         batches = self._iterator.num_batches
         if not batches:
-            raise InputError(f"epoch {self.epoch + 1} has no batch: no {train.batch_size} images fall into "
-                             "groups", field="train.pairing",
-                             remedy="use train.pairing=even, a smaller batch or more images")
+            raise InputError(
+                f"epoch {self.epoch + 1} has no batch: no {train.batch_size} images fall into groups",
+                field="train.pairing", remedy="use train.pairing=even, a smaller batch or more images")
         for parts in self._feed:
             rate = learning_rate(train, self.epoch, self.batch, batches)
             self._learn(parts, rate)
@@ -192,8 +190,7 @@ class TrainingRun:
         except NotFinite as error:
             names = [self.images.names[int(index)] for part in parts for index in part.index]
             raise InputError(f"{error}, in step {self.step + 1} (epoch {self.epoch + 1}, learning rate "
-                             f"{rate:.3g}) with the images "
-                             f"{', '.join(names)}", file=self.snapshot.folder,
+                             f"{rate:.3g}) with the images " f"{', '.join(names)}", file=self.snapshot.folder,
                              remedy=f"look at these images, or lower train.lr; {self._kept()}") from error
         self.batch += 1
         self.step += 1
@@ -218,8 +215,7 @@ class TrainingRun:
         self._log.scalars(scalars, self.step)
         self._log.advance(self.step, self._total_steps(), scalars["loss/total"])
         self._log.line(f"epoch {self.epoch + 1}/{self.config.train.epochs} batch {self.batch}/{batches} "
-                       f"step {self.step}: "
-                       f"loss {scalars['loss/total']:.4f} "
+                       f"step {self.step}: " f"loss {scalars['loss/total']:.4f} "
                        f"({', '.join(f'{name} {value:.4f}' for name, value in losses.items())}), "
                        f"pixels: {means['pixels/labelled']:.1%} labelled, {means['pixels/agreeing']:.1%} "
                        "of them predicted so, "
@@ -230,12 +226,12 @@ class TrainingRun:
         self.epoch, self.batch = self.epoch + 1, 0
         self._refuse_broken_parameters()
         state = self.state_dict()
-        path = self.snapshot.save_epoch(self.epoch - 1, network_values(state["trainer"]), {
-            "network": self.net.settings, "classes": list(self.images.classes.names),
-            "model": self.config.network.model,
-            "num_classes": self.images.classes.num_classes, "config": _identity(self.config, self.start),
-            "config_hash": self.config.hash(SECTIONS), "epoch": self.epoch - 1, "step": self.step,
-            "seed": self.config.train.seed}, state)
+        path = self.snapshot.save_epoch(
+            self.epoch - 1, network_values(state["trainer"]),
+            {"network": self.net.settings, "classes": list(self.images.classes.names),
+             "model": self.config.network.model, "num_classes": self.images.classes.num_classes,
+             "config": _identity(self.config, self.start), "config_hash": self.config.hash(SECTIONS),
+             "epoch": self.epoch - 1, "step": self.step, "seed": self.config.train.seed}, state)
         self._log.line(f"epoch {self.epoch}/{self.config.train.epochs} done: {path}")
 
     def _save_state(self, wait: bool = True) -> None:
@@ -260,12 +256,9 @@ class TrainingRun:
         """Leave the resolved configuration, its hash, versions and seeds beside the results."""
         save_config(self.config, self.snapshot.path("config.yaml"))
         content = {"hash": self.config.hash(), "training_hash": self.config.hash(SECTIONS),
-                   "seed": self.config.train.seed,
-                   "versions": {**versions(), "opencv": cv2.__version__},
-                   "devices": list(self.config.run.devices),
-                   "omp_threads": os.environ.get("OMP_NUM_THREADS"),
-                   "classes": list(self.images.classes.names),
-                   "images": self.images.identity,
+                   "seed": self.config.train.seed, "versions": {**versions(), "opencv": cv2.__version__},
+                   "devices": list(self.config.run.devices), "omp_threads": os.environ.get("OMP_NUM_THREADS"),
+                   "classes": list(self.images.classes.names), "images": self.images.identity,
                    "start": self.start or self.config.network.pretrained or "random"}
         with atomic_write(self.snapshot.path("run.json"), "w") as stream:
             json.dump(content, stream, indent=1)
@@ -278,9 +271,8 @@ def _check(config: Config, num_devices: int) -> None:
     block = config.network.group_size * num_devices
     if config.train.batch_size % block:
         raise InputError(f"{config.train.batch_size} images do not divide into groups of "
-                         f"{config.network.group_size} on {num_devices} "
-                         f"device{'s' * (num_devices > 1)}", field="train.batch_size",
-                         remedy=f"use a multiple of {block}")
+                         f"{config.network.group_size} on {num_devices} " f"device{'s' * (num_devices > 1)}",
+                         field="train.batch_size", remedy=f"use a multiple of {block}")
 
 
 def _identity(config: Config, start: str) -> Dict[str, Any]:
@@ -302,13 +294,13 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
     remedy = "use another --snapshot, or --fresh to remove its checkpoints and start anew"
     if state is None:
         if find_checkpoints(snapshot.folder, snapshot.model):
-            raise InputError(f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on "
-                             "from", file=snapshot.folder,
-                             remedy=remedy)
+            raise InputError(
+                f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from",
+                file=snapshot.folder, remedy=remedy)
         return None
     # its name before
-    recorded = {key: value for key, value in state["identity"].items()
-                if (key, value) != ("run.classifier", "direct")}
+    recorded = {key: value
+                for key, value in state["identity"].items() if (key, value) != ("run.classifier", "direct")}
     was, now = {"run.sums": "original", **recorded}, _rounded(config, start)
     changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in {**was, **now}
                if was.get(key) != json.loads(json.dumps(now.get(key)))]
@@ -324,7 +316,8 @@ def _initial_values(net: CIAN, config: Config, start: str, contexts: Sequence[mx
         return f"second round from {start}: {load_params(net, start, ctx=contexts)}"
     message = "all weights are random: no network.pretrained was named"
     if config.network.pretrained:
-        message = f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}"
+        message = (
+            f"{config.network.pretrained}: {load_pretrained(net, config.network.pretrained, ctx=contexts)}")
     initialize(net, config.train.seed, ctx=contexts, missing=True)
     for name, param in net.collect_params().items():
         # a first round decides its start by itself, whatever the file holds, as in the original

@@ -53,12 +53,12 @@ def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
         images = RecordSet.open(data.records, name)
         seeds = prepare_seeds(images, data.label_root, own,
                               workers=config.run.workers) if data.label_root else RecordSet.open(
-data.records, f"{name}_seeds")
+            data.records, f"{name}_seeds")
         return images, seeds
     if not data.label_root:
         raise InputError("no seeds were named", field="data.label_root",
                          remedy="give --label-root, the folder of NAME.png seeds, or --records, what "
-                                "tools/prepare.py --seeds packed")
+                         "tools/prepare.py --seeds packed")
     prepared = prepare(data_tree(data), data.train_list, own, workers=config.run.workers)
     if prepared.seeds is None:
         raise RuntimeError("prepare() packs seeds where the tree has a label_root")
@@ -77,9 +77,9 @@ def open_images(config: Config, name_or_path: str) -> RecordSet:
     if config.data.records:
         return RecordSet.open(config.data.records, list_name(name_or_path))
     if not config.run.snapshot:
-        raise InputError("no folder of packed images was named", field="data.records",
-                         remedy="give --records, what tools/prepare.py packed, or --snapshot to pack them "
-                                "below it")
+        raise InputError(
+            "no folder of packed images was named", field="data.records",
+            remedy="give --records, what tools/prepare.py packed, or --snapshot to pack them below it")
     tree = data_tree(dataclasses.replace(config.data, label_root=""))
     return prepare(tree, name_or_path, os.path.join(config.run.snapshot, "records"),
                    workers=config.run.workers).images

@@ -44,8 +44,8 @@ class Sgd(gluon.Trainer):
     def momentum(self) -> Dict[str, np.ndarray]:
         """Momentum of every parameter that has been updated."""
         states = self._updaters[0].states
-        return {param.name: states[index].asnumpy() for index, param in enumerate(self._params)
-                if states.get(index) is not None}
+        return {param.name: states[index].asnumpy()
+                for index, param in enumerate(self._params) if states.get(index) is not None}
 
     def set_momentum(self, momentum: Mapping[str, np.ndarray]) -> None:
         """Continue from :meth:`momentum`; parameters that it does not name start without one."""
@@ -121,8 +121,8 @@ class Trainer:
         with autograd.record():
             results = [self.loss(self._forward(part.data[0]), *part.label) for part in parts]
             totals = [total for total, _ in results]
-            with amp.scale_loss(totals, self.optimiser) if self._scaler else contextlib.nullcontext(
-                totals) as scaled:
+            with amp.scale_loss(totals,
+                                self.optimiser) if self._scaler else contextlib.nullcontext(totals) as scaled:
                 heads = list(scaled)
         autograd.backward(heads)
         self.optimiser.allreduce_grads()
@@ -161,8 +161,8 @@ class Trainer:
     def parameters_finite(self) -> bool:
         """Whether every value of the network is a finite number; waits for all work."""
         mx.nd.waitall()
-        return all(all_finite(copies) for copies in (param.list_data()
-                                                     for param in self.net.collect_params().values()))
+        return all(all_finite(copies)
+                   for copies in (param.list_data() for param in self.net.collect_params().values()))
 
     def state_dict(self) -> Dict[str, Any]:
         """Parameters, momentum, and each device's own moving statistics, as NumPy arrays; waits for
@@ -170,11 +170,10 @@ class Trainer:
         """
         mx.nd.waitall()  # moving statistics are written late, by the backward pass
         parameters = self.net.collect_params()
-        return {"parameters": {name: param.list_data()[0].asnumpy() for name, param in parameters.items()
-                               if not name.endswith(AUXILIARY)},
+        return {"parameters": {name: param.list_data()[0].asnumpy()
+                               for name, param in parameters.items() if not name.endswith(AUXILIARY)},
                 "moving": [{name: param.data(context).asnumpy() for name, param in parameters.items()
-                            if name.endswith(AUXILIARY)}
-                           for context in self.contexts],
+                            if name.endswith(AUXILIARY)} for context in self.contexts],
                 "momentum": self.optimiser.momentum()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
