@@ -7,6 +7,8 @@ of all that its result depends on.
   python tools/reproduce.py --table 2 --data VOCdevkit/VOC2012 --out runs/voc --dry-run
   python tools/reproduce.py --table 2 3 --dataset msrc --data msrc --classes msrc/classes.txt
   --train-list train --out runs/msrc
+  python tools/reproduce.py ... --score-list dev                           # the same networks on another list
+  python tools/reproduce.py ... --score-list test --score-data OTHER_TREE  # or on other photographs
 """
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f"must be at least 1, not {args.jobs}", field="--jobs")
     place = Place(os.path.abspath(args.data), args.classes if args.classes == "voc"
                   else os.path.abspath(args.classes), args.train_list, args.val_list,
-                  Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root))
+                  Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root),
+                  args.score_list,
+                  args.score_data and os.path.abspath(args.score_data))
     if args.dataset == "voc":
         check_voc(place.data, place.train_list, place.val_list)
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
@@ -79,10 +83,17 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="'voc', or a file with a class a line [default: voc]")
     parser.add_argument("--train-list", default="train_aug", metavar="FILE", help="[default: train_aug]")
     parser.add_argument("--val-list", default="val", metavar="FILE", help="[default: val]")
+    parser.add_argument("--score-list", default="", metavar="FILE",
+                        help="predict and score this list in place of the validation list; what is trained "
+                             "is kept")
+    parser.add_argument("--score-data", default="", metavar="FOLDER",
+                        help="tree of the list that is scored, with the classes of DATA [default: DATA]")
     parser.add_argument("--saliency-root", default="", metavar="FOLDER",
                         help="saliency images NAME.png for the background seeds")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where all stages keep their results")
-    parser.add_argument("--report", metavar="PATH", help="the report, without ending [default: OUT/report]")
+    parser.add_argument("--report", metavar="PATH",
+                        help="the report, without ending [default: OUT/report; OUT/report-LIST with "
+                             "--score-list or --score-data]")
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value",
                         help="changes of every row")
     parser.add_argument("--preset", choices=("original", "paper"), help="in place of the files' own")
@@ -144,11 +155,16 @@ def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurem
     """The report of what is measured by now."""
     from cian.symbols.metadata import versions
     from cian.tools.engine.reproduction.report import write_report as write
+    from cian.tools.engine.training.sources import list_name
 
-    target = args.report or str(place.out / "report")
+    root, split = place.scored
+    elsewhere = f"-{list_name(split)}" if args.score_list or args.score_data else ""
+    target = args.report or str(place.out / f"report{elsewhere}")
     command = (f"python tools/reproduce.py --table {' '.join(map(str, args.table))} "
                f"--dataset {args.dataset} --seeds {args.seeds}")
     command += "".join(f" --set {' '.join(args.overrides)}" if args.overrides else "")
+    command += "".join(f" --{name} {os.path.basename(os.path.normpath(value))}" for name, value in
+                       (("score-list", args.score_list), ("score-data", args.score_data)) if value)
     write(tables, command, versions(), target)
     print(f"report: {target}.md and {target}.html")
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
@@ -134,7 +135,8 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
                          file=log,
                          remedy="mend the cause and run the same command again; what is done is kept")
     record = {"key": stage.key, "kind": stage.kind, "seconds": round(time.monotonic() - started, 1),
-              "images": stage.images, "command": ["python", *stage.command[1:]]}
+              "images": stage.images, "command": ["python", *stage.command[1:]],
+              "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     atomic_write_bytes(stage.folder / DONE, json.dumps(record, indent=1).encode())
     return record
 
