@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from cian.data.lists import resolve_list
 from cian.errors import InputError
@@ -178,3 +178,10 @@ def _score_stages(config: Config, place: Place, trained: Stage) -> Dict[str, Sta
                                 ["--prediction-root", str(predicted.folder / folder), "--json",
                                  str(target / "score.json")], (predicted,), config, images)
     return scores
+
+
+def random_starts(measurements: Iterable[Measurement]) -> List[str]:
+    """The settings that name no pretrained weights in some row."""
+    configs = [measurement.experiment.config for measurement in measurements]
+    return [f"{section}.pretrained" for section in ("network", "cam")
+            if not all(getattr(config, section).pretrained for config in configs)]
