@@ -21,6 +21,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 import yaml
 
 from cian.errors import InputError, PathLike
+from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.fitting import FITS
 
 CRFS = ("none", "test", "retrain", "deeplab")
@@ -350,10 +351,22 @@ def save_config(config: Config, path: PathLike) -> None:
     replaces the file at once.
     """
     text = f"# hash: {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    temporary = f"{os.fspath(path)}.tmp"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, path)
+    atomic_write_bytes(path, text.encode())
+
+
+def check_recorded(path: PathLike) -> Config:
+    """The configuration that :func:`save_config` has written, after its hash was compared.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_config`, and when the file has other settings than it was written with.
+    """
+    config = load_config([path])
+    if read_text(path).split("\n", 1)[0] != f"# hash: {config.hash()}":
+        raise InputError("holds other settings than were recorded", file=path, field="hash",
+                         remedy="restore it, or give the settings with -c")
+    return config
 
 
 def _read_yaml(path: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str, Any]]]:
