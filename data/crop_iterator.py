@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 
 from cian.data.pairs import GroupSampler, ImageSampler, check_settings, random_state, set_random_state
-from cian.data.workers import BatchMaker, Sample, WorkerPool
+from cian.data.workers import BatchMaker, Sample
 from cian.errors import InputError
 
 
@@ -42,12 +42,12 @@ class CropIter(mx.io.DataIter):
             raise InputError(f"must be at least 0, not {workers}", field="workers")
         self.sampler, self.maker, self.part_index, self.num_parts = sampler, maker, part_index, num_parts
         transform = maker.transform
-        self._image_shape = (batch_size, 3, transform.crop_px, transform.crop_px)
+        self._image_shape = (batch_size, *maker.image_shape)
         self._label_shape = (batch_size, transform.label_px,
                              transform.label_px) if maker.seeds is not None else (0,)
-        self._pool = None if workers == 0 else WorkerPool(maker, workers, self._image_shape,
-                                                          self._label_shape, start_method=start_method)
-        self._scratch = (np.zeros(self._image_shape, np.uint8), np.zeros(self._label_shape, np.uint8))
+        self._pool = None if workers == 0 else maker.pool(workers, self._image_shape, self._label_shape,
+                                                          start_method)
+        self._scratch = (np.zeros(self._image_shape, maker.dtype), np.zeros(self._label_shape, np.uint8))
         # state of the sampler's stream after the last batch handed out
         self._random: Optional[Dict[str, Any]] = None
         # rows of a batch and that state after it

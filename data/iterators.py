@@ -13,6 +13,7 @@ from cian.data.groups import batch_rows
 from cian.data.pairs import EpochAccount, GroupSampler, ImageSampler
 from cian.data.records import RecordSet, match_seeds
 from cian.data.transforms import CropTransform
+from cian.data.windows import Maps, WindowMaker, WindowTransform
 from cian.data.workers import BatchMaker
 from cian.errors import InputError
 
@@ -38,6 +39,8 @@ class PairIter(CropIter):
     workers, part_index, num_parts, start_method : see :class:`CropIter`. The parts together hand
         out what one iterator with ``num_parts`` times the batch and the devices would: no image
         twice, in step.
+    features : stored features of the images at every scale, and of the mirrored ones: ``data`` are
+        windows of them, (B, C, s, s), which a thread cuts (see :mod:`cian.data.windows`)
 
     Raises
     ------
@@ -50,18 +53,21 @@ class PairIter(CropIter):
                  mirror: bool = True, stride: int = 8, label_resize: str = "bilinear",
                  label_padding: str = "background", pairing: str = "common", order: str = "original",
                  seed: Union[int, np.random.RandomState] = 0, lonely: str = "end", workers: int = 0,
-                 part_index: int = 0, num_parts: int = 1, start_method: str = "fork") -> None:
+                 part_index: int = 0, num_parts: int = 1, start_method: str = "fork",
+                 features: Optional[Maps] = None) -> None:
         if batch_size < 1 or group_size < 2 or num_devices < 1 or batch_size % (group_size * num_devices):
             raise InputError(
                 f"{batch_size} images do not divide into groups of {group_size} on {num_devices} device(s)",
                 field="batch_size", remedy=f"use a multiple of {group_size * num_devices}")
         self.group_size, self.num_devices = group_size, num_devices
-        transform = CropTransform(crop_px, tuple(scales), mirror, stride, label_resize, label_padding)
+        cut = (crop_px, tuple(scales), mirror, stride, label_resize, label_padding)
+        positions = match_seeds(images, seeds)
+        maker = (BatchMaker(images, CropTransform(*cut), seeds, positions) if features is None
+                 else WindowMaker(features, images, WindowTransform(*cut), seeds, positions))
         sampler = GroupSampler(images.labels, group_size=group_size,
                                groups_per_batch=batch_size * num_parts // group_size, pairing=pairing,
                                order=order, seed=seed, lonely=lonely, names=images.names)
-        super().__init__(sampler, BatchMaker(images, transform, seeds, match_seeds(images, seeds)),
-                         batch_size, workers, part_index, num_parts, start_method)
+        super().__init__(sampler, maker, batch_size, workers, part_index, num_parts, start_method)
 
     @property
     def provide_data(self) -> List[mx.io.DataDesc]:

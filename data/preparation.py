@@ -15,7 +15,6 @@ from cian.data.packing import pack_images, pack_labels
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
-from cian.data.writer import remove_leftovers
 from cian.errors import InputError, PathLike
 from cian.files import Problems
 
@@ -101,14 +100,14 @@ def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1
     if result.problems:
         raise Problems(result.problems)
     if result.images is None:
-        images = _open_whole(out, result.name)
+        images = RecordSet.open(out, result.name)
     else:
         images = pack_images(out, result.name, result.names, [tree.image_path(name) for name in result.names],
                              result.labels, tree.classes, num_parts=num_parts, checked=result.images,
                              fingerprint=result.fingerprint)
     seeds = None
     if tree.label_root and result.seeds is None:
-        seeds = _open_whole(out, f"{result.name}_seeds")
+        seeds = RecordSet.open(out, f"{result.name}_seeds")
     elif result.seeds is not None:
         seeds = pack_labels(out, f"{result.name}_seeds", result.names,
                             [tree.label_path(name) for name in result.names], tree.classes,
@@ -133,17 +132,9 @@ def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num
     name, names = f"{images.name}_seeds", list(images.names)
     paths = [os.path.join(label_root, f"{entry}.png") for entry in names]
     fingerprint = _fingerprint(images.classes, names, paths, images.sizes)
-    if _up_to_date(out, name, fingerprint, num_parts):
-        return _open_whole(out, name)
-    return pack_labels(out, name, names, paths, images.classes, sizes=images.sizes,
-                       num_parts=num_parts, workers=workers, fingerprint=fingerprint)
-
-
-def _open_whole(out: PathLike, name: str) -> RecordSet:
-    """A set that is up to date, without what a packer left beside it that was killed at its end."""
-    records = RecordSet.open(out, name)
-    remove_leftovers(out, name, records.identity)
-    return records
+    packed = _up_to_date(out, name, fingerprint, num_parts)
+    return packed or pack_labels(out, name, names, paths, images.classes, sizes=images.sizes,
+                                 num_parts=num_parts, workers=workers, fingerprint=fingerprint)
 
 
 def _fingerprint(classes: ClassTable, names: Sequence[str], paths: Sequence[str],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import traceback
 from typing import Any, List, Optional, Sequence, Tuple
@@ -15,13 +16,12 @@ import numpy as np
 from cian.data.records import RecordSet
 from cian.data.transforms import CropTransform, Draw
 from cian.errors import InputError
-from cian.processes import end_with_parent
 
 Sample = Tuple[int, Draw]  # position of the image, what is random about it
 
 
 class BatchMaker:
-    """Reads, decodes and cuts the samples of a batch.
+    """Reads, decodes and cuts the samples of a batch, as arrays of ``dtype``.
 
     Parameters
     ----------
@@ -31,10 +31,22 @@ class BatchMaker:
     seed_positions : position in ``seeds`` of each image's label map
     """
 
+    dtype = np.dtype(np.uint8)
+
     def __init__(self, images: RecordSet, transform: CropTransform, seeds: Optional[RecordSet] = None,
                  seed_positions: Optional[np.ndarray] = None) -> None:
         self.images, self.transform, self.seeds, self.seed_positions = (images, transform, seeds,
                                                                         seed_positions)
+
+    @property
+    def image_shape(self) -> Tuple[int, int, int]:
+        """(3, S, S) of a crop."""
+        return (3, self.transform.crop_px, self.transform.crop_px)
+
+    def pool(self, workers: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...],
+             start_method: str) -> Any:
+        """What makes batches ahead of use: processes."""
+        return WorkerPool(self, workers, image_shape, label_shape, start_method=start_method)
 
     def __call__(self, samples: Sequence[Sample], images: np.ndarray, labels: Optional[np.ndarray]) -> None:
         """Fill ``images`` (B, 3, S, S) uint8 and ``labels`` (B, s, s) uint8.
@@ -46,7 +58,7 @@ class BatchMaker:
         """
         for row, (index, draw) in enumerate(samples):
             try:
-                self.transform.image(self.images.image(index), draw, images[row])
+                self.transform.image(self._picture(index, draw), draw, images[row])
                 if self.seeds is not None and self.seed_positions is not None and labels is not None:
                     self.transform.label(self.seeds.label(int(self.seed_positions[index])), draw, labels[row])
             except InputError:
@@ -54,6 +66,10 @@ class BatchMaker:
             except Exception as error:
                 raise RuntimeError(
                     f"image {self.images.names[index]}: {type(error).__name__}: {error}") from error
+
+    def _picture(self, index: int, draw: Draw) -> np.ndarray:
+        """What the transform cuts out of."""
+        return self.images.image(index)
 
 
 class WorkerDied(RuntimeError):
@@ -113,7 +129,7 @@ class WorkerPool:
             for number in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, name=f"loader-{number}", daemon=True,
-                                          args=(theirs, maker, self._memory))
+                                          args=(theirs, maker, self._memory, os.getpid()))
                 process.start()
                 theirs.close()
                 self._pipes.append(ours)
@@ -211,9 +227,8 @@ class WorkerPool:
                           f"batch of images {names}")
 
 
-def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches) -> None:
+def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches, parent: int) -> None:
     """Serve tasks until the pipe closes or the parent is gone."""
-    end_with_parent()
     # Ctrl-C reaches the whole group; the parent closes its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that the parent may have
@@ -221,6 +236,9 @@ def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches) -> None:
     images, labels = memory.arrays()
     try:
         while True:
+            while not pipe.poll(1.0):
+                if os.getppid() != parent:
+                    return
             slot, samples = pipe.recv()
             error: Optional[Exception] = None
             try:

@@ -10,7 +10,7 @@ from cian.errors import InputError
 
 from .affinity import CrossImageAffinity
 from .backbones import BACKBONES, TINY, build_backbone
-from .layers import TapConvolution
+from .layers import TapConvolution, chain
 
 AFFINITIES = ("none", "self", "cross")
 SUFFIX = "_largefov"
@@ -136,14 +136,16 @@ class CIAN(HybridBlock):
 
 class Branches(HybridBlock):
     """What a :class:`CIAN` does behind its backbone, on the same parameters: features (N, C, H, W)
-    to the network's list of logits.
+    to the network's list of logits. With ``cut``, what it does behind so many parts of the backbone.
     """
 
-    def __init__(self, net: CIAN) -> None:
+    def __init__(self, net: CIAN, cut: Optional[int] = None) -> None:
         super().__init__(prefix="")
+        self.above = chain([] if cut is None else net.backbone.parts()[cut:])
         self.head, self.affinity = net.head, net.affinity
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
+        feat = self.above(feat)
         if self.affinity is None:
             return [self.head(feat)]
         return [self.head(feat + residual) for residual in self.affinity(feat)]

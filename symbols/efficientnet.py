@@ -18,7 +18,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from cian.errors import InputError
 
-from .layers import BatchNorm, DepthwiseConvolution, convolution
+from .layers import Backbone, BatchNorm, DepthwiseConvolution, Part, convolution
 from .torch_file import read_torch_arrays
 
 # Of each stage: kernel, stride in the classification network, expansion.
@@ -67,7 +67,7 @@ class InvertedResidual(HybridBlock):
         return x + branch if self.added else branch
 
 
-class EfficientNetLite0(HybridBlock):
+class EfficientNetLite0(Backbone):
     """Features of EfficientNet-Lite0: (N, 3, H, W) raw RGB to (N, out_channels, (H-1)//8+1, (W-1)//8+1).
 
     Padding is symmetric, so that maps align as those of the other backbones; on sides of 8n+1
@@ -112,9 +112,16 @@ class EfficientNetLite0(HybridBlock):
         """Names of the weights that end a residual branch; random initialisation scales them down."""
         return tuple(block.convolutions[-1].weight.name for block in self.blocks if block.added)
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
-        x = F.clip(self.stem_norm(self.stem((x - 127) / 128)), 0, 6)
-        return F.clip(self.top_norm(self.top(self.blocks(x))), 0, 6)  # (N, C, H, W)
+    def parts(self) -> List[HybridBlock]:
+        """The stem, the blocks, and the last convolution."""
+        return [Part(self._stem, self.stem, self.stem_norm), *self.blocks,
+                Part(self._top, self.top, self.top_norm)]
+
+    def _stem(self, F: Any, x: Any) -> Any:
+        return F.clip(self.stem_norm(self.stem((x - 127) / 128)), 0, 6)
+
+    def _top(self, F: Any, x: Any) -> Any:
+        return F.clip(self.top_norm(self.top(x)), 0, 6)
 
 
 def imagenet_lite0() -> Dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ Images enter every network as raw RGB, float32, 0..255, (N, 3, H, W); each netwo
 """
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable, List, Sequence
 
 from mxnet.gluon import HybridBlock, nn
 
@@ -62,6 +62,66 @@ class BatchNorm(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, moving_mean: Any, moving_var: Any) -> Any:
         return F.BatchNorm(x, gamma, beta, moving_mean, moving_var, name="fwd", **self._settings)
+
+
+class Part(HybridBlock):
+    """A step of a backbone as a block of its own, on the backbone's layers.
+
+    Parameters
+    ----------
+    function : (F, x) to the result, a method of the backbone.
+    layers : those that it calls.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], *layers: HybridBlock) -> None:
+        super().__init__(prefix="")
+        self._function = function
+        for layer in layers:
+            self.register_child(layer)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return self._function(F, x)
+
+
+class Backbone(HybridBlock):
+    """A chain of :meth:`parts`: what can be cut between any two of them."""
+
+    def parts(self) -> List[HybridBlock]:
+        """The backbone's steps in order, blocks on its parameters."""
+        raise NotImplementedError
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        for part in self.parts():
+            x = part(x)
+        return x  # (N, C, H, W)
+
+
+def chain(parts: Sequence[HybridBlock]) -> nn.HybridSequential:
+    """Some of a backbone's parts, one after the other."""
+    chained = nn.HybridSequential(prefix="")
+    chained.add(*parts)
+    return chained
+
+
+def constant_parts(backbone: Backbone) -> int:
+    """Number of parts from the first on whose features of an image are the same in every step of a
+    training: no parameter of theirs trains, none drops out, and batch norms do not follow the
+    batch.
+    """
+    parts = backbone.parts()
+    return next((number for number, part in enumerate(parts) if not _is_constant(part)), len(parts))
+
+
+def _is_constant(part: HybridBlock) -> bool:
+    changing: List[HybridBlock] = []
+
+    def look(layer: HybridBlock) -> None:
+        if isinstance(layer, nn.Dropout) or (isinstance(layer, BatchNorm)
+                                             and not layer._settings["use_global_stats"]):
+            changing.append(layer)
+
+    part.apply(look)
+    return not changing and all(param.grad_req == "null" for param in part.collect_params().values())
 
 
 class DepthwiseConvolution(nn.Conv2D):

@@ -14,7 +14,8 @@ import numpy as np
 
 import cian
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write
+
+from .params_file import whole_file
 
 # Keys that must be there, their types, and what they hold.
 REQUIRED = {
@@ -41,7 +42,7 @@ def write_metadata(path: PathLike, metadata: Mapping[str, Any]) -> None:
     """
     content = {"preprocessing": RAW_RGB, **metadata, "versions": versions(), "sha256": _sha256(path)}
     _validate(content, metadata_path(path))
-    with atomic_write(metadata_path(path), sync=True) as stream:
+    with whole_file(metadata_path(path)) as stream:
         stream.write(json.dumps(content, indent=1, sort_keys=True).encode())
 
 

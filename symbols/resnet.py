@@ -6,13 +6,13 @@ on.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mxnet.gluon import HybridBlock, nn
 
 from cian.errors import InputError
 
-from .layers import BatchNorm, convolution
+from .layers import Backbone, BatchNorm, Part, convolution
 
 # depth: (units of the four stages, channels of the stem and of the four stages, whether units are
 # bottlenecks)
@@ -63,7 +63,7 @@ class ResidualUnit(HybridBlock):
         return branch + shortcut
 
 
-class ResNet(HybridBlock):
+class ResNet(Backbone):
     """Features of a pre-activation ResNet: (N, 3, H, W) raw RGB to (N, out_channels, (H-1)//8+1, (W-1)//8+1).
 
     The input is normalised by ``bn_data``, whose statistics come with the weights.
@@ -114,7 +114,13 @@ class ResNet(HybridBlock):
         """Names of the weights that end a residual branch; random initialisation scales them down."""
         return tuple(unit.convolutions[-1].weight.name for unit in self.stages)
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
+    def parts(self) -> List[HybridBlock]:
+        """The stem, the residual units, and the last activation."""
+        return [Part(self._stem, self.bn_data, self.conv0, self.bn0), *self.stages, Part(self._end, self.bn1)]
+
+    def _stem(self, F: Any, x: Any) -> Any:
         x = F.Activation(self.bn0(self.conv0(self.bn_data(x))), act_type="relu")
-        x = F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
-        return F.Activation(self.bn1(self.stages(x)), act_type="relu")  # (N, C, H, W)
+        return F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
+
+    def _end(self, F: Any, x: Any) -> Any:
+        return F.Activation(self.bn1(x), act_type="relu")

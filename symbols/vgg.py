@@ -6,20 +6,22 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015; Chen et a
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Sequence, Tuple
+from functools import partial
+from itertools import islice
+from typing import Any, Dict, List, Sequence, Tuple
 
 from mxnet.gluon import HybridBlock, nn
 
 from cian.errors import InputError
 
-from .layers import convolution
+from .layers import Backbone, Part, convolution
 
 # Of each of the five blocks: convolutions, their dilation, the stride of the 3x3 pooling after them.
 BLOCKS: Tuple[Tuple[int, int, int], ...] = ((2, 1, 2), (2, 1, 2), (3, 1, 2), (3, 1, 1), (3, 2, 1))
 PIXEL_MEAN = (123.68, 116.779, 103.939)  # of ImageNet's RGB; the model zoo's weights expect it subtracted
 
 
-class VGG16(HybridBlock):
+class VGG16(Backbone):
     """Features of VGG16: (N, 3, H, W) raw RGB to (N, out_channels, (H-1)//8+1, (W-1)//8+1).
 
     Parameters
@@ -55,12 +57,23 @@ class VGG16(HybridBlock):
                          nn.Dropout(0.5), convolution(top_channels, top_channels, 1, "fc7_", use_bias=True),
                          nn.Activation("relu"), nn.Dropout(0.5))
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
-        planes = F.split(x, num_outputs=3, axis=1)
-        x = F.concat(*[plane - mean for plane, mean in zip(planes, PIXEL_MEAN)], dim=1)
-        convolutions = iter(self.convolutions)
+    def parts(self) -> List[HybridBlock]:
+        """The centred pixels, each convolution and each pooling, and the layers of the top."""
+        parts, convolutions = [Part(self._centred)], iter(self.convolutions)
         for count, _, stride in BLOCKS:
-            for _ in range(count):
-                x = F.Activation(next(convolutions)(x), act_type="relu")
-            x = F.Pooling(x, kernel=(3, 3), stride=(stride, stride), pad=(1, 1), pool_type="max")
-        return x if self.top is None else self.top(x)
+            parts += [Part(partial(self._convolved, layer), layer) for layer in islice(convolutions, count)]
+            parts.append(Part(partial(self._pooled, stride)))
+        return [*parts, *(self.top or ())]
+
+    @staticmethod
+    def _centred(F: Any, x: Any) -> Any:
+        planes = F.split(x, num_outputs=3, axis=1)
+        return F.concat(*[plane - mean for plane, mean in zip(planes, PIXEL_MEAN)], dim=1)
+
+    @staticmethod
+    def _convolved(layer: HybridBlock, F: Any, x: Any) -> Any:
+        return F.Activation(layer(x), act_type="relu")
+
+    @staticmethod
+    def _pooled(stride: int, F: Any, x: Any) -> Any:
+        return F.Pooling(x, kernel=(3, 3), stride=(stride, stride), pad=(1, 1), pool_type="max")

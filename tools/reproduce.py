@@ -7,6 +7,7 @@ of all that its result depends on.
   python tools/reproduce.py --table 2 --data VOCdevkit/VOC2012 --out runs/voc --dry-run
   python tools/reproduce.py --table 2 3 --dataset msrc --data msrc --classes msrc/classes.txt
   --train-list train --out runs/msrc
+  python tools/reproduce.py ... --score-list test --score-data TREE   # the same networks elsewhere
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from cian.environment import usable_cores
 from cian.errors import InputError, run_tool
 from cian.tools.engine.reproduction.experiments import find_experiments
-from cian.tools.engine.reproduction.plan import Measurement, Place, plan
+from cian.tools.engine.reproduction.plan import Measurement, Place, plan, random_starts
 from cian.tools.engine.reproduction.stages import Stage, estimate, in_order, run_stage
 from cian.tools.engine.reproduction.voc import check_voc, write_submission
 
@@ -37,13 +38,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError(f"must be at least 1, not {args.jobs}", field="--jobs")
     place = Place(os.path.abspath(args.data), args.classes if args.classes == "voc"
                   else os.path.abspath(args.classes), args.train_list, args.val_list,
-                  Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root))
+                  Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root),
+                  args.score_list, args.score_data and os.path.abspath(args.score_data))
     if args.dataset == "voc":
         check_voc(place.data, place.train_list, place.val_list)
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
     stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
     waiting = [stage for stage in stages if not stage.done]
-    for key in random_starts(tables):
+    for key in random_starts(row for _, rows in tables for row in rows):
         print(f"note: {key} is empty, so that backbones start from random weights; the paper's have "
               f"ImageNet's (--set {key}=FILE.params)")
     print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: "
@@ -79,10 +81,15 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="'voc', or a file with a class a line [default: voc]")
     parser.add_argument("--train-list", default="train_aug", metavar="FILE", help="[default: train_aug]")
     parser.add_argument("--val-list", default="val", metavar="FILE", help="[default: val]")
+    parser.add_argument("--score-list", default="", metavar="FILE",
+                        help="predict and score this list in place of the validation list")
+    parser.add_argument("--score-data", default="", metavar="FOLDER",
+                        help="tree of the list that is scored, with the classes of DATA [default: DATA]")
     parser.add_argument("--saliency-root", default="", metavar="FOLDER",
                         help="saliency images NAME.png for the background seeds")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where all stages keep their results")
-    parser.add_argument("--report", metavar="PATH", help="the report, without ending [default: OUT/report]")
+    parser.add_argument("--report", metavar="PATH",
+                        help="the report, without ending [default: OUT/report, or report-TREE-LIST]")
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value",
                         help="changes of every row")
     parser.add_argument("--preset", choices=("original", "paper"), help="in place of the files' own")
@@ -108,13 +115,6 @@ def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[
         raise InputError(f"none of {', '.join(args.rows)} is a row of table {table}", field="--rows",
                          remedy=f"there are: {', '.join(known)}")
     return [plan(row, place, seed) for row in rows if row.path.stem in wanted for seed in seeds]
-
-
-def random_starts(tables: Sequence[Tuple[str, List[Measurement]]]) -> List[str]:
-    """The settings that name no pretrained weights in some row."""
-    configs = [row.experiment.config for _, rows in tables for row in rows]
-    return [f"{section}.pretrained" for section in ("network", "cam")
-            if not all(getattr(config, section).pretrained for config in configs)]
 
 
 def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int) -> None:
@@ -144,11 +144,15 @@ def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurem
     """The report of what is measured by now."""
     from cian.symbols.metadata import versions
     from cian.tools.engine.reproduction.report import write_report as write
+    from cian.tools.engine.training.sources import list_name
 
-    target = args.report or str(place.out / "report")
+    tree = os.path.basename(args.score_data.rstrip("/"))
+    name = "-".join(filter(None, ("report", tree, list_name(args.score_list))))
+    target = args.report or str(place.out / name)
     command = (f"python tools/reproduce.py --table {' '.join(map(str, args.table))} "
                f"--dataset {args.dataset} --seeds {args.seeds}")
-    command += "".join(f" --set {' '.join(args.overrides)}" if args.overrides else "")
+    given = {"set": " ".join(args.overrides), "score-list": args.score_list, "score-data": tree}
+    command += "".join(f" --{key} {value}" for key, value in given.items() if value)
     write(tables, command, versions(), target)
     print(f"report: {target}.md and {target}.html")
 

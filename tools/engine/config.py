@@ -21,7 +21,6 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 import yaml
 
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.fitting import FITS
 
 CRFS = ("none", "test", "retrain", "deeplab")
@@ -121,6 +120,10 @@ class TrainConfig:
         hashed="changed")
     freeze: Tuple[str, ...] = option(
         (), "name prefixes of parameters that do not train, beside the backbone's batch norms")
+    features: str = option(
+        "", "stored: train on windows of features of whole images, computed once below the first layer of "
+        "the backbone that trains; empty: on crops of pixels (original and paper)", ("", "stored"),
+        hashed="changed")
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an "
         "epoch) or random (Table 3)", ("common", "even", "random"))
@@ -227,6 +230,11 @@ class RunConfig:
     processes: int = option(
         0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for "
         "many images where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
+    features_root: str = option(
+        "", "folder of stored features, which any number of runs share; default RECORDS/features",
+        hashed=False)
+    features_gb: float = option(50.0, "10^9 bytes that stored features may take in that folder", low=0,
+                                hashed=False)
     precision: str = option(
         "float32",
         "of training: float32, or mixed: float16 where MXNet's AMP uses it; for GPUs, never measured",
@@ -351,22 +359,10 @@ def save_config(config: Config, path: PathLike) -> None:
     replaces the file at once.
     """
     text = f"# hash: {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    atomic_write_bytes(path, text.encode())
-
-
-def check_recorded(path: PathLike) -> Config:
-    """The configuration that :func:`save_config` has written, after its hash was compared.
-
-    Raises
-    ------
-    InputError
-        As :func:`load_config`, and when the file has other settings than it was written with.
-    """
-    config = load_config([path])
-    if read_text(path).split("\n", 1)[0] != f"# hash: {config.hash()}":
-        raise InputError("holds other settings than were recorded", file=path, field="hash",
-                         remedy="restore it, or give the settings with -c")
-    return config
+    temporary = f"{os.fspath(path)}.tmp"
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(temporary, path)
 
 
 def _read_yaml(path: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str, Any]]]:

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +21,8 @@ from cian.tools.engine.reproduction import report as reproduction_report
 from cian.tools.engine.reproduction import stages
 from cian.tools.engine.reproduction.experiments import find_experiments, load_experiment
 from cian.tools.engine.reproduction.plan import Place, plan
-from cian.tools.engine.reproduction.report import rows_of, write_report
+from cian.tools.engine.reproduction.report import looked_cells, write_report
+from cian.tools.engine.reproduction.rows import paired_cells, rows_of
 from cian.tools.engine.reproduction.stages import Stage, estimate, in_order, run_stage, stage_key
 from cian.tools.engine.reproduction.voc import check_voc, write_submission
 from cian.tools.engine.training.logs import RunLog
@@ -44,11 +47,13 @@ def row(name, table=2):
 
 def finish(stage, content=None):
     stage.folder.mkdir(parents=True, exist_ok=True)
-    record = json.dumps({"key": stage.key, "seconds": 6.0, "images": stage.images})
+    record = json.dumps({"key": stage.key, "seconds": 6.0, "images": stage.images,
+                         "finished": f"2026-01-0{len(stage.kind)}T00:00:00+00:00"})
     # whole or absent, as run_stage writes it: others may look meanwhile
     atomic_write_bytes(stage.folder / "done.json", record.encode())
     if content is not None:
-        (stage.folder / "score.json").write_text(json.dumps(content), encoding="utf-8")
+        on = {"truth": "a/tree/SegmentationClassAug", "list": f"a/{stage.config.data.val_list}.txt"}
+        (stage.folder / "score.json").write_text(json.dumps({**on, **content}), encoding="utf-8")
 
 
 def test_rows_of_one_configuration_share_all_stages(place):
@@ -183,6 +188,44 @@ def test_rows_have_mean_spread_and_gains_seed_by_seed(place):
     assert cp.cells(first)[3:8] == ["not measured", "-", "-", "-", "+4.2"]
 
 
+def test_rows_are_paired_by_seed_with_the_standard_error(place):
+    first, second = {0: 0.50, 1: 0.52, 2: 0.54}, {0: 0.51, 1: 0.55, 2: 0.56}
+    found = paired_cells(rows_of(scored(place, {**{("baseline", s): v for s, v in first.items()},
+                                                **{("cp", s): v for s, v in second.items()}})))
+    assert found[1::2] == [["+ CE less baseline", "val, CRF", "not measured", "-", "-", "0", "+0.8"],
+                           ["+ CP less baseline", "val, CRF", "+2.00", "0.58", "+3.5", "3", "+4.2"]]
+    assert paired_cells(rows_of([plan(row("cp"), place, 0)])) == []  # without the row that it is over
+    common, chance = plan(row("cp-common", 3), place, 0), plan(row("cp-random", 3), place, 0)
+    assert [cells[0] for cells in paired_cells(rows_of([common, chance]))] == [
+        "+ CP, common-class less + CP, random-class"] * 2
+
+
+def test_another_list_or_tree_scores_the_same_networks(place, tmp_path):
+    usual = plan(row("rt"), place, 0)
+    other = shutil.copytree(place.data, tmp_path / "other")
+    both = replace(place, score_list="train", score_root=str(other))
+    ways = [usual, *(plan(row("rt"), there, 0) for there in (
+        replace(place, score_list="train"), replace(both, score_list=""), both))]
+    assert len({way.rounds for way in ways}) == 1
+    assert len({stage.folder for way in ways for stage in way.scores.values()}) == 8
+    stage = ways[3].scores["val"].after[0]
+    assert (stage.config.data.root, stage.config.data.val_list, stage.images) == (str(other), "train", 3)
+    (other / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n", encoding="utf-8")
+    assert plan(row("rt"), both, 0).scores["val"].folder != ways[3].scores["val"].folder
+
+
+def test_the_report_tells_every_look_at_masks_even_of_earlier_settings(place):
+    value = {"mean_iou": 0.5, "iou": {}}
+    settling = plan(load_experiment(row("cp").path, ["train.lr=1"]), replace(place, score_list="train"), 0)
+    settled = [plan(row("cp"), place, seed) for seed in (0, 1)]
+    for measurement in (settling, *settled):
+        for stage in measurement.scores.values():
+            finish(stage, value)
+    when = "2026-01-05T00:00:00+00:00"
+    assert looked_cells(settled) == [["tree/train", "other settings", "2", when, when],
+                                     ["tree/val", "table2/cp", "4", when, when]]
+
+
 def test_figures_of_the_papers_own_data_set_are_compared(place):
     measurement = plan(next(row for row in find_experiments(EXPERIMENTS, "voc", 2)
                             if row.path.stem == "baseline"), place, 0)
@@ -225,6 +268,17 @@ def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
     assert shown.count("cian.tools.train ") == 2 and shown.count(
         "cian.tools.train_cam") == 1 and "not measured yet" in shown
     assert not place.out.exists() and "random weights" not in shown
+
+
+def test_another_list_changes_prediction_and_scores_alone(place, capsys):
+    common = ["--table", "2", "--dataset", "voc6", "--data", place.data, "--classes", place.classes,
+              "--train-list", "train", "--out", str(place.out), "--dry-run"]
+    shown = []
+    for more in ([], ["--score-list", "train"]):
+        assert reproduce.main([*common, *more]) == 0
+        shown.append(set(capsys.readouterr().out.splitlines()[1:]))
+    changed = {line.split("cian.tools.")[1].split()[0] for line in shown[0] ^ shown[1]}
+    assert changed == {"predict", "evaluate"}
 
 
 def test_rows_that_start_from_random_weights_say_so(place, capsys):

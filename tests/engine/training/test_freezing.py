@@ -9,6 +9,7 @@ from cian.symbols.cian import build_model
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import configure_training, initialize
 from cian.tools.engine.config import Config
+from cian.tools.engine.features import Below
 from cian.tools.engine.training.step import Trainer
 
 CLASSES, SIDE, MAP = 5, 33, 5
@@ -23,7 +24,7 @@ def batch(seed):
     return [mx.io.DataBatch(data=[pixels], label=[seeds, mx.nd.ones((4, CLASSES))], index=np.arange(4))]
 
 
-def make_trainer(frozen=(), ignored=()):
+def make_trainer(frozen=(), ignored=(), stored=False):
     """``frozen`` have no gradients; those of ``ignored`` are computed, and thrown away by a speed of 0."""
     net = build_model("resnet18_largefov", tiny=True, num_classes=CLASSES)
     initialize(net, 3, zero_gamma=False)
@@ -31,7 +32,22 @@ def make_trainer(frozen=(), ignored=()):
     for name, param in net.collect_params().items():
         if ignored and name.startswith(ignored):
             param.lr_mult = 0.0
-    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train)
+    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train, stored=stored)
+
+
+@pytest.mark.parametrize("frozen", [(*FIRST_STAGES, "stage3_"), BACKBONE], ids=["three stages", "all"])
+def test_training_on_features_is_training_on_their_images_bit_for_bit(frozen):
+    pixels, features = make_trainer(frozen), make_trainer(frozen, stored=True)
+    below = Below(make_trainer(frozen).net.backbone, mx.cpu())
+    for number in range(3):
+        part, = batch(number)
+        given = mx.io.DataBatch(data=[below.net(part.data[0])], label=part.label, index=part.index)
+        assert given.data[0].shape[1:] == (below.channels, MAP, MAP)
+        assert features.step([given], 0.01, number) == pixels.step([part], 0.01, number)
+    for kind in ("parameters", "moving"):
+        for one, other in zip(*([state[kind]] if kind == "parameters" else state[kind]
+                                for state in (pixels.state_dict(), features.state_dict()))):
+            assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 @pytest.mark.parametrize("frozen", [FIRST_STAGES, BACKBONE], ids=["the first stages", "the whole backbone"])

@@ -98,10 +98,15 @@ def outcome(snapshot, model):
 # Files that a run puts in place, by number: 1 config.yaml, 2 run.json, 3 the state before the first
 # step, then states within the epoch, and .params, .json and state at its end. A resumed run has no
 # 3.
-KILLS = {"original": ("resnet50_largefov", ("--save-every", "1"), [("write", 1), ("step", 2), (
-    "replaced", 5), ("write", 2), ("replace", 5), ("replaced", 4), ("step", 1)]),
-         "paper": ("vgg16_largefov", ("--save-every", "2", "--devices", "cpu:0,cpu:1"),
-                   [("step", 3), ("replace", 4), ("replaced", 5), ("write", 2), ("step", 1)])}
+STORED = ("train.features=stored", "train.freeze=conv0_,stage1_,stage2_,stage3_")
+KILLS = {
+    "original": ("resnet50_largefov", ("--save-every", "1"), [("write", 1), ("step", 2), (
+        "replaced", 5), ("write", 2), ("replace", 5), ("replaced", 4), ("step", 1)]),
+    "original, stored features": (
+        "resnet18_largefov", ("--save-every", "1", "--devices", "cpu:0,cpu:1", *STORED),
+        [("write", 1), ("step", 2), ("replaced", 5)]),
+    "paper": ("vgg16_largefov", ("--save-every", "2", "--devices", "cpu:0,cpu:1"),
+              [("step", 3), ("replace", 4), ("replaced", 5), ("write", 2), ("step", 1)])}
 
 
 @pytest.mark.parametrize("preset", KILLS)
@@ -111,8 +116,8 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_is_no
     root = make_voc_tree(tmp_path / "data")
 
     def arguments(name, workers):
-        return flags(root, tmp_path / name, "--preset", preset, "--model", model, "--workers", str(workers),
-                     "--epochs", "4", *options)
+        return flags(root, tmp_path / name, "--preset", preset.split(",")[0], "--model", model,
+                     "--workers", str(workers), "--epochs", "4", *options)
 
     run_driver(("none", 0), *arguments("whole", 1), expect=0)
     for number, kill in enumerate(kills):

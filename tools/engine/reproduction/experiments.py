@@ -28,13 +28,15 @@ class Claim:
     rounds : 1, or 2 with the retraining round.
     paper : mIoU in per cent by figure (``val``, ``val_crf``, ``test``, ``test_crf``); empty where
         the paper gives none.
-    mirrors : for rows on another data set, the file of the paper's row.
+    over : name of the row's file that this one is compared with, seed by seed.
+    mirrors : for rows on another data set, the file of the paper's row; ``over`` is that one's.
     """
 
     table: int
     row: str
     difference: str
     rounds: int = 1
+    over: str = ""
     paper: Dict[str, float] = field(default_factory=dict)
     mirrors: str = ""
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from cian.data.lists import resolve_list
 from cian.errors import InputError
@@ -31,6 +31,8 @@ class Place:
     train_list, val_list : files, or names below ImageSets/Segmentation.
     out : folder of all stages.
     saliency_root : folder of saliency images; empty where the rows do not use any.
+    score_list, score_root : list and tree to score on in place of ``val_list`` and ``data``; the
+        stages before prediction are the same.
     """
 
     data: str
@@ -39,11 +41,18 @@ class Place:
     val_list: str
     out: Path
     saliency_root: str = ""
+    score_list: str = ""
+    score_root: str = ""
 
     def lay_under(self, config: Config) -> Config:
         """The configuration on this data set."""
         return config.replace(data={"root": self.data, "classes": self.classes, "train_list": self.train_list,
                                     "val_list": self.val_list}, seeds={"saliency_root": self.saliency_root})
+
+    @property
+    def scored(self) -> Tuple[str, str]:
+        """The tree and the list that networks are scored on."""
+        return self.score_root or self.data, self.score_list or self.val_list
 
     @property
     def fingerprint(self) -> List[str]:
@@ -95,13 +104,12 @@ def plan(experiment: Experiment, place: Place, seed: int) -> Measurement:
     keep those of the file, so that the rows and seeds of a table start from one set of seeds.
     """
     config = place.lay_under(experiment.config).replace(train={"seed": seed})
-    counts = {name: len(resolve_list(place.data, split))
-              for name, split in (("train", place.train_list), ("val", place.val_list))}
-    seeds = _seed_stages(config, place, counts["train"])
-    rounds = [_first_round(config, place, seeds, counts["train"])]
+    images = len(resolve_list(place.data, place.train_list))
+    seeds = _seed_stages(config, place, images)
+    rounds = [_first_round(config, place, seeds, images)]
     if experiment.claim.rounds == 2:
-        rounds.append(_second_round(config, place, seeds, rounds[0], counts["train"]))
-    scores = _score_stages(config, place, rounds[-1], counts["val"])
+        rounds.append(_second_round(config, place, seeds, rounds[0], images))
+    scores = _score_stages(config, place, rounds[-1])
     return Measurement(experiment, seed, scores, tuple(rounds), seeds)
 
 
@@ -150,12 +158,17 @@ def _second_round(config: Config, place: Place, seeds: Stage, first: Stage, imag
                  images * config.train.epochs)
 
 
-def _score_stages(config: Config, place: Place, trained: Stage, images: int) -> Dict[str, Stage]:
-    """Prediction of the validation list and both of its scores."""
-    key = stage_key("val", trained.key, config.hash(("predict",)))
-    predicted = _stage(place, "val", key, "predict", ["--quiet", "--checkpoint", str(trained.folder), "--out",
-                                                      str(place.out / f"val-{key}")], (trained,), config,
-                       images)
+def _score_stages(config: Config, place: Place, trained: Stage) -> Dict[str, Stage]:
+    """Prediction of the list that is scored, and both of its scores."""
+    root, split = place.scored
+    names = resolve_list(root, split)
+    config, images = config.replace(data={"root": root, "val_list": split}), len(names)
+    # the validation list is known to the keys of the stages before
+    other = [place.score_root, names] if place.score_list or place.score_root else []
+    key = stage_key("val", trained.key, config.hash(("predict",)), *other)
+    predicted = _stage(place, "val", key, "predict",
+                       ["--quiet", "--checkpoint", str(trained.folder), "--out",
+                        str(place.out / f"val-{key}")], (trained,), config, images)
     figures = {"val": "pred"} if config.predict.crf == "none" else {"val": "pred", "val_crf": "pred_crf"}
     scores = {}
     for figure, folder in figures.items():
@@ -165,3 +178,10 @@ def _score_stages(config: Config, place: Place, trained: Stage, images: int) -> 
                                 ["--prediction-root", str(predicted.folder / folder), "--json",
                                  str(target / "score.json")], (predicted,), config, images)
     return scores
+
+
+def random_starts(measurements: Iterable[Measurement]) -> List[str]:
+    """The settings that name no pretrained weights in some row."""
+    configs = [measurement.experiment.config for measurement in measurements]
+    return [f"{section}.pretrained" for section in ("network", "cam")
+            if not all(getattr(config, section).pretrained for config in configs)]

@@ -6,9 +6,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -18,15 +17,15 @@ from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.models.snapshot import load_network
 from cian.tools.engine.prediction.pictures import pairs_by_class, write_gallery, write_pair
 from cian.tools.engine.report import Page, markdown_table
-from cian.tools.engine.reproduction.experiments import load_experiment
 from cian.tools.engine.reproduction.plan import TRAINING, Measurement
+from cian.tools.engine.reproduction.rows import HEADER, PAIRED_HEADER, Row, paired_cells, rows_of
 from cian.tools.engine.reproduction.stages import in_order
 from cian.tools.engine.training.scalars import read_scalars
 
 SHOWN, PAIRS = 6, 3  # images of the gallery, pairs of Figure 3
-HEADER = ("row", "figure", "paper", "ours", "seeds", "difference", "gain", "paper's gain", "configuration")
 TRAINING_HEADER = ("row", "seed", "round", "steps", "seed loss", "agreement", "in completion", "minutes")
-NAMES = {"val": "val", "val_crf": "val, CRF", "test": "test", "test_crf": "test, CRF"}
+LOOKED = "What was looked at, and when"
+LOOKED_HEADER = ("list", "row", "scores", "first", "last")
 LEGEND = ("'±' is the sample standard deviation over the seeds. A gain is that over the table's first row, "
           "in the same figure, of the same "
           "seeds. A paper's figure in brackets is the one of the row that this one mirrors on another data "
@@ -34,71 +33,6 @@ LEGEND = ("'±' is the sample standard deviation over the seeds. A gain is that 
           "each training round, the last epoch: seed loss of an image (self branch), the part of the "
           "labelled pixels that the target "
           "branch predicts so, and the part of all pixels that the completion loss takes (or would take).")
-
-
-class Row:
-    """One figure of one row: the values of its seeds beside the paper's."""
-
-    def __init__(self, measurements: Sequence[Measurement], figure: str) -> None:
-        first = measurements[0]
-        claim = first.experiment.claim
-        self.name, self.figure, self.path = claim.row, figure, first.experiment.path
-        self.mirrored = bool(claim.mirrors)
-        stated = load_experiment(self.path.parents[2]
-                                 / claim.mirrors).claim.paper if claim.mirrors else claim.paper
-        self.paper: Optional[float] = stated.get(figure)
-        self.hash = first.experiment.config.hash((*TRAINING, "cam", "seeds", "predict"))
-        self.values: Dict[int, float] = {}
-        for measurement in measurements:
-            figures = measurement.figures()
-            if figures is not None and figure in figures:
-                self.values[measurement.seed] = figures[figure]
-
-    @property
-    def mean(self) -> Optional[float]:
-        """Mean over the seeds that were measured."""
-        return float(np.mean(list(self.values.values()))) if self.values else None
-
-    @property
-    def spread(self) -> Optional[float]:
-        """Sample standard deviation over the seeds; None for fewer than two."""
-        return _spread(list(self.values.values()))
-
-    def gains(self, first: Row) -> List[float]:
-        """Over the table's first row, seed by seed."""
-        return [value - first.values[seed]
-                for seed, value in sorted(self.values.items()) if seed in first.values]
-
-    def cells(self, first: Row) -> List[str]:
-        """The row in the order of ``HEADER``; ``first`` is the same figure of the table's first row."""
-        by_seed = ", ".join(f"{seed}: {value:.2f}" for seed, value in sorted(self.values.items())) or "-"
-        comparable = self.mean is not None and self.paper is not None and not self.mirrored
-        paper_gain = self.paper - first.paper if self.paper is not None and first.paper is not None else None
-        paper = "-" if self.paper is None else f"({self.paper:.1f})" if self.mirrored else f"{self.paper:.1f}"
-        return [self.name, NAMES[self.figure], paper,
-                _with_spread(list(self.values.values()), "not measured"), by_seed,
-                f"{self.mean - self.paper:+.2f}" if comparable else "-",  # type: ignore[operator]
-                "" if self is first else _with_spread(self.gains(first), "-", "+"),
-                "" if self is first else "-" if paper_gain is None else f"{paper_gain:+.1f}", self.hash]
-
-
-def _spread(values: Sequence[float]) -> Optional[float]:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _with_spread(values: Sequence[float], absent: str, sign: str = "") -> str:
-    if not values:
-        return absent
-    spread = _spread(values)
-    return f"{np.mean(values):{sign}.2f}" + ("" if spread is None else f" ± {spread:.2f}")
-
-
-def rows_of(measurements: Sequence[Measurement]) -> List[Row]:
-    """All figures of a table, rows in their first order, 'val' before 'val_crf'."""
-    grouped: Dict[str, List[Measurement]] = {}
-    for measurement in measurements:
-        grouped.setdefault(str(measurement.experiment.path), []).append(measurement)
-    return [Row(group, figure) for group in grouped.values() for figure in group[0].scores]
 
 
 def conditions(measurement: Measurement) -> str:
@@ -135,7 +69,7 @@ def scores_plot(rows: Sequence[Row], title: str) -> bytes:
             axes.plot(list(row.values.values()), [place] * len(row.values), "k.", markersize=4)
         if row.paper is not None and not row.mirrored:
             axes.plot(row.paper, place, "D", color="#e45756", markersize=6)
-    axes.set_yticks(range(len(rows)), [f"{row.name} ({NAMES[row.figure]})" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{row.name} ({row.scored})" for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("mIoU, % (points: seeds" + ("" if rows[0].mirrored else "; red: the paper") + ")")
     axes.set_title(title)
@@ -227,6 +161,10 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
         page.text(conditions(measurements[0]))
         page.table(HEADER, cells)
         lines += [f"## {title}", "", conditions(measurements[0]), "", markdown_table(HEADER, cells), ""]
+        paired = paired_cells(rows)
+        if paired:
+            page.table(PAIRED_HEADER, paired)
+            lines += [markdown_table(PAIRED_HEADER, paired), ""]
         plots = {"scores": scores_plot(rows, title)}
         if rounds:
             plots["training"] = curves_plot(rounds, title)
@@ -240,6 +178,10 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
         lines += [markdown_table(TRAINING_HEADER, training), ""]
     add_pictures(page, [measurement for _, measurements in tables for measurement in measurements],
                  f"{base}-pictures")
+    looked = looked_cells([measurement for _, measurements in tables for measurement in measurements])
+    page.heading(LOOKED)
+    page.table(LOOKED_HEADER, looked)
+    lines += [f"## {LOOKED}", "", markdown_table(LOOKED_HEADER, looked), ""]
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     page.text(f"{LEGEND} Versions: {shown}.")
     lines += [f"{LEGEND} Versions: {shown}.", ""]
@@ -266,6 +208,23 @@ def record(measurement: Measurement) -> Dict[str, Any]:
             "file": "/".join(experiment.path.parts[-3:]), "seed": measurement.seed,
             "configuration": experiment.config.hash((*TRAINING, "cam", "seeds", "predict")),
             "figures": figures, "seconds": stages}
+
+
+def looked_cells(measurements: Sequence[Measurement]) -> List[List[str]]:
+    """Every score that is in the folder of the stages, of these rows or of other settings, by list
+    and row, in the order of ``LOOKED_HEADER``: masks are opened for them alone.
+    """
+    stages = {stage.folder: m.experiment.name for m in reversed(measurements) for stage in m.scores.values()}
+    found: Dict[Tuple[str, str], List[str]] = {}
+    for path in {folder.parent for folder in stages}:
+        for done in path.glob("score-*/done.json"):
+            score = json.loads(read_text(done.with_name("score.json")))
+            tree = os.path.basename(os.path.dirname(score["truth"]))
+            place = f"{tree}/{os.path.splitext(os.path.basename(score['list']))[0]}"
+            found.setdefault((place, stages.get(done.parent, "other settings")), []).append(
+                json.loads(read_text(done)).get("finished", "unknown"))
+    return [[*key, str(len(times)), min(times), max(times)]
+            for key, times in sorted(found.items(), key=lambda item: (min(item[1]), item[0]))]
 
 
 def add_pictures(page: Page, measurements: Sequence[Measurement], folder: str) -> None:

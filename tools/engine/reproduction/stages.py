@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from cian.environment import users_environment
 from cian.errors import InputError
 from cian.files import atomic_write_bytes, read_text
-from cian.processes import run_child
 from cian.tools.engine.config import Config, save_config
 
 DONE = "done.json"
@@ -126,8 +126,8 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     with open(log, "a", encoding="utf-8") as stream:
         stream.write(f"$ {' '.join(stage.command)}\n")
         stream.flush()
-        code = run_child(stage.command, environment, stdout=stream, stderr=subprocess.STDOUT,
-                         stdin=subprocess.DEVNULL)
+        code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT,
+                              stdin=subprocess.DEVNULL, env=environment).returncode
     if code:
         lines = [line
                  for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -135,7 +135,8 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
                          file=log,
                          remedy="mend the cause and run the same command again; what is done is kept")
     record = {"key": stage.key, "kind": stage.kind, "seconds": round(time.monotonic() - started, 1),
-              "images": stage.images, "command": ["python", *stage.command[1:]]}
+              "images": stage.images, "command": ["python", *stage.command[1:]],
+              "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     atomic_write_bytes(stage.folder / DONE, json.dumps(record, indent=1).encode())
     return record
 

@@ -13,16 +13,18 @@ import mxnet as mx
 
 from cian.data.iterators import DeviceFeed, PairIter
 from cian.data.records import RecordSet
+from cian.data.windows import Maps
 from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write
 from cian.symbols.cian import CIAN
 from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import metadata_path, read_metadata, versions
-from cian.symbols.params import configure_training, initialize, load_params
+from cian.symbols.params import assign, configure_training, initialize, load_params
 from cian.symbols.pretrained import load_pretrained
-from cian.tools.engine.config import Config, save_config
+from cian.tools.engine.config import Config, TrainConfig, save_config
 from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.features import Below, View, stored_features
 from cian.tools.engine.models.snapshot import Snapshot, build_network, find_checkpoints, resolve_checkpoint
 from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
 from cian.tools.engine.training.precision import begin_mixed, refuse_cpus
@@ -60,15 +62,20 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
         snapshot = stack.enter_context(Snapshot(config.run.snapshot, config.network.model, config.train.keep))
         state = _state_to_resume(snapshot, config, os.fspath(start), fresh)
         images, seeds = (stack.enter_context(records) for records in open_training_records(config))
-        # forks its workers before other threads
-        iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts)))
+        iterator = None
+        if not config.train.features:  # forks its workers before other threads
+            iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts)))
         net = build_network(config.network, images.classes.num_classes,
                             backbone_options or _backbone_options(os.fspath(start)))
         messages = [f"{images.path}: {len(images)} images; {seeds.path}: {len(seeds)} seeds"]
         if state is None:
             messages.append(_initial_values(net, config, os.fspath(start), contexts))
         else:
-            net.initialize(mx.init.Zero(), ctx=contexts)  # replaced by the state's values
+            net.initialize(mx.init.Zero(), ctx=contexts)
+            assign(net, network_values(state["trainer"]), source=snapshot.state_path)
+        if iterator is None:
+            maps = training_features(config, net, images, contexts[0])
+            iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts), maps))
         run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start))
         if state is not None:
             run.load_state_dict(state)
@@ -104,14 +111,39 @@ def training_loss(config: Config, num_classes: int) -> CIANLoss:
                     loss.completion_target, loss.normalise)
 
 
-def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devices: int) -> PairIter:
-    """The iterator of a configuration."""
+def configure(net: CIAN, settings: TrainConfig) -> None:
+    """Say what of a network trains, as the settings ask for."""
+    configure_training(net, lr_mult_new=settings.lr_mult_new, decay_beta=settings.decay_beta,
+                       freeze=settings.freeze)
+
+
+def training_features(config: Config, net: CIAN, images: RecordSet, device: mx.Context) -> Maps:
+    """The stored features that a run trains on: of the images at every scale, straight and, with
+    ``train.mirror``, mirrored, below the first part of the backbone that trains.
+
+    Raises
+    ------
+    InputError
+        As :func:`~cian.tools.engine.features.stored_features`.
+    """
+    train = config.train
+    configure(net, train)
+    views = [View(scale, mirror, train.crop_px) for scale in dict.fromkeys(train.scales or (1.0,))
+             for mirror in ((False, True) if train.mirror else (False,))]
+    return stored_features(Below(net.backbone, device), images, views,
+                           config.run.features_root or os.path.join(images.folder, "features"),
+                           config.run.features_gb)
+
+
+def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devices: int,
+                  features: Optional[Maps] = None) -> PairIter:
+    """The iterator of a configuration, over pixels or over stored features."""
     train = config.train
     return PairIter(images, seeds, batch_size=train.batch_size, group_size=config.network.group_size,
                     num_devices=num_devices, crop_px=train.crop_px, scales=train.scales, mirror=train.mirror,
                     label_resize=train.label_resize, label_padding=train.label_padding, pairing=train.pairing,
                     lonely=train.lonely, order=train.order, seed=train.seed,
-                    workers=config.run.workers or usable_cores())
+                    workers=config.run.workers or usable_cores(), features=features)
 
 
 class TrainingRun:
@@ -127,12 +159,11 @@ class TrainingRun:
         self.config, self.snapshot, self.net, self.images, self.start = config, snapshot, net, images, start
         self.epoch = self.batch = self.step = 0
         self._iterator, self._feed = iterator, DeviceFeed(iterator, contexts, config.run.pinned)
-        configure_training(net, lr_mult_new=config.train.lr_mult_new, decay_beta=config.train.decay_beta,
-                           freeze=config.train.freeze)
+        configure(net, config.train)
         self._loss_parts = _loss_parts(config)
         self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts,
                                 config.train, mixed=config.run.precision == "mixed",
-                                reordered=config.run.sums == "fast")
+                                reordered=config.run.sums == "fast", stored=bool(config.train.features))
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
 

@@ -12,7 +12,7 @@ from mxnet import autograd, gluon
 from mxnet.contrib import amp
 
 from cian.symbols.cian import CIAN, Branches
-from cian.symbols.layers import block_depthwise, reorder_sums
+from cian.symbols.layers import block_depthwise, constant_parts, reorder_sums
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import AUXILIARY, averaged
 from cian.tools.engine.config import TrainConfig
@@ -65,6 +65,7 @@ class Trainer:
     loss : of the same number of classes and the same affinity.
     contexts : devices; each takes its equal block of a batch, and the losses normalise within it.
     settings : momentum, weight_decay and seed are used.
+    stored : the data of a batch are features below the first part of the backbone that trains.
     mixed : scale the loss as mixed precision needs it, see :mod:`~cian.tools.engine.training.precision`.
     reordered : on CPUs, compute in the order that is fastest there (see
         :func:`~cian.symbols.layers.reorder_sums`); without it values are the original's to the last
@@ -72,7 +73,7 @@ class Trainer:
     """
 
     def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig,
-                 mixed: bool = False, reordered: bool = True) -> None:
+                 mixed: bool = False, reordered: bool = True, stored: bool = False) -> None:
         self.net, self.loss, self.contexts = net, loss, list(contexts)
         self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
         self._seed = settings.seed
@@ -88,8 +89,12 @@ class Trainer:
             graph.update(static_shape=True, backward_bulk_size=100000)
         self.net.hybridize(**graph)
         self.loss.hybridize()
+        self._stored = stored
         self._branches: Optional[Branches] = None
-        if all(param.grad_req == "null" for param in net.backbone.collect_params().values()):
+        if stored:
+            self._branches = Branches(net, constant_parts(net.backbone))
+            self._branches.hybridize(**graph)
+        elif all(param.grad_req == "null" for param in net.backbone.collect_params().values()):
             self._branches = Branches(net)
             self._branches.hybridize(**graph)
         self._scaler: Optional[amp.loss_scaler.LossScaler] = None
@@ -139,6 +144,8 @@ class Trainer:
         """
         if self._branches is None:
             return self.net(images)
+        if self._stored:
+            return self._branches(images)
         with autograd.pause(train_mode=True):
             features = self.net.backbone(images)
         return self._branches(features)
