@@ -1,16 +1,17 @@
-"""Image-level labels, the only supervision of training: from VOC's XML, from a text file or from an
-array file.
-"""
+"""Image-level labels, the only supervision of training: from VOC's XML, or from one file for all images."""
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import xml.etree.ElementTree as ElementTree
 import zipfile
-from typing import Dict, List, Sequence, Set, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 
 from cian.data.classes import ClassTable
+from cian.data.lists import image_name
 from cian.errors import InputError, PathLike
 from cian.files import Problems, read_bytes, read_text
 
@@ -21,58 +22,127 @@ def read_xml_labels(path: PathLike, classes: ClassTable) -> Labels:
     """Sorted class indices of a VOC annotation: of the objects that are not ``difficult``, or of
     all where all are.
 
+    The root may be wrapped in another element or have a namespace, as some programs write it. A
+    CVAT file ("for images") with one image gives the labels of that image.
+
     Raises
     ------
     InputError
-        Naming the file: missing, not XML, an unknown class, an object without a name, no object at all.
+        Naming the file: missing, not XML, of another layout, an unknown class, an object without a
+        name, no object at all.
     """
-    try:
-        root = ElementTree.fromstring(read_bytes(path))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"is not valid XML ({error})", file=path) from error
+    root = _parse(path)
+    if _tag(root) == "annotations":
+        images = _read_cvat(root, path, classes)
+        if len(images) != 1:
+            raise InputError(f"is a CVAT file of {len(images)} images, in a place for one", file=path,
+                             remedy="give it as --labels-file")
+        return next(iter(images.values()))
     plain: Set[int] = set()
     difficult: Set[int] = set()
-    for number, item in enumerate(root.findall("object"), 1):
-        name = (item.findtext("name") or "").strip()
-        flag = (item.findtext("difficult") or "0").strip()
+    for number, item in enumerate(_voc_objects(root, path), 1):
+        texts = {_tag(child): (child.text or "").strip() for child in item}
+        flag = texts.get("difficult") or "0"
         if flag not in ("0", "1"):
             raise InputError(f"'difficult' is 0 or 1, not {flag!r}", file=path, field=f"object {number}")
-        (difficult if flag == "1" else plain).add(_foreground_index(name, classes, path, f"object {number}"))
+        index = _foreground_index(texts.get("name", ""), classes, path, f"object {number}")
+        (difficult if flag == "1" else plain).add(index)
     if not plain and not difficult:
         raise InputError("names no object, so the image has no label", file=path,
                          remedy="annotate it or take it off the list")
     return tuple(sorted(plain or difficult))
 
 
+def _parse(path: PathLike) -> ElementTree.Element:
+    content = read_bytes(path)
+    try:
+        return ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"is not valid XML ({error})", file=path) from error
+
+
+def _tag(element: ElementTree.Element) -> str:
+    """An element's name in lower case, without namespace."""
+    return element.tag.rpartition("}")[2].lower() if isinstance(element.tag, str) else ""
+
+
+def _voc_objects(root: ElementTree.Element, path: PathLike) -> List[ElementTree.Element]:
+    """The objects of the one annotation in a file."""
+    found = [root] if _tag(root) == "annotation" else [item for item in root.iter()
+                                                       if _tag(item) == "annotation"]
+    if len(found) != 1:
+        raise InputError(f"has {len(found)} <annotation> in its root <{_tag(root)}>", file=path,
+                         remedy="write VOC's layout: one <annotation> that holds <object>s with a <name>")
+    objects = [item for item in found[0] if _tag(item) == "object"]
+    nested = [item for item in found[0].iter() if _tag(item) == "object"]
+    shapes = sorted({_tag(item) for item in found[0]} & {"objects", "item", "shape", "box", "polygon"})
+    if not objects and (nested or shapes):
+        raise InputError("has no <object> directly in its <annotation>, but "
+                         f"{', '.join(f'<{name}>' for name in shapes) or 'deeper ones'}", file=path,
+                         remedy="write VOC's layout: one <annotation> that holds <object>s with a <name>")
+    return objects
+
+
+def _read_cvat(root: ElementTree.Element, path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
+    """Labels of every image of CVAT's format "for images": those of its shapes and tags."""
+    labels: Dict[str, Labels] = {}
+    problems: List[InputError] = []
+    for image in (item for item in root if _tag(item) == "image"):
+        name = image_name(image.get("name", ""))
+        try:
+            if not name or name in labels:
+                raise InputError("occurs twice" if name else "an image has no name", file=path, field=name)
+            words = [item.get("label", "") for item in image if item.get("label") is not None]
+            labels[name] = tuple(sorted({_foreground_index(word, classes, path, name) for word in words}))
+            if not words:
+                raise InputError("has no label", file=path, field=name,
+                                 remedy="label it or take it off the list")
+        except InputError as problem:
+            problems.append(problem)
+    if problems:
+        raise Problems(problems)
+    return labels
+
+
 def read_labels_file(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
     """Sorted class indices by image name from one file.
 
-    Text: ``NAME class class ...`` a line. ``.npz``: ``names`` (n,) and ``labels`` (n, foreground
-    classes), nonzero where present.
+    * text: ``NAME class class ...`` a line;
+    * ``.npz``: ``names`` (n,) and ``labels`` (n, foreground classes) of 0 and 1;
+    * ``.npy``: a dict from name to (foreground classes,) of 0 and 1, as ``cls_labels.npy`` of IRN and
+      SEAM; read without running what the file says;
+    * ``.xml``: CVAT's format "for images".
+
+    A name may have the suffix of its image.
 
     Raises
     ------
     Problems
-        Naming every line with an unknown class, without a class, or with a name that occurred before.
+        Naming every line with an unknown class, without a class, or with a name that occurred
+        before, and every value that is neither 0 nor 1.
     """
-    if os.fspath(path).endswith(".npz"):
-        return _read_labels_npz(path, classes)
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix in (".npz", ".npy"):
+        return _labels_of_arrays(*(_read_npz if suffix == ".npz" else _read_npy)(path), path, classes)
+    if suffix == ".xml":
+        return _read_cvat(_parse(path), path, classes)
     labels: Dict[str, Labels] = {}
     problems = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
         if not words:
             continue
+        name = image_name(words[0])
         where = f"line {number} ({words[0]})"
         try:
-            if words[0] in labels:
+            if name in labels:
                 raise InputError("occurs twice", file=path, field=where,
                                  remedy="write all classes of an image in one line")
             if len(words) == 1:
                 raise InputError("has no label", file=path, field=where,
                                  remedy="label it or take it off the list")
-            labels[words[0]] = tuple(
-                sorted({_foreground_index(word, classes, path, where) for word in words[1:]}))
+            labels[name] = tuple(sorted({_foreground_index(word, classes, path, where)
+                                         for word in words[1:]}))
         except InputError as problem:
             problems.append(problem)
     if problems:
@@ -102,24 +172,88 @@ def _foreground_index(name: str, classes: ClassTable, path: PathLike, where: str
     return index
 
 
-def _read_labels_npz(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
+def _read_npz(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
+    content = read_bytes(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names, table = arrays["names"], arrays["labels"]
-    except FileNotFoundError as error:
-        raise InputError("does not exist", file=path) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return arrays["names"].tolist(), arrays["labels"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"is not an array file with 'names' and 'labels' ({error})", file=path) from error
-    if table.ndim != 2 or names.shape != table.shape[:1] or table.shape[1] != len(classes.foreground):
-        raise InputError(f"'labels' has shape {table.shape} for {names.shape} names and "
-                         f"{len(classes.foreground)} foreground classes", file=path, field="labels",
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Knows what NumPy's arrays are made of, and refuses every other name, so that no code of the file
+    can run.
+    """
+
+    admitted = {(module, name) for core in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+                for module, name in ((core, "ndarray"), (core, "dtype"), (core, "_reconstruct"), (core,
+                                                                                                  "scalar"))}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 2's protocol has them
+            return _latin
+        if (module, name) not in self.admitted:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return getattr(np if module == "numpy" else np.core.multiarray, name)
+
+
+def _latin(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for {encoding}")
+    return text.encode("latin1")
+
+
+def _read_npy(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
+    stream = io.BytesIO(read_bytes(path))
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format._read_array_header(stream, version)  # type: ignore[attr-defined]
+        found = _ArraysOnly(stream,
+                            encoding="latin1").load().item() if dtype.hasobject and shape == () else None
+        if isinstance(found, dict):
+            return list(found), np.array(list(found.values()))
+    except Exception as error:  # the unpickler raises nearly any kind of error on damaged bytes
+        raise InputError(f"cannot be read as a dict from name to labels ({error})", file=path) from error
+    raise InputError("holds no dict from name to labels", file=path,
+                     remedy="give cls_labels.npy as IRN and SEAM have it, or an .npz of 'names' and 'labels'")
+
+
+def _labels_of_arrays(keys: Sequence[Any], table: np.ndarray, path: PathLike,
+                      classes: ClassTable) -> Dict[str, Labels]:
+    foreground = len(classes.foreground)
+    if table.ndim != 2 or len(keys) != len(table) or table.shape[1] != foreground:
+        raise InputError(f"'labels' has shape {table.shape} for {len(keys)} names and {foreground} "
+                         "foreground classes", file=path, field="labels",
                          remedy="give one row a name and one column a foreground class")
-    labels = {str(name): tuple(int(index) + 1 for index in np.flatnonzero(row))
-              for name, row in zip(names, table)}
-    problems: List[InputError] = [InputError("has no label", file=path, field=name)
-                                  for name, row in labels.items() if not row]
-    if len(labels) < len(names):
-        problems.append(InputError(f"{len(names) - len(labels)} names occur twice", file=path, field="names"))
+    wrong = ~np.isin(table, (0, 1)) if table.dtype.kind in "biuf" else np.ones(table.shape, bool)
+    labels: Dict[str, Labels] = {}
+    problems: List[InputError] = []
+    for key, row, odd in zip(keys, table, wrong):
+        try:
+            name = _key(key)
+            if name in labels:
+                raise InputError("occurs twice", file=path, field=name)
+            if odd.any():
+                raise InputError(f"holds {row[odd][0]!r}, and a label is 0 or 1", file=path, field=name,
+                                 remedy="write 1 for a class that the image has, and 0 for every other one "
+                                 "(also for VOC's own -1, absent, and 0, difficult)")
+            labels[name] = tuple(int(index) + 1 for index in np.flatnonzero(row))
+            if not labels[name]:
+                raise InputError("has no label", file=path, field=name)
+        except InputError as problem:
+            problems.append(problem)
     if problems:
         raise Problems(problems)
     return labels
+
+
+def _key(key: Any) -> str:
+    """A name as arrays and dicts have it: text, bytes, or IRN's number 2007000032 for 2007_000032."""
+    if isinstance(key, bytes):
+        key = key.decode("utf-8", "surrogateescape")
+    if isinstance(key, int) and len(str(key)) == 10:
+        key = f"{str(key)[:4]}_{str(key)[4:]}"
+    if not isinstance(key, str) or not key.strip():
+        raise InputError(f"{key!r} is no name of an image", field="names")
+    return image_name(key)

@@ -10,15 +10,15 @@ from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import cv2
 import numpy as np
-import simplejpeg
 from tqdm import tqdm
 
 from cian.data.classes import decode_label_png
 from cian.data.gray_png import encode_gray_png
+from cian.data.pictures import UPRIGHT, decode_jpeg
 from cian.environment import usable_cores
 from cian.errors import InputError
 from cian.files import read_bytes
@@ -28,20 +28,41 @@ Result = TypeVar("Result")
 CHUNK = 16  # files a task
 
 
+@dataclass(frozen=True)
+class CheckedFile:
+    """One file: height and width, CRC-32 of the content, and what is wrong with it; of an image its
+    EXIF orientation and what its decoder warned of, of a label map its pixels by value, (256,).
+    """
+
+    size: Tuple[int, int] = (0, 0)
+    crc32: int = 0
+    problem: Optional[InputError] = None
+    orientation: int = UPRIGHT
+    warning: str = ""
+    counts: Optional[np.ndarray] = None
+
+
 @dataclass
 class CheckedFiles:
     """Of n files: heights and widths (n, 2), CRC-32 (n,) of the content, and what is wrong with
-    some of them.
+    some of them; positions of images that EXIF has turned, warnings of images by position, and
+    pixels of all label maps by value, (256,).
     """
 
     sizes: np.ndarray
     crc32: np.ndarray
     problems: List[InputError]
+    turned: List[int]
+    warnings: Dict[int, str]
+    counts: np.ndarray
 
 
-def check_images(paths: Sequence[str], *, workers: int = 0) -> CheckedFiles:
-    """Read and decode every JPEG of ``paths``; ``workers`` processes, 0 is one a core."""
-    return _collect(parallel(_check_image, paths, workers), len(paths), "images")
+def check_images(paths: Sequence[str], *, workers: int = 0, warnings: str = "harmless") -> CheckedFiles:
+    """Read and decode every JPEG of ``paths``; ``workers`` processes, 0 is one a core; ``warnings``
+    as in :func:`~cian.data.pictures.decode_jpeg`.
+    """
+    return _collect(parallel(_check_image, [(path, warnings) for path in paths], workers), len(paths),
+                    "images")
 
 
 def check_labels(paths: Sequence[str], num_classes: int, *, sizes: Optional[np.ndarray] = None,
@@ -105,63 +126,50 @@ def _map_chunk(function: Callable[[Item], Result], items: Sequence[Item]) -> Lis
     return [function(item) for item in items]
 
 
-def _collect(results: Iterable[Tuple[int, int, int, Optional[InputError]]], count: int,
-             what: str) -> CheckedFiles:
-    sizes, crcs = np.zeros((count, 2), np.int32), np.zeros(count, np.uint32)
-    problems = []
-    for index, (height, width, crc32,
-                problem) in enumerate(tqdm(results, f"checking {what}", count, leave=False, disable=None)):
-        sizes[index], crcs[index] = (height, width), crc32
-        if problem is not None:
-            problems.append(problem)
-    return CheckedFiles(sizes, crcs, problems)
+def _collect(results: Iterable[CheckedFile], count: int, what: str) -> CheckedFiles:
+    found = CheckedFiles(np.zeros((count, 2), np.int32), np.zeros(count, np.uint32), [], [], {},
+                         np.zeros(256, np.int64))
+    for index, file in enumerate(tqdm(results, f"checking {what}", count, leave=False, disable=None)):
+        found.sizes[index], found.crc32[index] = file.size, file.crc32
+        if file.problem is not None:
+            found.problems.append(file.problem)
+        if file.orientation != UPRIGHT:
+            found.turned.append(index)
+        if file.warning:
+            found.warnings[index] = file.warning
+        if file.counts is not None:
+            found.counts += file.counts
+    return found
 
 
-def _check_image(path: str) -> Tuple[int, int, int, Optional[InputError]]:
+def _check_image(item: Tuple[str, str]) -> CheckedFile:
+    path, warnings = item
     try:
         content = read_bytes(path)
-        height, width = decode_jpeg(content, path).shape[:2]
+        picture = decode_jpeg(content, path, warnings)
     except InputError as problem:
-        return 0, 0, 0, problem
-    return height, width, zlib.crc32(content), None
+        return CheckedFile(problem=problem)
+    height, width = picture.pixels.shape[:2]
+    return CheckedFile((height, width), zlib.crc32(content), None, picture.orientation, picture.warning)
 
 
-def _check_label(item: Tuple[str, int, Optional[Tuple[int, int]]]) -> Tuple[int, int, int,
-                                                                            Optional[InputError]]:
+def _check_label(item: Tuple[str, int, Optional[Tuple[int, int]]]) -> CheckedFile:
     path, num_classes, expected = item
     try:
         content = read_bytes(path)
-        height, width = decode_label_png(content, path, num_classes).shape
+        labels = decode_label_png(content, path, num_classes)
     except InputError as problem:
-        return 0, 0, 0, problem
+        return CheckedFile(problem=problem)
+    height, width = labels.shape
     if expected is not None and expected != (height, width):
-        return height, width, 0, InputError(
+        return CheckedFile((height, width), problem=InputError(
             f"is {width}x{height} pixels, but its image is {expected[1]}x{expected[0]}", file=path,
-            remedy="make it again at the size of the image")
-    return height, width, zlib.crc32(content), None
+            remedy="make it again at the size of the image"))
+    return CheckedFile((height, width), zlib.crc32(content), counts=np.bincount(labels.ravel(),
+                                                                                minlength=256))
 
 
 def _encode_label(item: Tuple[str, int]) -> Tuple[int, bytes]:
     path, num_classes = item
     content = read_bytes(path)
     return zlib.crc32(content), encode_gray_png(decode_label_png(content, path, num_classes))
-
-
-def decode_jpeg(content: bytes, path: str) -> np.ndarray:
-    """An image file's content as (H, W, 3) uint8 BGR; an :class:`InputError` names ``path`` where
-    it is truncated or damaged.
-
-    OpenCV, which training decodes with, fills what a damaged file lacks with something;
-    ``simplejpeg`` reports what it found.
-    """
-    if content[:2] != b"\xff\xd8":
-        raise InputError("is not a JPEG file", file=path, remedy="convert it to JPEG")
-    try:
-        simplejpeg.decode_jpeg(content, strict=True)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except (ValueError, cv2.error) as error:
-        raise InputError(f"is a damaged JPEG ({error})", file=path, remedy="copy it again") from error
-    if image is None:
-        raise InputError("is a JPEG that OpenCV does not decode", file=path,
-                         remedy="convert it to plain 8-bit JPEG")
-    return image

@@ -6,12 +6,13 @@ import functools
 import io
 import os
 import struct
-from typing import Iterable, Optional, Tuple
+from typing import Iterable, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
-from cian.data.index_png import decode_index_png
+from cian.data.index_png import GRAY, PALETTE, decode_index_png, palette_of
+from cian.data.pictures import UPRIGHT, png_orientation
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, read_bytes, read_text
 
@@ -93,15 +94,29 @@ def load_classes(source: PathLike = "voc") -> ClassTable:
     return ClassTable((line.strip() for line in read_text(source).rstrip().splitlines()), file=source)
 
 
+def require_same(names: Sequence[str], file: PathLike, other: Sequence[str], other_file: PathLike) -> None:
+    """Refuse two things of different class names, which one stage is about to put together.
+
+    Raises
+    ------
+    InputError
+        Naming both files and the first class at which they differ.
+    """
+    if list(names) == list(other):
+        return
+    at = next((index for index, pair in enumerate(zip(names, other)) if pair[0] != pair[1]),
+              min(len(names), len(other)))
+    here, there = (f"'{table[at]}'" if at < len(table) else "missing" for table in (names, other))
+    raise InputError(f"has other classes than {other_file}: class {at} is {here} here and {there} there "
+                     f"({len(names)} and {len(other)} with background)", file=file, field="classes",
+                     remedy="name the class list that both were made with (--classes), or make one again")
+
+
 @functools.lru_cache(maxsize=1)
 def _palette_bytes() -> bytes:
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    # imports MXNet, which readers of label maps do without
-    from gluoncv.utils.viz.segmentation import vocpallete
-    # gluoncv has Pillow fill what is missing of a damaged image; here it is an error
-    ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-    return bytes(vocpallete)
+    """VOC's colour map: bit 7 - k of red, green and blue are bits 3k, 3k + 1 and 3k + 2 of the index."""
+    return bytes(sum((index >> (3 * k + channel) & 1) << (7 - k) for k in range(3))
+                 for index in range(256) for channel in range(3))
 
 
 def palette() -> np.ndarray:
@@ -137,26 +152,38 @@ def read_label_png(path: PathLike, num_classes: Optional[int] = None) -> np.ndar
     Raises
     ------
     InputError
-        Naming the file: missing, damaged, colours in place of indices, or a value that no class has.
+        Naming the file: missing, damaged, turned by EXIF, colours in place of indices, colours of
+        other classes than the indices', or a value that no class has.
     """
     return decode_label_png(read_bytes(path), path, num_classes)
 
 
-def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] = None) -> np.ndarray:
-    """:func:`read_label_png` of a file's content; ``path`` is for messages."""
+def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] = None, *,
+                     check_palette: bool = True) -> np.ndarray:
+    """:func:`read_label_png` of a file's content; ``path`` is for messages, and without
+    ``check_palette`` the values count, whatever colours they have.
+    """
     if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 33:
         raise InputError("is not a PNG file", file=path, remedy="label maps are palette or gray PNG files")
     bit_depth, colour_type = struct.unpack_from(">BB", content, 24)
-    if colour_type not in (0, 3) or (colour_type == 0 and bit_depth != 8):
+    if colour_type not in (GRAY, PALETTE):
         raise InputError("holds colours in place of class indices", file=path,
-                         remedy="save it as a palette or 8-bit gray PNG")
+                         remedy="tools/convert_masks.py makes index maps of masks in colours")
+    if colour_type == GRAY and bit_depth != 8:
+        raise InputError(f"has {bit_depth} bits a pixel in place of 8", file=path,
+                         remedy="save the class indices as a palette or 8-bit gray PNG")
     width, height = struct.unpack_from(">II", content, 16)
     if width * height > MAX_PIXELS:
         raise InputError(f"announces {width}x{height} pixels, which no label map has", file=path,
                          remedy="make or copy it again")
+    if b"eXIf" in content and png_orientation(content) != UPRIGHT:
+        raise InputError("has an EXIF orientation, and label maps have none", file=path,
+                         remedy="store it upright")
     labels = decode_index_png(content)
     if labels is None:
         labels = _decode_any_png(content, path)
+    if colour_type == PALETTE and check_palette:
+        _check_colours(labels, palette_of(content), path, num_classes)
     if num_classes is not None:
         strangers = np.flatnonzero(np.bincount(labels.ravel(),
                                                minlength=256)[num_classes:IGNORE]) + num_classes
@@ -175,3 +202,24 @@ def _decode_any_png(content: bytes, path: PathLike) -> np.ndarray:
             return np.array(picture, np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"is damaged ({error})", file=path, remedy="make or copy it again") from error
+
+
+def _check_colours(labels: np.ndarray, colours: bytes, path: PathLike, num_classes: Optional[int]) -> None:
+    """Refuse a palette in which an index that occurs has the colour of another class.
+
+    Colours that no class has say nothing, and neither does one that its own class has as well (as
+    black, with which a short palette is filled up).
+    """
+    voc = _palette_bytes()
+    if voc.startswith(colours):
+        return
+    classes = [*range(IGNORE if num_classes is None else num_classes), IGNORE]
+    owner = {voc[3 * index:3 * index + 3]: index for index in reversed(classes)}
+    for value in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist():
+        colour = colours[3 * value:3 * value + 3]
+        index = owner.get(colour, value)
+        if index != value and colours[3 * index:3 * index + 3] != colour:
+            raise InputError(f"gives the value {value} the colour {tuple(colour)}, which is that of class "
+                             f"{index}: another program has ordered its palette anew", file=path,
+                             remedy="make index maps of its colours with tools/convert_masks.py, or, if the "
+                             "values are right, with its --by index")

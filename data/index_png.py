@@ -74,3 +74,14 @@ def _chunks(content: bytes) -> Optional[List[bytes]]:
             return [header, b"".join(data)] if len(header) == 13 and data else None
         position = end + 4
     return None
+
+
+def palette_of(content: bytes) -> bytes:
+    """The palette of a PNG file that was decoded before: three bytes a colour, empty where it has none."""
+    position = 8
+    while position + 12 <= len(content) and content[position + 4:position + 8] != b"IDAT":
+        length = int.from_bytes(content[position:position + 4], "big")
+        if content[position + 4:position + 8] == b"PLTE":
+            return content[position + 8:position + 8 + length]
+        position += 12 + length
+    return b""

@@ -1,11 +1,11 @@
-"""Lists of image names: one name a line, without folder and suffix."""
+"""Lists of image names, one a line."""
 from __future__ import annotations
 
 import os
 from typing import Dict, Iterable, List, Tuple
 
 from cian.errors import InputError, PathLike
-from cian.files import Problems, atomic_write, read_text
+from cian.files import IMAGE_SUFFIXES, Problems, atomic_write, read_text
 
 LIST_FOLDER = os.path.join("ImageSets", "Segmentation")
 MASK_FOLDER = "SegmentationClassAug"
@@ -18,7 +18,7 @@ def check_list(path: PathLike) -> Tuple[List[str], List[InputError]]:
     first_line: Dict[str, int] = {}
     problems = []
     for number, line in enumerate(read_text(path).rstrip().splitlines(), 1):
-        name, where = line.strip(), f"line {number}"
+        name, where = image_name(line), f"line {number}"
         if not name:
             problems.append(InputError("is empty", file=path, field=where, remedy="remove the line"))
         elif len(name.split()) > 1:
@@ -34,6 +34,19 @@ def check_list(path: PathLike) -> Tuple[List[str], List[InputError]]:
     if not first_line and not problems:
         problems.append(InputError("holds no names", file=path))
     return list(first_line), problems
+
+
+def image_name(text: str) -> str:
+    """The name that a line of a list means: NAME, NAME.jpg, or DeepLab's two paths of an image and its
+    label map; a line of another kind as it is.
+    """
+    words = text.split()
+    if len(words) == 2 and all(word.endswith(IMAGE_SUFFIXES) for word in words):
+        stems = [os.path.splitext(word)[0] for word in words]
+        if os.path.basename(stems[0]) == os.path.basename(stems[1]):
+            return os.path.basename(stems[0])
+    name = text.strip()
+    return os.path.splitext(name)[0] if name.endswith(IMAGE_SUFFIXES) else name
 
 
 def read_list(path: PathLike) -> List[str]:
@@ -91,7 +104,10 @@ def check_resolved_list(root: PathLike, name_or_path: PathLike) -> Tuple[List[st
     if os.fspath(name_or_path) == "train_aug" and os.path.isdir(masks) and os.path.isfile(validation):
         names = sorted({entry[:-4] for entry in os.listdir(masks) if entry.endswith(".png")}
                        - set(read_list(validation)))
-        return names, [] if names else [InputError("holds no mask beside those of the val list", file=masks)]
+        problems = [InputError(f"{name!r} is not UTF-8", file=masks, remedy="rename the file and its image")
+                    for name in names if not name.isprintable()]
+        return names, problems if names else [InputError("holds no mask beside those of the val list",
+                                                         file=masks)]
     folder = os.path.dirname(path)
     known = sorted(entry[:-4]
                    for entry in os.listdir(folder) if entry.endswith(".txt")) if os.path.isdir(folder) else []

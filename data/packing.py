@@ -10,6 +10,7 @@ import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels, encoded_labels
 from cian.data.classes import ClassTable
+from cian.data.degenerate import trimmed
 from cian.data.manifest import HEADER, IMAGES, LABELS
 from cian.data.records import RecordSet
 from cian.data.writer import record_writer
@@ -52,7 +53,9 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
                                  remedy="pack again when nothing writes to the folder")
             header = HEADER.pack(vectors.shape[1], 0, index, 0) + vectors[index].tobytes()
             writer.add(names[index], header + content, checked.sizes[index])
-        writer.finish(np.packbits(labels.astype(bool), axis=1))
+        writer.finish(np.packbits(labels.astype(bool), axis=1), {
+            "turned": [names[index] for index in checked.turned],
+            "warnings": {names[index]: text for index, text in checked.warnings.items()}})
     return RecordSet.open(folder, name)
 
 
@@ -73,5 +76,5 @@ def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
                 raise InputError("changed while it was packed", file=paths[index],
                                  remedy="pack again when nothing writes to the folder")
             writer.add(names[index], HEADER.pack(0, 0, index, 0) + content, checked.sizes[index])
-        writer.finish(np.zeros((len(names), 0), np.uint8))
+        writer.finish(np.zeros((len(names), 0), np.uint8), {"pixels": trimmed(checked.counts)})
     return RecordSet.open(folder, name)

@@ -10,8 +10,10 @@ import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels
 from cian.data.classes import ClassTable
+from cian.data.degenerate import check_pixels, tell
 from cian.data.lists import check_resolved_list
 from cian.data.packing import pack_images, pack_labels
+from cian.data.provenance import check_label_folder
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
@@ -78,18 +80,27 @@ def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_part
     labels, label_problems = tree.check_labels(names)
     result = Survey(name, names, labels, problems=problems + label_problems)
     paths = [tree.image_path(entry) for entry in names]
-    result.fingerprint = _fingerprint(tree.classes, names, paths, labels)
+    result.fingerprint = _fingerprint(tree.classes, names, paths, labels, tree.jpeg_warnings)
     packed = _up_to_date(out, name, result.fingerprint, num_parts)
     if packed is None:
-        result.images = check_images(paths, workers=workers)
+        result.images = check_images(paths, workers=workers, warnings=tree.jpeg_warnings)
         result.problems += result.images.problems
     if tree.label_root:
-        sizes = (packed.sizes if packed is not None else result.images.sizes if result.images is not None
-                 else None)
+        sizes, turned = None, []
+        if packed is not None:
+            sizes, turned = packed.sizes, packed.turned()
+        elif result.images is not None:
+            sizes, turned = result.images.sizes, [names[index] for index in result.images.turned]
+        try:
+            check_label_folder(tree.label_root, tree.classes, tree.classes.file or "VOC's class list",
+                               "seeds",
+                               turned)
+        except InputError as problem:
+            result.problems.append(problem)
         seed_paths = [tree.label_path(entry) for entry in names]
         result.seeds_fingerprint = _fingerprint(tree.classes, names, seed_paths, sizes)
         if _up_to_date(out, f"{name}_seeds", result.seeds_fingerprint, num_parts) is None:
-            result.seeds = check_labels(seed_paths, tree.classes.num_classes, sizes=sizes, workers=workers)
+            result.seeds = _check_seeds(tree.label_root, seed_paths, tree.classes, sizes, workers)
             result.problems += result.seeds.problems
     return result
 
@@ -129,21 +140,38 @@ def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num
     """
     if not os.path.isdir(label_root):
         raise InputError("is not a folder", file=label_root, remedy="check the path of the seeds")
+    check_label_folder(label_root, images.classes, images.path, "seeds", images.turned())
     name, names = f"{images.name}_seeds", list(images.names)
     paths = [os.path.join(label_root, f"{entry}.png") for entry in names]
     fingerprint = _fingerprint(images.classes, names, paths, images.sizes)
     packed = _up_to_date(out, name, fingerprint, num_parts)
-    return packed or pack_labels(out, name, names, paths, images.classes, sizes=images.sizes,
-                                 num_parts=num_parts, workers=workers, fingerprint=fingerprint)
+    if packed is not None:
+        return packed
+    checked = _check_seeds(label_root, paths, images.classes, images.sizes, workers)
+    return pack_labels(out, name, names, paths, images.classes, checked=checked, num_parts=num_parts,
+                       workers=workers, fingerprint=fingerprint)
+
+
+def _check_seeds(folder: PathLike, paths: Sequence[str], classes: ClassTable, sizes: Optional[np.ndarray],
+                 workers: int) -> CheckedFiles:
+    """Every label map by itself, and all of them together."""
+    checked = check_labels(paths, classes.num_classes, sizes=sizes, workers=workers)
+    if not checked.problems:
+        try:
+            tell(check_pixels(checked.counts, classes.names, "the seeds", folder), folder)
+        except InputError as problem:
+            checked.problems.append(problem)
+    return checked
 
 
 def _fingerprint(classes: ClassTable, names: Sequence[str], paths: Sequence[str],
-                 array: Optional[np.ndarray]) -> str:
+                 array: Optional[np.ndarray], jpeg_warnings: str = "harmless") -> str:
     """A digest of names, classes, sizes and times of files, and labels or sizes of images."""
     digest = hashlib.sha256("\n".join([*classes.names, "", *names, ""]).encode())
     digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    digest.update(b"" if jpeg_warnings == "harmless" else jpeg_warnings.encode())
     for path in paths:
-        digest.update(b"%s %d %d\n" % (os.path.abspath(path).encode(), *_size_and_time(path)))
+        digest.update(b"%s %d %d\n" % (os.fsencode(os.path.abspath(path)), *_size_and_time(path)))
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from cian.data.classes import ClassTable
+from cian.data.classes import ClassTable, require_same
 from cian.data.framing import unframe
 from cian.data.gray_png import decode_gray_png
 from cian.data.manifest import (
@@ -28,6 +28,7 @@ from cian.data.manifest import (
     read_manifest,
     read_table,
 )
+from cian.data.pictures import UPRIGHT, jpeg_orientation, jpeg_pixels
 from cian.errors import InputError, PathLike
 
 
@@ -138,27 +139,37 @@ class RecordSet:
         return content[HEADER.size + 4 * count:]
 
     def image(self, index: int) -> np.ndarray:
-        """Image ``index`` as (H, W, 3) uint8 **BGR**, as ``cv2.imread`` gives it."""
-        return self._decode(index, IMAGES, cv2.IMREAD_COLOR)
+        """Image ``index`` as (H, W, 3) uint8 **BGR**, as a viewer shows it and ``cv2.imread`` gives it."""
+        return self._decode(index, IMAGES)
 
     def label(self, index: int) -> np.ndarray:
         """Label map ``index`` as (H, W) uint8 class indices, 255 ignored."""
-        return self._decode(index, LABELS, cv2.IMREAD_GRAYSCALE)
+        return self._decode(index, LABELS)
 
-    def _decode(self, index: int, kind: str, mode: int) -> np.ndarray:
+    def turned(self) -> List[str]:
+        """Names of the images that EXIF says are to be turned; of sets from before this was noted, by
+        looking at every image.
+        """
+        if self.kind == IMAGES and "turned" not in self.manifest:
+            return [name for index, name in enumerate(self.names)
+                    if jpeg_orientation(self.read(index)) != UPRIGHT]
+        return list(self.manifest.get("turned", ()))
+
+    def _decode(self, index: int, kind: str) -> np.ndarray:
         if self.kind != kind:
             raise ValueError(f"{self.path} holds {self.kind}, not {kind}")
         content = self.read(index)
         height, width = self.sizes[index]
         try:
             announced = _jpeg_size(content) if kind == IMAGES else _png_size(content)
-            # OpenCV turns a picture that its EXIF says is turned
+            # a picture that its EXIF says is turned has its sides exchanged
             if sorted(announced) != sorted((height, width)):
                 raise ValueError(
                     f"announces {announced[1]}x{announced[0]} pixels in place of {width}x{height}")
-            picture = decode_gray_png(content) if kind == LABELS else None
-            if picture is None:
-                picture = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
+            picture = jpeg_pixels(content) if kind == IMAGES else decode_gray_png(content)
+            if picture is None and kind == LABELS:
+                picture = cv2.imdecode(np.frombuffer(content, np.uint8),
+                                       cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         except (ValueError, cv2.error) as error:
             raise self._damage(index, f"cannot be decoded ({error})") from error
         if picture is None or picture.shape[:2] != (height, width):
@@ -205,8 +216,7 @@ def match_seeds(images: RecordSet, seeds: RecordSet) -> np.ndarray:
     """
     if seeds.kind != LABELS or images.kind != IMAGES:
         raise ValueError(f"needs a set of images and one of label maps, not {images.kind} and {seeds.kind}")
-    if images.classes != seeds.classes:
-        raise InputError(f"has other classes than {images.path}", file=seeds.path, remedy=AGAIN)
+    require_same(seeds.classes.names, seeds.path, images.classes.names, images.path)
     if images.names == seeds.names:
         positions = np.arange(len(images))
     else:

@@ -10,7 +10,7 @@ from cian.data.annotations import Labels, multi_hot, read_labels_file, read_xml_
 from cian.data.classes import ClassTable, load_classes
 from cian.data.lists import MASK_FOLDER, resolve_list
 from cian.errors import InputError, PathLike
-from cian.files import Problems
+from cian.files import IMAGE_SUFFIXES, Problems
 
 
 class DatasetTree:
@@ -27,6 +27,7 @@ class DatasetTree:
     label_root : folder of NAME.png seeds.
     mask_root : folder of NAME.png ground truth, for measurement only.
     classes : 'voc' or a file with a class a line.
+    jpeg_warnings : see :func:`~cian.data.pictures.decode_jpeg`.
 
     Raises
     ------
@@ -36,7 +37,8 @@ class DatasetTree:
 
     def __init__(self, root: PathLike = "", *, image_root: PathLike = "", annotation_root: PathLike = "",
                  labels_file: PathLike = "", label_root: PathLike = "", mask_root: PathLike = "",
-                 classes: PathLike = "voc") -> None:
+                 classes: PathLike = "voc", jpeg_warnings: str = "harmless") -> None:
+        self.jpeg_warnings = jpeg_warnings
         self.root = os.fspath(root)
         if not self.root and not os.fspath(image_root):
             raise InputError("no data set was named", field="root",
@@ -57,26 +59,28 @@ class DatasetTree:
         return os.fspath(given) or (os.path.join(self.root, name) if self.root else "")
 
     def image_path(self, name: str) -> str:
-        """Path of an image."""
-        return os.path.join(self.image_root, f"{name}.jpg")
+        """Path of an image: NAME.jpg, or where there is none the file of another usual suffix."""
+        return self._path(self.image_root, name, "--image-root", *IMAGE_SUFFIXES)
 
     def annotation_path(self, name: str) -> str:
         """Path of an image's XML annotation."""
-        return self._path(self.annotation_root, f"{name}.xml", "--annotation-root or --labels-file")
+        return self._path(self.annotation_root, name, "--annotation-root or --labels-file", ".xml", ".XML")
 
     def label_path(self, name: str) -> str:
         """Path of an image's seed."""
-        return self._path(self.label_root, f"{name}.png", "--label-root")
+        return self._path(self.label_root, name, "--label-root", ".png", ".PNG")
 
     def mask_path(self, name: str) -> str:
         """Path of an image's ground truth."""
-        return self._path(self.mask_root, f"{name}.png", "--mask-root")
+        return self._path(self.mask_root, name, "--mask-root", ".png", ".PNG")
 
     @staticmethod
-    def _path(folder: str, name: str, flag: str) -> str:
+    def _path(folder: str, name: str, flag: str, *suffixes: str) -> str:
+        """The file of the first suffix that is there, else of the first suffix."""
         if not folder:
             raise InputError("the folder was not given", field=name, remedy=f"give {flag}, or --root")
-        return os.path.join(folder, name)
+        paths = [os.path.join(folder, name + suffix) for suffix in suffixes]
+        return next((path for path in paths if os.path.exists(path)), paths[0])
 
     def names(self, name_or_path: PathLike) -> List[str]:
         """The names of a list; see :func:`~cian.data.lists.resolve_list`."""
@@ -117,6 +121,6 @@ class DatasetTree:
         if known is None:
             return read_xml_labels(self.annotation_path(name), self.classes)
         if name not in known:
-            raise InputError(f"has no line for {name!r}", file=self.labels_file,
+            raise InputError(f"has no label for {name!r}", file=self.labels_file,
                              remedy="label the image or take it off the list")
         return known[name]

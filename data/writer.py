@@ -12,7 +12,7 @@ import re
 import shutil
 import zlib
 from array import array
-from typing import IO, Any, Dict, Iterable, Iterator, List, Optional
+from typing import IO, Any, Dict, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 
@@ -97,15 +97,15 @@ class RecordWriter:
         self._written += 1
         self._offset += len(record)
 
-    def finish(self, labels: np.ndarray) -> None:
+    def finish(self, labels: np.ndarray, notes: Mapping[str, Any]) -> None:
         """Write the table, give the files their final names and put the manifest in place; (n,
-        bytes) packed bits of the labels.
+        bytes) packed bits of the labels, and further keys of the manifest.
         """
         if self._written != self._first_of_part[-1]:
             raise ValueError(f"{self._written} of {self._first_of_part[-1]} records were added")
         self._end_part()
         table = self._table(labels)
-        manifest = {"format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written,
+        manifest = {**notes, "format": FORMAT, "version": VERSION, "kind": self.kind, "count": self._written,
                     "classes": list(self.classes.names), "fingerprint": self.fingerprint,
                     "parts": self._parts,
                     "table": {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}}

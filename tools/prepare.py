@@ -17,10 +17,10 @@ from typing import List, Optional, Sequence
 from cian.data.manifest import read_manifest
 from cian.data.preparation import pack, survey
 from cian.data.records import RecordSet
-from cian.data.tree import DatasetTree
 from cian.data.verification import verify
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
+from cian.tools.engine.images import data_tree
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -46,8 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError("no folder for the record sets was named", field="--out", remedy="give it")
     if arguments.verify:
         return verify_sets(out, arguments.lists)
-    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
-                       labels_file=data.labels_file, label_root=data.label_root, classes=data.classes)
+    tree = data_tree(data)
     options = {"num_parts": arguments.num_parts, "workers": config.run.workers}
     surveys, problems = [], []
     for name in dict.fromkeys(arguments.lists or [data.train_list]):

@@ -13,11 +13,11 @@ import os
 from typing import List, Optional, Sequence, Tuple
 
 from cian.data.classes import load_classes
-from cian.data.tree import DatasetTree
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config
 from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.images import data_tree
 from cian.tools.engine.report import Page
 
 EPILOG = """\
@@ -76,13 +76,6 @@ def parse(argv: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, Config]:
     return args, config
 
 
-def data_tree(config: Config) -> DatasetTree:
-    """The data set with its masks."""
-    data = config.data
-    return DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
-                       labels_file=data.labels_file, mask_root=data.mask_root, classes=data.classes)
-
-
 def draw_pairs(args: argparse.Namespace, config: Config, page: Page) -> None:
     """Figure 3 of every pair."""
     # imports MXNet, whose threads config_from has set
@@ -95,11 +88,11 @@ def draw_pairs(args: argparse.Namespace, config: Config, page: Page) -> None:
                                     model=getattr(args, "network.model") or "", classes=classes)
     pairs: List[Tuple[str, str]] = [(query, reference) for query, reference in args.pair]
     if args.partners:
-        pairs += pairs_by_class(data_tree(config), config.data.val_list, args.partners)
+        pairs += pairs_by_class(data_tree(config.data, masks=True), config.data.val_list, args.partners)
     page.heading("Affinity of pairs")
     for query, reference in pairs:
         paths = [name if os.path.isfile(name) or not (config.data.root or config.data.image_root) else
-                 data_tree(config).image_path(name) for name in (query, reference)]
+                 data_tree(config.data, masks=True).image_path(name) for name in (query, reference)]
         print(write_pair(args.out, net, paths[0], paths[1], metadata["classes"], class_name=args.class_name,
                          pixel=args.pixel, page=page))
 
@@ -114,7 +107,7 @@ def draw_gallery(args: argparse.Namespace, config: Config, page: Page) -> None:
         if not equals:
             raise InputError(f"{text!r} is not of the form TITLE=FOLDER", field="--predictions")
         columns.append((title, folder))
-    tree = data_tree(config)
+    tree = data_tree(config.data, masks=True)
     page.heading("Predictions")
     print(write_gallery(args.out, tree, args.names or tree.names(config.data.val_list)[:args.count], columns,
                         page=page))

@@ -113,3 +113,22 @@ def test_many_problems_are_one_line_and_keep_every_one():
         problems) == "5 problems: f0: is wrong 0 | f1: is wrong 1 | f2: is wrong 2 | and 2 more; mend them"
     copy = pickle.loads(pickle.dumps(problems))
     assert str(copy) == str(problems) and [p.file for p in copy.problems] == ["f0", "f1", "f2", "f3", "f4"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32", "latin-1"])
+def test_text_of_another_encoding_is_told_so(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("im_1\nné\n".encode(encoding))
+    with pytest.raises(InputError, match="a.txt: is not UTF-8 text .*save it as UTF-8"):
+        read_text(tmp_path / "a.txt")
+
+
+def test_byte_order_marks_of_joined_files_are_no_part_of_a_name(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffa\r\n\ufeffb\n".encode())
+    assert read_text(tmp_path / "a.txt").split() == ["a", "b"]
+
+
+def test_a_missing_file_is_told_with_what_lies_beside_it(tmp_path):
+    for name in ("im.JPG", "im.png", "other.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="im.jpg: does not exist; beside it there is im.JPG, im.png$"):
+        read_bytes(tmp_path / "im.jpg")

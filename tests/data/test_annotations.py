@@ -81,7 +81,7 @@ def test_an_array_file_gives_the_same_labels(tmp_path):
 
 @pytest.mark.parametrize(("names", "labels", "problem"),
                          [(["a"], np.ones((1, 4)), "'labels' has shape"), (
-    ["a"], np.ones((2, 3)), "'labels' has shape"), (["a", "a"], np.ones((2, 3)), "1 names occur twice"),
+    ["a"], np.ones((2, 3)), "'labels' has shape"), (["a", "a"], np.ones((2, 3)), "a: occurs twice"),
                           (["a", "b"], np.array([[0, 0, 0], [0, 1, 0]]), "a: has no label")])
 def test_a_wrong_array_file_is_named(tmp_path, names, labels, problem):
     np.savez(tmp_path / "labels.npz", names=np.array(names), labels=labels)
@@ -127,7 +127,7 @@ def test_a_labels_file_stands_for_the_annotations(make_voc_tree, tmp_path):
     (tmp_path / "labels.txt").write_text("image_00 bird\nimage_09 cat\n")
     tree = DatasetTree(root, classes=os.path.join(root, "classes.txt"), labels_file=tmp_path / "labels.txt")
     assert tree.labels(["image_00"]).tolist() == [[1, 0, 0, 1]]
-    with pytest.raises(InputError, match="has no line for 'image_01'"):
+    with pytest.raises(InputError, match="has no label for 'image_01'"):
         tree.labels(["image_00", "image_01"])
 
 
@@ -157,3 +157,94 @@ def test_a_folder_that_was_not_given_is_named_by_its_flag(tmp_path):
         tree.labels(["a"])
     with pytest.raises(InputError, match="--label-root"):
         tree.label_path("a")
+
+
+@pytest.mark.parametrize("text", [
+    "<root><annotation>{0}</annotation></root>", "<Annotation>{0}</Annotation>",
+    '<annotation xmlns="http://x">{0}</annotation>',
+                                  '<a:r xmlns:a="u"><a:annotation>{0}</a:annotation></a:r>',
+    '<annotations><image name="a.jpg"><box label="dog"/><tag label="cat"/></image></annotations>'])
+def test_roots_and_namespaces_of_other_programs_are_read(tmp_path, text):
+    objects = "".join(f"<object><name>{name}</name></object>" for name in ("dog", "cat"))
+    (tmp_path / "a.xml").write_text(text.format(objects))
+    assert read_xml_labels(tmp_path / "a.xml", CLASSES) == (1, 2)
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    ("<root/>", "has 0 <annotation> in its root <root>"), ("<r><annotation/><annotation/></r>",
+                                                           "has 2 <annotation>"),
+    ("<annotation><objects><object><name>dog</name></object></objects></annotation>", "but <objects>"),
+    ('<annotations><image name="a"/><image name="b"/></annotations>', "a: has no label"),
+    ('<annotations><image name="a"><box label="dog"/></image><image name="b"><box label="cat"/></image>'
+     '</annotations>',
+     "a CVAT file of 2 images")])
+def test_another_layout_is_told_from_an_image_without_label(tmp_path, text, problem):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(InputError, match=problem):
+        read_xml_labels(tmp_path / "a.xml", CLASSES)
+
+
+EXPECTED = {"2007_000032": (1, 2), "b": (3,)}
+
+
+@pytest.mark.parametrize("keys", [(2007000032, "b"), ("2007_000032.jpg", "b.JPG"), (b"2007_000032", b"b"),
+                                  (np.str_("2007_000032"), "b")])
+@pytest.mark.parametrize("kind", [np.float32, np.uint8, bool])
+def test_a_dict_of_arrays_as_the_field_has_it_is_read(tmp_path, keys, kind):
+    rows = np.array([[1, 1, 0], [0, 0, 1]], kind)
+    np.save(tmp_path / "cls_labels.npy", dict(zip(keys, rows)))
+    assert read_labels_file(tmp_path / "cls_labels.npy", CLASSES) == EXPECTED
+    if not isinstance(keys[0], int):
+        np.savez(tmp_path / "l.npz", names=np.array(keys), labels=rows)
+        assert read_labels_file(tmp_path / "l.npz", CLASSES) == EXPECTED
+
+
+class Harm:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ({"a": Harm()}, "it asks for posix.mkdir"), ([1, 2], "holds no dict"), (np.zeros((2, 3)),
+                                                                            "holds no dict"),
+    ({"a": np.ones(2)}, "shape .1, 2. for 1 names"), ({None: np.ones(3)}, "None is no name"),
+    ({"a": np.zeros(3)}, "a: has no label")])
+def test_nothing_that_a_dict_of_arrays_says_is_run(tmp_path, monkeypatch, content, problem):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array(content, object) if isinstance(content, dict) else content,
+            allow_pickle=True)
+    with pytest.raises(InputError, match=problem):
+        read_labels_file("labels.npy", CLASSES)
+    assert not os.path.exists("harm")
+
+
+@pytest.mark.parametrize("value", [-1, 0.97, np.nan, 2, np.inf])
+def test_a_label_is_0_or_1(tmp_path, value):
+    np.savez(tmp_path / "l.npz", names=np.array(["a", "b"]), labels=np.array([[1, 0, 0], [0, value, 1]]))
+    with pytest.raises(InputError, match="b: holds .*, and a label is 0 or 1"):
+        read_labels_file(tmp_path / "l.npz", CLASSES)
+
+
+def test_text_is_no_label(tmp_path):
+    np.savez(tmp_path / "l.npz", names=np.array(["a"]), labels=np.array([["1", "0", "0"]]))
+    with pytest.raises(InputError, match="a: holds '1'|a: holds np.str_"):
+        read_labels_file(tmp_path / "l.npz", CLASSES)
+
+
+def test_one_file_of_cvat_labels_all_its_images(tmp_path):
+    (tmp_path / "annotations.xml").write_text(
+        '<annotations><meta/><image name="2007_000032.jpg"><polygon label="dog"/><box label="cat"/></image>'
+        '<image name="b.png"><mask label="bird"/></image></annotations>')
+    assert read_labels_file(tmp_path / "annotations.xml", CLASSES) == EXPECTED
+
+
+def test_names_of_a_labels_file_may_have_the_suffix_of_the_image(tmp_path):
+    (tmp_path / "labels.txt").write_text("2007_000032.jpg dog cat\nb.png bird\n")
+    assert read_labels_file(tmp_path / "labels.txt", CLASSES) == EXPECTED
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".png"])
+def test_an_image_is_found_under_every_usual_suffix(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").touch()
+    assert DatasetTree(image_root=tmp_path).image_path("a") == str(tmp_path / f"a{suffix}")
+    assert DatasetTree(image_root=tmp_path).image_path("b") == str(tmp_path / "b.jpg")

@@ -1,13 +1,19 @@
 """The class table and label maps as PNG."""
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cian.data.classes import VOC_CLASSES, ClassTable, load_classes, palette, read_label_png, write_label_png
+from cian.data.classes import (
+    VOC_CLASSES,
+    ClassTable,
+    load_classes,
+    palette,
+    read_label_png,
+    require_same,
+    write_label_png,
+)
 from cian.errors import InputError
 
 
@@ -72,7 +78,7 @@ def test_gray_and_palette_files_read_as_their_indices(tmp_path, mode):
 
 @pytest.mark.parametrize(("array", "problem"),
                          [(np.zeros((3, 4, 3), np.uint8), "colours in place of class indices"),
-                          (np.zeros((3, 4), np.uint16), "colours in place"),
+                          (np.zeros((3, 4), np.uint16), "has 16 bits a pixel in place of 8"),
                           (np.full((3, 4), 7, np.uint8), "value 7, but there are 7 classes")])
 def test_files_that_are_no_label_maps_are_named(tmp_path, array, problem):
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -114,9 +120,42 @@ def test_arrays_that_are_no_label_maps_are_not_written(tmp_path, labels):
     assert not (tmp_path / "a.png").exists()
 
 
-def test_asking_for_the_palette_leaves_pillow_strict_about_truncated_images():
-    code = ("from PIL import ImageFile; from cian.data.classes import palette; palette(); "
-            "print(ImageFile.LOAD_TRUNCATED_IMAGES)")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
-                          check=True)
-    assert done.stdout.split()[-1] == "False"
+def paletted(path, labels, colours):
+    picture = Image.fromarray(np.asarray(labels, np.uint8))
+    picture.putpalette(bytes(np.asarray(colours, np.uint8).ravel()))
+    picture.save(path)
+
+
+@pytest.mark.parametrize(("labels", "colours", "problem"), [
+    ([[0, 1, 2]], [(0, 0, 0), (0, 128, 0), (128, 0, 0)], "the value 1 the colour .* is that of class 2"),
+    ([[1, 1, 1]], [(128, 0, 0), (0, 0, 0)], "the value 1 the colour .* class 0"),
+    ([[0, 1, 1]], [(0, 0, 0), (224, 224, 192)], "the value 1 .* class 255")])
+def test_a_palette_that_gives_an_index_the_colour_of_another_class_is_refused(tmp_path, labels, colours,
+                                                                              problem):
+    paletted(tmp_path / "a.png", labels, colours)
+    with pytest.raises(InputError, match=f"{problem}.*tools/convert_masks.py"):
+        read_label_png(tmp_path / "a.png", num_classes=4)
+
+
+@pytest.mark.parametrize(("labels", "colours"), [
+    ([[0, 1, 2]], [(0, 0, 0), (9, 9, 9), (250, 0, 0)]),  # colours of no class
+    ([[0, 1, 255]], [(0, 0, 0), (128, 0, 0), *[(0, 0, 0)] * 254]),  # filled up with black
+    ([[0, 1, 1]], [(0, 0, 0), (64, 0, 0), (128, 0, 0)])])  # the colour of class 8, of which there are 4
+def test_a_palette_of_other_colours_says_nothing(tmp_path, labels, colours):
+    paletted(tmp_path / "a.png", labels, colours)
+    assert read_label_png(tmp_path / "a.png", num_classes=4).tolist() == labels
+
+
+def test_a_label_map_that_exif_says_is_turned_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "a.png", exif=exif)
+    with pytest.raises(InputError, match="label maps have none"):
+        read_label_png(tmp_path / "a.png")
+
+
+def test_the_first_class_at_which_two_tables_differ_is_named():
+    require_same(("background", "cat"), "a", ["background", "cat"], "b")
+    with pytest.raises(InputError, match="a: classes: has other classes than b: class 2 is 'missing' here"
+                                         "|a: classes: .*class 2 is missing here and 'dog' there"):
+        require_same(("background", "cat"), "a", ("background", "cat", "dog"), "b")

@@ -63,3 +63,10 @@ def test_a_missing_list_is_named_with_those_that_exist(tree):
         resolve_list(tree, "trial")
     with pytest.raises(InputError, match="no list was named"):
         resolve_list(tree, "")
+
+
+def test_suffixes_and_the_two_paths_of_deeplab_mean_the_name(tmp_path):
+    (tmp_path / "a.txt").write_text("a.jpg\nb.PNG\n/JPEGImages/2007.jpg /Masks/2007.png \nv1.2\n")
+    assert read_list(tmp_path / "a.txt") == ["a", "b", "2007", "v1.2"]
+    (tmp_path / "b.txt").write_text("a.jpg\na.png\nx/1.jpg y/2.png\n")
+    assert [problem.field for problem in check_list(tmp_path / "b.txt")[1]] == ["line 2", "line 3"]

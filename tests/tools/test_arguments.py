@@ -72,7 +72,7 @@ def test_a_path_that_looks_like_yaml_stays_a_path():
     (("--batch", "3"), "unrecognized arguments: --batch"),
     (("--lr",), "argument --lr: expected one argument"),
     (("--preset", "best"), "argument --preset: invalid choice: 'best'"),
-    (("-c", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
+    (("-c", "nowhere.yaml"), "nowhere.yaml: does not exist"),
     (("epochs=3",), "not of the form section.key=value"),
     (("--num-cls", "20"), "20 classes were announced, but the class list 'voc' has 21 with background"),
     (("--classes", "nowhere.txt", "--num-cls", "3"), "nowhere.txt: does not exist"),

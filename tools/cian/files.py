@@ -12,6 +12,9 @@ from typing import IO, Any, Callable, Iterator, List, Optional, Sequence
 from cian.errors import InputError, PathLike
 
 _counter = itertools.count()
+IMAGE_SUFFIXES = tuple(case(suffix) for suffix in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+                       for case in (str.lower, str.upper))
+SUFFIXES = (*IMAGE_SUFFIXES, ".xml", ".XML")  # of the files that a data set has a name for
 
 
 class Problems(InputError):
@@ -108,7 +111,7 @@ def read_bytes(path: PathLike) -> bytes:
         with open(path, "rb") as stream:
             content = stream.read()
     except FileNotFoundError as error:
-        raise InputError("does not exist", file=path) from error
+        raise InputError("does not exist", file=path, remedy=_beside(os.fspath(path))) from error
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=path) from error
     if not content:
@@ -116,12 +119,27 @@ def read_bytes(path: PathLike) -> bytes:
     return content
 
 
+def _beside(path: str) -> Optional[str]:
+    """A hint at files that have the name of a missing one and another suffix."""
+    stem, missing = os.path.splitext(path)
+    found = [os.path.basename(stem + suffix) for suffix in SUFFIXES
+             if suffix != missing and os.path.exists(stem + suffix)]
+    return f"beside it there is {', '.join(found)}" if found else None
+
+
 def read_text(path: PathLike) -> str:
-    """The content of a UTF-8 text file (a byte-order mark is dropped), with :func:`read_bytes`'s errors."""
+    """The content of a UTF-8 text file (byte-order marks are dropped, also those between files that
+    were joined), with :func:`read_bytes`'s errors.
+    """
+    content, remedy = read_bytes(path), "save it as UTF-8"
+    if b"\0" in content:
+        raise InputError("is not UTF-8 text (it holds zero bytes, as UTF-16 has them)", file=path,
+                         remedy=remedy)
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return content.decode().replace("\ufeff", "")
     except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path) from error
+        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path,
+                         remedy=remedy) from error
 
 
 @contextlib.contextmanager

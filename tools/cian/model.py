@@ -12,8 +12,10 @@ import os
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
+import PIL.Image
 
 from cian.data.classes import ClassTable, load_classes, palette
+from cian.data.pictures import pil_rgb
 from cian.errors import InputError, PathLike
 from cian.tools.engine.config import Config, PredictConfig
 from cian.tools.engine.devices import parse_devices
@@ -110,16 +112,20 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
 
 
 def as_rgb(image: Image) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a path, a PIL image or an array.
+    """(H, W, 3) uint8 RGB of a path, a PIL image or an array; files and PIL images as a viewer shows
+    them (see :mod:`cian.data.pictures`), arrays as they are.
 
     Raises
     ------
     InputError
-        For a file that is no image, and for an array of another shape or type.
+        For a file that is no image, for an array of another shape or type, and for a depth that
+        says nothing about the brightness.
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image))
-    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    if isinstance(image, PIL.Image.Image):
+        return pil_rgb(image)
+    array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or array.size == 0:
         raise InputError(f"an image must be (height, width, 3) uint8 in RGB, not {array.shape} {array.dtype}",
                          field="image", remedy="give a path, a PIL image or such an array")

@@ -8,7 +8,6 @@ name.
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -20,21 +19,25 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import yaml
 
+from cian.data.pictures import JPEG_WARNINGS
 from cian.errors import InputError, PathLike
+from cian.files import atomic_write
 from cian.tools.engine.fitting import FITS
+from cian.tools.engine.values import Written, items, read_layers, scalar
 
+MAX_SEED = 2 ** 32 - 1  # of NumPy's generators
 CRFS = ("none", "test", "retrain", "deeplab")
 
 
 def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional[float] = None,
-           hashed: Union[bool, str] = True) -> Any:
-    """A configuration key: its default, one line of help, its allowed values or lower bound.
+           high: Optional[float] = None, hashed: Union[bool, str] = True) -> Any:
+    """A configuration key: its default, one line of help, its allowed values or bounds.
 
     ``hashed=False`` marks keys that say where and how fast a run happens and not what it computes;
     they stay out of the hash. ``hashed="changed"`` keys enter it only where they are not at their
     default, so that files from before the key keep their hash.
     """
-    metadata = {"help": text, "choices": choices, "low": low, "hashed": hashed}
+    metadata = {"help": text, "choices": choices, "low": low, "high": high, "hashed": hashed}
     if isinstance(default, (list, tuple)):
         return field(default=tuple(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -61,6 +64,9 @@ class DataConfig:
     val_list: str = option("val", "validation list: a file, or a name below ImageSets/Segmentation",
                            hashed=False)
     records: str = option("", "folder of prepared records; empty packs into SNAPSHOT/records", hashed=False)
+    jpeg_warnings: str = option(
+        "harmless", "JPEGs that their decoder warns of: refuse them, take those that lose no pixel by it "
+        "(harmless), or accept all that can be decoded", JPEG_WARNINGS, hashed=False)
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,12 @@ class NetworkConfig:
         "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or efficientnet_lite0")
     affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)",
                            ("none", "self", "cross"))
-    group_size: int = option(2, "images in a group of common class; 2 is one reference for each query", low=2)
+    group_size: int = option(2, "images in a group of common class; 2 is one reference for each query",
+                             low=2, high=1024)
     merge_type: str = option("max", "merge of the messages, Eq. 5", ("max", "avg"))
     merge_self: bool = option(True, "the image's message to itself takes part in the merge")
-    embed_channels: int = option(0, "channels of query, key and value; 0 is half of the backbone's", low=0)
+    embed_channels: int = option(0, "channels of query, key and value; 0 is half of the backbone's", low=0,
+                                 high=65536)
     pretrained: str = option(
         "", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
 
@@ -100,23 +108,23 @@ class LossConfig:
 class TrainConfig:
     """Optimisation and loading of both training rounds."""
 
-    epochs: int = option(20, "epochs", low=1)
-    batch_size: int = option(16, "images a step over all devices", low=1)
-    crop_px: int = option(321, "side of the training crop, pixels", low=9)
-    lr: float = option(5e-4, "initial learning rate of the backbone", low=0)
-    lr_mult_new: float = option(10.0, "learning-rate multiplier of the new layers", low=0)
-    momentum: float = option(0.9, "SGD momentum", low=0)
-    weight_decay: float = option(5e-4, "weight decay of *_weight and bn_out_gamma", low=0)
+    epochs: int = option(20, "epochs", low=1, high=10 ** 6)
+    batch_size: int = option(16, "images a step over all devices", low=1, high=65536)
+    crop_px: int = option(321, "side of the training crop, pixels", low=9, high=16384)
+    lr: float = option(5e-4, "initial learning rate of the backbone", low=0, high=100)
+    lr_mult_new: float = option(10.0, "learning-rate multiplier of the new layers", low=0, high=10 ** 4)
+    momentum: float = option(0.9, "SGD momentum", low=0, high=1)
+    weight_decay: float = option(5e-4, "weight decay of *_weight and bn_out_gamma", low=0, high=1)
     decay_beta: bool = option(False, "decay bn_out_beta too (the original's optimiser does not)")
-    lr_power: float = option(0.9, "power of the poly decay", low=0)
+    lr_power: float = option(0.9, "power of the poly decay", low=0, high=100)
     lr_decay: str = option("epoch", "poly decay steps once an epoch (original code) or every iteration",
                            ("epoch", "iteration"))
     gamma_start: float = option(
         0.0, "bn_out_gamma at the start of a first round; 0 (original and paper) leaves the affinity "
-        "without effect until it has grown", hashed="changed")
+        "without effect until it has grown", low=-1000, high=1000, hashed="changed")
     embed_start: float = option(
         1.0, "factor of the query and key weights at the start of a first round; 1 is Normal(0.01) "
-        "(original and paper), which leaves the affinity uniform where features are small", low=0,
+        "(original and paper), which leaves the affinity uniform where features are small", low=0, high=1000,
         hashed="changed")
     freeze: Tuple[str, ...] = option(
         (), "name prefixes of parameters that do not train, beside the backbone's batch norms")
@@ -134,18 +142,19 @@ class TrainConfig:
         "original",
         "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
         ("original", "counter"))
-    scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales")
+    scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales", low=0.01, high=100)
     mirror: bool = option(True, "random horizontal flip")
     label_padding: str = option("background", "label of padded pixels: background (original code) or ignore",
                                 ("background", "ignore"))
     label_resize: str = option(
         "bilinear", "reduction of labels to stride 8: bilinear of the indices (original code) or nearest",
         ("bilinear", "nearest"))
-    seed: int = option(0, "seed of weights, order and augmentation", low=0)
-    keep: int = option(5, "checkpoints to keep", low=1, hashed=False)
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, high=MAX_SEED)
+    keep: int = option(5, "checkpoints to keep", low=1, high=10 ** 6, hashed=False)
     save_every: int = option(0, "also save every so many steps; 0 saves at the end of an epoch", low=0,
+                             high=10 ** 9,
                              hashed=False)
-    log_every: int = option(50, "steps between lines of the log", low=1, hashed=False)
+    log_every: int = option(50, "steps between lines of the log", low=1, high=10 ** 9, hashed=False)
 
 
 @dataclass(frozen=True)
@@ -156,15 +165,16 @@ class CamConfig:
                         ("vgg16", "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101"))
     pretrained: str = option(
         "", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
-    epochs: int = option(15, "epochs", low=1)
-    batch_size: int = option(16, "images a step", low=1)
-    crop_px: int = option(321, "side of the training crop, pixels", low=9)
-    lr: float = option(1e-3, "initial learning rate of the backbone", low=0)
-    lr_mult_new: float = option(10.0, "learning-rate multiplier of the classification layer", low=0)
-    momentum: float = option(0.9, "SGD momentum", low=0)
-    weight_decay: float = option(5e-4, "weight decay", low=0)
+    epochs: int = option(15, "epochs", low=1, high=10 ** 6)
+    batch_size: int = option(16, "images a step", low=1, high=65536)
+    crop_px: int = option(321, "side of the training crop, pixels", low=9, high=16384)
+    lr: float = option(1e-3, "initial learning rate of the backbone", low=0, high=100)
+    lr_mult_new: float = option(10.0, "learning-rate multiplier of the classification layer", low=0,
+                                high=10 ** 4)
+    momentum: float = option(0.9, "SGD momentum", low=0, high=1)
+    weight_decay: float = option(5e-4, "weight decay", low=0, high=1)
     freeze_backbone: bool = option(False, "train the classification layer only (features are computed once)")
-    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -172,10 +182,10 @@ class SeedConfig:
     """From class activation maps to seeds."""
 
     foreground_threshold: float = option(0.3, "CAM in [0, 1] above which a pixel is a seed of the class",
-                                         low=0)
+                                         low=0, high=1)
     background_threshold: float = option(
         0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale",
-        low=0)
+        low=0, high=1)
     saliency: str = option(
         "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and "
         "colour contrast to the image's "
@@ -186,17 +196,18 @@ class SeedConfig:
         "that a class and the background claim are ignored always", ("ignore", "largest"))
     saliency_root: str = option("", "folder of the saliency images, NAME.png with 0..255 for 0..1",
                                 hashed=False)
-    scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged")
+    scales: Tuple[float, ...] = option((1.0,), "scales over which the CAM is averaged", low=0.01, high=100)
     mirror: bool = option(False, "average the CAM with that of the mirrored image")
-    strong_ratio: float = option(0.0, "portion of the seeds replaced with ground truth (Table 4)", low=0)
-    strong_seed: int = option(0, "seed of the choice of the replaced ones", low=0)
+    strong_ratio: float = option(0.0, "portion of the seeds replaced with ground truth (Table 4)", low=0,
+                                 high=1)
+    strong_seed: int = option(0, "seed of the choice of the replaced ones", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True)
 class PredictConfig:
     """Test-time prediction."""
 
-    scales: Tuple[float, ...] = option((1.0, 0.75, 1.25), "scales, 1 first")
+    scales: Tuple[float, ...] = option((1.0, 0.75, 1.25), "scales, 1 first", low=0.01, high=100)
     add_max: bool = option(True, "average in the maximum of the scales as one more map")
     mirror: bool = option(True, "average with the logits of the mirrored image")
     fit: str = option(
@@ -205,7 +216,7 @@ class PredictConfig:
         "of 32 n + 1 (tight: the least that keeps the mirrored image in place at all scales) or left as "
         "they are", FITS)
     size_px: int = option(513, "side of the square, pixels; larger images are left as they are under pad",
-                          low=9)
+                          low=9, high=16384)
     filter_labels: bool = option(
         False, "restrict predictions to the image-level labels and background (the original does not)")
     crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", CRFS)
@@ -214,7 +225,7 @@ class PredictConfig:
     retrain_crf: str = option(
         "retrain", "CRF preset for the labels of the second round; none: the predictions without CRF", CRFS,
         hashed="changed")
-    batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, hashed=False)
+    batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, high=65536, hashed=False)
 
 
 @dataclass(frozen=True)
@@ -226,14 +237,14 @@ class RunConfig:
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
     devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
-    workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, hashed=False)
+    workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, high=1024, hashed=False)
     processes: int = option(
         0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for "
-        "many images where OMP_NUM_THREADS is not set, else one", low=0, hashed=False)
+        "many images where OMP_NUM_THREADS is not set, else one", low=0, high=1024, hashed=False)
     features_root: str = option(
         "", "folder of stored features, which any number of runs share; default RECORDS/features",
         hashed=False)
-    features_gb: float = option(50.0, "10^9 bytes that stored features may take in that folder", low=0,
+    features_gb: float = option(50.0, "10^9 bytes that stored features may take in that folder", low=0, high=10 ** 6,
                                 hashed=False)
     precision: str = option(
         "float32",
@@ -314,7 +325,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
     ----------
     files : paths of YAML files, later ones win; a file may name ``base: other.yaml`` (relative to
         itself) and ``preset:``.
-    overrides : ``section.key=value`` strings, the value in YAML.
+    overrides : ``section.key=value`` strings; see :mod:`~cian.tools.engine.values` for values.
     preset : 'original' or 'paper'; wins over the files' own.
     flags : sections of keys with values of the schema's types, laid over the files and under ``overrides``.
 
@@ -326,7 +337,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
     """
     layers: List[Tuple[str, Dict[str, Any]]] = []
     for name in files:
-        layers.extend(_read_yaml(os.fspath(name), ()))
+        layers.extend(read_layers(os.fspath(name)))
     overridden: Dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -337,20 +348,22 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
         if not (equals and dot):
             raise InputError(f"'{text}' is not of the form section.key=value", field="command line",
                              remedy="write for example train.epochs=3")
-        try:
-            overridden.setdefault(section, {})[name] = yaml.safe_load(value) if value.strip() else ""
-        except yaml.YAMLError as error:
-            raise InputError(f"the value {value!r} is not valid YAML", field=key) from error
-    layers.extend([("command line", dict(flags or {})), ("command line", overridden)])
-    chosen = preset or next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer),
-                            "original")
-    if chosen not in PRESETS:
+        if overridden.setdefault(section, {}).setdefault(name, Written(value)) != value:
+            raise InputError(f"is given twice, as {overridden[section][name]!r} and as {value!r}",
+                             file="command line", field=key, remedy="give it once")
+    given = {section: {key: Written(value) if isinstance(value, str) else value for key,
+                       value in keys.items()}
+             for section, keys in (flags or {}).items()}
+    layers.extend([("command line", given), ("command line", overridden)])
+    presets = [layer.pop("preset") for _, layer in layers if "preset" in layer]
+    chosen = preset or (presets[-1] if presets else "original")
+    if str(chosen) not in PRESETS:
         raise InputError(f"unknown preset {chosen!r}", field="preset",
                          remedy=f"use one of: {', '.join(PRESETS)}")
-    config = dataclasses.replace(_merge(Config(), PRESETS[chosen], f"preset {chosen}"), preset=chosen)
+    config = dataclasses.replace(_merge(Config(), PRESETS[str(chosen)], f"preset {chosen}"),
+                                 preset=str(chosen))
     for source, layer in layers:
-        config = _merge(config, {k: v for k, v in layer.items() if k not in ("preset", "base", "claim")},
-                        source)
+        config = _merge(config, layer, source)
     return config
 
 
@@ -359,29 +372,8 @@ def save_config(config: Config, path: PathLike) -> None:
     replaces the file at once.
     """
     text = f"# hash: {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    temporary = f"{os.fspath(path)}.tmp"
-    with open(temporary, "w", encoding="utf-8") as stream:
+    with atomic_write(path, "w") as stream:
         stream.write(text)
-    os.replace(temporary, path)
-
-
-def _read_yaml(path: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str, Any]]]:
-    if os.path.abspath(path) in seen:
-        raise InputError("base files refer to each other in a circle", file=path, field="base")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream) or {}
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"is not valid YAML ({error})", file=path) from error
-    if not isinstance(content, dict):
-        raise InputError("must hold sections of keys", file=path, remedy="see experiments/ for examples")
-    layers: List[Tuple[str, Dict[str, Any]]] = []
-    if "base" in content:
-        base = os.path.join(os.path.dirname(path), str(content["base"]))
-        layers = _read_yaml(base, (*seen, os.path.abspath(path)))
-    return [*layers, (path, content)]
 
 
 def _merge(config: Config, layer: Mapping[str, Any], source: str) -> Config:
@@ -411,34 +403,22 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 def _check(value: Any, key: dataclasses.Field[Any], kind: Any, source: str, name: str) -> Any:
     """``value`` converted to the key's type, or an :class:`InputError` that names it."""
+    low, high = key.metadata["low"], key.metadata["high"]
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        items = value if isinstance(value, (list, tuple)) else str(value).split(
-            ",") if item is str and value != "" else value
-        if not isinstance(items, (list, tuple)):
-            items = [] if value == "" else [value]
-        return tuple(_scalar(entry.strip() if isinstance(entry, str) else entry, item, source, name)
-                     for entry in items)
-    converted = _scalar(value, kind, source, name)
-    choices, low = key.metadata["choices"], key.metadata["low"]
+        return tuple(_in_range(scalar(entry, item, source, name), low, high, source, name)
+                     for entry in items(value, source, name))
+    converted = _in_range(scalar(value, kind, source, name), low, high, source, name)
+    choices = key.metadata["choices"]
     if choices and converted not in choices:
         raise InputError(f"{converted!r} is not allowed", file=source, field=name,
                          remedy=f"use one of: {', '.join(map(str, choices))}")
-    if low is not None and not converted >= low:
-        raise InputError(f"{converted!r} is below {low:g}", file=source, field=name)
     return converted
 
 
-def _scalar(value: Any, kind: type, source: str, name: str) -> Any:
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 5e-4 as text
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is str and value is None:
-        value = ""
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if type(value) is not kind or (kind is float and value != value):
-        raise InputError(f"needs a value of type {kind.__name__}, not {value!r}", file=source, field=name)
+def _in_range(value: Any, low: Optional[float], high: Optional[float], source: str, name: str) -> Any:
+    if low is not None and not value >= low:
+        raise InputError(f"{value!r} is below {low:g}", file=source, field=name)
+    if high is not None and not value <= high:
+        raise InputError(f"{value!r} is above {high:g}", file=source, field=name)
     return value

@@ -2,21 +2,17 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from cian.data.checks import decode_jpeg
+from cian.data.pictures import Picture, decode_picture
 from cian.data.tree import DatasetTree
 from cian.errors import InputError
-from cian.files import Problems, read_bytes, read_text
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from cian.files import IMAGE_SUFFIXES, Problems, read_bytes, read_text
+from cian.tools.engine.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +22,14 @@ class Sample:
     name: str
     path: str
     allowed: Optional[Tuple[int, ...]] = None
+
+
+def data_tree(data: DataConfig, *, seeds: bool = True, masks: bool = False) -> DatasetTree:
+    """The data set of a configuration; ``seeds`` and ``masks`` say which label maps are looked for."""
+    return DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
+                       labels_file=data.labels_file, label_root=data.label_root if seeds else "",
+                       mask_root=data.mask_root if masks else "", classes=data.classes,
+                       jpeg_warnings=data.jpeg_warnings)
 
 
 def tree_samples(tree: DatasetTree, name_or_path: str, filter_labels: bool = False) -> List[Sample]:
@@ -48,23 +52,19 @@ def shard(samples: Sequence[Sample], text: str) -> List[Sample]:
     return list(samples[int(index)::int(count)])
 
 
-def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image file; an :class:`InputError` names one that is missing,
-    truncated or no image.
+def read_picture(path: str, warnings: str = "harmless") -> Picture:
+    """An image file's pixels, (H, W, 3) uint8 **RGB**, with what
+    :func:`~cian.data.pictures.decode_picture` says about it.
     """
-    content = read_bytes(path)
-    if content[:2] == b"\xff\xd8":
-        return np.ascontiguousarray(decode_jpeg(content, path)[..., ::-1])
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error) as error:
-        raise InputError("is no image, or a damaged one", file=path, remedy="use JPEG or PNG") from error
-    if image is None:
-        raise InputError("is of a kind of image that cannot be read", file=path,
-                         remedy="convert it to JPEG or PNG")
-    return np.ascontiguousarray(image[..., ::-1])
+    picture = decode_picture(read_bytes(path), path, warnings)
+    return picture._replace(pixels=np.ascontiguousarray(picture.pixels[..., ::-1]))
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file as a viewer shows it; an :class:`InputError` names one that
+    is missing, truncated or no image.
+    """
+    return read_picture(path).pixels
 
 
 def find_images(inputs: Sequence[str]) -> List[Sample]:
@@ -102,11 +102,11 @@ def find_images(inputs: Sequence[str]) -> List[Sample]:
 def _expand(given: str) -> List[str]:
     if os.path.isdir(given):
         return sorted(os.path.join(given, name)
-                      for name in os.listdir(given) if name.lower().endswith(SUFFIXES))
+                      for name in os.listdir(given) if name.lower().endswith(IMAGE_SUFFIXES))
     if os.path.isfile(given):
         if not given.lower().endswith(".txt"):
             return [given]
         folder = os.path.dirname(given)
         return [os.path.join(folder, line.strip()) for line in read_text(given).splitlines() if line.strip()]
     return sorted(path for path in glob.glob(given, recursive=True) if os.path.isfile(path)
-                  and path.lower().endswith(SUFFIXES))
+                  and path.lower().endswith(IMAGE_SUFFIXES))

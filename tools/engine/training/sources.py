@@ -3,22 +3,15 @@ training opens them.
 """
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import List, Tuple
 
 from cian.data.lists import resolve_list
 from cian.data.preparation import prepare, prepare_seeds
 from cian.data.records import RecordSet
-from cian.data.tree import DatasetTree
 from cian.errors import InputError
-from cian.tools.engine.config import Config, DataConfig
-
-
-def data_tree(data: DataConfig) -> DatasetTree:
-    """The data set's files, without the masks."""
-    return DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
-                       labels_file=data.labels_file, label_root=data.label_root, classes=data.classes)
+from cian.tools.engine.config import Config
+from cian.tools.engine.images import data_tree
 
 
 def list_name(name_or_path: str) -> str:
@@ -80,6 +73,6 @@ def open_images(config: Config, name_or_path: str) -> RecordSet:
         raise InputError(
             "no folder of packed images was named", field="data.records",
             remedy="give --records, what tools/prepare.py packed, or --snapshot to pack them below it")
-    tree = data_tree(dataclasses.replace(config.data, label_root=""))
+    tree = data_tree(config.data, seeds=False)
     return prepare(tree, name_or_path, os.path.join(config.run.snapshot, "records"),
                    workers=config.run.workers).images
