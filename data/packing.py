@@ -12,6 +12,7 @@ from cian.data.checks import CheckedFiles, check_images, check_labels, encoded_l
 from cian.data.classes import ClassTable
 from cian.data.degenerate import trimmed
 from cian.data.manifest import HEADER, IMAGES, LABELS
+from cian.data.pictures import decode_jpeg
 from cian.data.records import RecordSet
 from cian.data.writer import record_writer
 from cian.errors import InputError, PathLike
@@ -21,7 +22,8 @@ from cian.files import Problems, read_bytes
 def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray,
                 classes: ClassTable, *, num_parts: int = 1, workers: int = 0,
                 checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
-    """Pack JPEG files, as they are, with their image-level labels.
+    """Pack JPEG files, as they are, with their image-level labels; of one that its decoder warns of
+    without a loss of pixels, what it warns of is put right.
 
     Parameters
     ----------
@@ -51,6 +53,8 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
             if zlib.crc32(content) != checked.crc32[index]:
                 raise InputError("changed while it was packed", file=path,
                                  remedy="pack again when nothing writes to the folder")
+            if index in checked.warnings:
+                content = decode_jpeg(content, path, "accept").content
             header = HEADER.pack(vectors.shape[1], 0, index, 0) + vectors[index].tobytes()
             writer.add(names[index], header + content, checked.sizes[index])
         writer.finish(np.packbits(labels.astype(bool), axis=1), {

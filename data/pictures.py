@@ -28,12 +28,14 @@ _START_OF_SCAN, _END = 0xDA, b"\xff\xd9"
 
 class Picture(NamedTuple):
     """A decoded image file: (H, W, 3) uint8 BGR as a viewer shows it, the orientation that it was
-    stored with (1 is upright), and what the decoder warned of.
+    stored with (1 is upright), what the decoder warned of, and of a JPEG the content without what
+    it warned of, where that costs no pixel.
     """
 
     pixels: np.ndarray
     orientation: int = UPRIGHT
     warning: str = ""
+    content: bytes = b""
 
 
 def jpeg_orientation(content: bytes) -> int:
@@ -115,8 +117,9 @@ def decode_jpeg(content: bytes, path: PathLike, warnings: str = "harmless") -> P
     if content[:2] != b"\xff\xd8":
         raise InputError("is not a JPEG file", file=path, remedy="convert it to JPEG")
     warning = _warning(content)
-    damaged = warning and (warnings == "refuse" or warnings == "harmless"
-                           and not _is_harmless(content, warning))
+    mended = _mend(content, warning) if warning else content
+    damaged = warning and (warnings == "refuse" or warnings == "harmless" and mended is None)
+    content = mended or content
     try:
         pixels = None if damaged else jpeg_pixels(content)
     except cv2.error as error:
@@ -127,7 +130,7 @@ def decode_jpeg(content: bytes, path: PathLike, warnings: str = "harmless") -> P
     if pixels is None:
         raise InputError("is a JPEG that OpenCV does not decode", file=path,
                          remedy="convert it to plain 8-bit JPEG")
-    return Picture(pixels, jpeg_orientation(content), warning)
+    return Picture(pixels, jpeg_orientation(content), warning, content)
 
 
 def _warning(content: bytes) -> str:
@@ -139,16 +142,16 @@ def _warning(content: bytes) -> str:
     return ""
 
 
-def _is_harmless(content: bytes, warning: str) -> bool:
-    """Whether no warning is left after mending what touches no pixel."""
+def _mend(content: bytes, warning: str) -> Optional[bytes]:
+    """The file without any warning, after mending what touches no pixel; None where that is not enough."""
     for _ in range(4):
         mended = _mended(content, warning)
         if mended is None:
-            return False
+            return None
         content, warning = mended, _warning(mended)
         if not warning:
-            return True
-    return False
+            return content
+    return None
 
 
 def _mended(content: bytes, warning: str) -> Optional[bytes]:

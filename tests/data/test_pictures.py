@@ -85,6 +85,7 @@ def flawed(kind):
 @pytest.mark.parametrize("kind", ["scan header", "no end", "padding", "version", "both"])
 def test_a_warning_that_costs_no_pixel_is_taken_and_kept(kind):
     picture = decode_jpeg(flawed(kind), "x")
+    assert not decode_jpeg(picture.content, "x", "refuse").warning
     assert picture.warning and np.array_equal(picture.pixels, decode_jpeg(encoded("JPEG", quality=92),
                                                                           "x").pixels)
     with pytest.raises(InputError, match=r"is a damaged JPEG.*data\.jpeg_warnings=accept"):

@@ -1,12 +1,16 @@
 """From files to record sets: everything is checked first, and only what changed is packed."""
+import json
 import os
 import time
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cian.data.classes import write_label_png
 from cian.data.lists import write_list
+from cian.data.pictures import decode_jpeg
 from cian.data.preparation import prepare, prepare_seeds, survey
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
@@ -134,3 +138,84 @@ def test_packed_images_get_new_seeds_without_their_files(root, tmp_path):
         prepare_seeds(images, in_root(root, "seeds"), tmp_path / "own", workers=1)
     with pytest.raises(InputError, match="is not a folder"):
         prepare_seeds(images, in_root(root, "absent"), tmp_path / "own", workers=1)
+
+
+def turn(root, name, orientation):
+    path = in_root(root, "JPEGImages", f"{name}.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_label_maps_of_another_origin_are_refused_beside_turned_images(root, tmp_path, orientation):
+    turn(root, "image_03", orientation)
+    images = prepare(open_tree(root), "train", tmp_path / "out").images
+    assert images.turned() == ["image_03"]
+    assert images.sizes[3].tolist() == ([41, 37] if orientation == 6 else [37, 41])
+    problem = "holds seeds of 1 images that EXIF says are to be turned: image_03"
+    for again in (tmp_path / "out", tmp_path / "new"):  # images packed before or not
+        found = survey(open_tree(root, label_root=in_root(root, "seeds")), "train", again).problems
+        assert any(problem in str(error) for error in found)
+    with pytest.raises(InputError, match=problem):
+        prepare_seeds(images, in_root(root, "seeds"), tmp_path / "out")
+
+
+def test_label_maps_that_were_made_from_the_turned_images_are_taken(root, tmp_path):
+    turn(root, "image_03", 3)
+    images = prepare(open_tree(root), "train", tmp_path / "out").images
+    with open(in_root(root, "seeds", "seeds.json"), "w", encoding="utf-8") as stream:
+        json.dump({"hash": "0", "classes": list(images.classes.names)}, stream)
+    assert len(prepare_seeds(images, in_root(root, "seeds"), tmp_path / "out")) == 12
+
+
+@pytest.mark.parametrize("manifest", ["seeds.json", "predictions.json"])
+def test_label_maps_that_were_made_for_other_classes_are_refused(root, tmp_path, manifest):
+    images = prepare(open_tree(root), "train", tmp_path / "out").images
+    names = [images.classes.names[index] for index in (0, 2, 1, 3)]
+    with open(in_root(root, "seeds", manifest), "w", encoding="utf-8") as stream:
+        json.dump({"hash": "0", "classes": names}, stream)
+    with pytest.raises(InputError,
+                       match=f"{manifest}: classes: has other classes than .*train.json: class 1 is"):
+        prepare_seeds(images, in_root(root, "seeds"), tmp_path / "out")
+    with pytest.raises(InputError, match=f"{manifest}: classes: has other classes than .*classes.txt"):
+        prepare(open_tree(root, label_root=in_root(root, "seeds")), "train", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("value", "problem"), [(255, "all are ignored"), (0, "all are background"), (1,
+                                                                                                      None)])
+def test_label_maps_without_any_class_are_refused(root, tmp_path, capsys, value, problem):
+    for number in range(12):
+        write_label_png(in_root(root, "seeds", f"image_{number:02d}.png"), np.full((37, 41), value))
+    tree = open_tree(root, label_root=in_root(root, "seeds"))
+    if problem:
+        with pytest.raises(InputError, match=f"seeds: not one pixel of the seeds has a class, {problem}"):
+            prepare(tree, "train", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    else:
+        prepare(tree, "train", tmp_path / "out")
+        assert "not one pixel of the seeds is background" in capsys.readouterr().err
+
+
+def test_masks_of_0_and_255_are_told_what_255_means(root, tmp_path):
+    for number in range(12):
+        write_label_png(in_root(root, "seeds", f"image_{number:02d}.png"), 255 * np.eye(37,
+                                                                                        41).astype(np.uint8))
+    with pytest.raises(InputError, match="in masks of 0 and 255 write the number of the class for 255"):
+        prepare(open_tree(root, label_root=in_root(root, "seeds")), "train", tmp_path / "out")
+
+
+def test_what_a_decoder_warns_of_is_kept_in_the_manifest_and_not_in_the_record(root, tmp_path):
+    path = in_root(root, "JPEGImages", "image_02.jpg")
+    with open(path, "rb") as stream:
+        content = stream.read()
+    with open(path, "wb") as stream:
+        stream.write(content[:-2] + bytes(300) + content[-2:])
+    images = prepare(open_tree(root), "train", tmp_path / "out").images
+    assert list(images.manifest["warnings"]) == ["image_02"]
+    assert "extraneous bytes" in images.manifest["warnings"]["image_02"]
+    assert np.array_equal(images.image(2), cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
+    assert decode_jpeg(images.read(2), "x", "refuse").warning == ""
+    with pytest.raises(InputError, match="is a damaged JPEG"):
+        prepare(open_tree(root, jpeg_warnings="refuse"), "train", tmp_path / "out")
