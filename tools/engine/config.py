@@ -244,7 +244,8 @@ class RunConfig:
     features_root: str = option(
         "", "folder of stored features, which any number of runs share; default RECORDS/features",
         hashed=False)
-    features_gb: float = option(50.0, "10^9 bytes that stored features may take in that folder", low=0, high=10 ** 6,
+    features_gb: float = option(50.0, "10^9 bytes that stored features may take in that folder", low=0,
+                                high=10 ** 6,
                                 hashed=False)
     precision: str = option(
         "float32",
