@@ -22,6 +22,7 @@ from cian.data.pictures import UPRIGHT, decode_jpeg
 from cian.environment import usable_cores
 from cian.errors import InputError
 from cian.files import read_bytes
+from cian.processes import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -118,6 +119,7 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
 
 
 def _start_worker() -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     cv2.setNumThreads(1)
 

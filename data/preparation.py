@@ -17,6 +17,7 @@ from cian.data.provenance import check_label_folder
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
+from cian.data.writer import remove_leftovers
 from cian.errors import InputError, PathLike
 from cian.files import Problems
 
@@ -111,14 +112,14 @@ def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1
     if result.problems:
         raise Problems(result.problems)
     if result.images is None:
-        images = RecordSet.open(out, result.name)
+        images = _open_whole(out, result.name)
     else:
         images = pack_images(out, result.name, result.names, [tree.image_path(name) for name in result.names],
                              result.labels, tree.classes, num_parts=num_parts, checked=result.images,
                              fingerprint=result.fingerprint)
     seeds = None
     if tree.label_root and result.seeds is None:
-        seeds = RecordSet.open(out, f"{result.name}_seeds")
+        seeds = _open_whole(out, f"{result.name}_seeds")
     elif result.seeds is not None:
         seeds = pack_labels(out, f"{result.name}_seeds", result.names,
                             [tree.label_path(name) for name in result.names], tree.classes,
@@ -146,6 +147,7 @@ def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num
     fingerprint = _fingerprint(images.classes, names, paths, images.sizes)
     packed = _up_to_date(out, name, fingerprint, num_parts)
     if packed is not None:
+        remove_leftovers(out, name, packed.identity)
         return packed
     checked = _check_seeds(label_root, paths, images.classes, images.sizes, workers)
     return pack_labels(out, name, names, paths, images.classes, checked=checked, num_parts=num_parts,
@@ -162,6 +164,13 @@ def _check_seeds(folder: PathLike, paths: Sequence[str], classes: ClassTable, si
         except InputError as problem:
             checked.problems.append(problem)
     return checked
+
+
+def _open_whole(out: PathLike, name: str) -> RecordSet:
+    """A set that is up to date, without what a packer left beside it that was killed at its end."""
+    records = RecordSet.open(out, name)
+    remove_leftovers(out, name, records.identity)
+    return records
 
 
 def _fingerprint(classes: ClassTable, names: Sequence[str], paths: Sequence[str],

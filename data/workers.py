@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
 import traceback
 from typing import Any, List, Optional, Sequence, Tuple
@@ -16,6 +15,7 @@ import numpy as np
 from cian.data.records import RecordSet
 from cian.data.transforms import CropTransform, Draw
 from cian.errors import InputError
+from cian.processes import end_with_parent
 
 Sample = Tuple[int, Draw]  # position of the image, what is random about it
 
@@ -129,7 +129,7 @@ class WorkerPool:
             for number in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, name=f"loader-{number}", daemon=True,
-                                          args=(theirs, maker, self._memory, os.getpid()))
+                                          args=(theirs, maker, self._memory))
                 process.start()
                 theirs.close()
                 self._pipes.append(ours)
@@ -227,8 +227,9 @@ class WorkerPool:
                           f"batch of images {names}")
 
 
-def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches, parent: int) -> None:
+def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches) -> None:
     """Serve tasks until the pipe closes or the parent is gone."""
+    end_with_parent()
     # Ctrl-C reaches the whole group; the parent closes its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that the parent may have
@@ -236,9 +237,6 @@ def _work(pipe: Any, maker: BatchMaker, memory: SharedBatches, parent: int) -> N
     images, labels = memory.arrays()
     try:
         while True:
-            while not pipe.poll(1.0):
-                if os.getppid() != parent:
-                    return
             slot, samples = pipe.recv()
             error: Optional[Exception] = None
             try:

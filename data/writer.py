@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import shutil
 import zlib
 from array import array
 from typing import IO, Any, Dict, Iterable, Iterator, List, Mapping, Optional
@@ -20,7 +19,7 @@ from cian.data.classes import ClassTable
 from cian.data.framing import frame
 from cian.data.manifest import COLUMNS, FORMAT, VERSION, manifest_checksum, manifest_path
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write, locked, write_error
+from cian.files import atomic_write, lock_path, staging, write_error
 
 
 @contextlib.contextmanager
@@ -35,17 +34,10 @@ def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, c
     if not 1 <= num_parts <= max(count, 1):
         raise InputError(f"{count} records cannot be spread over {num_parts} files", field=name)
     folder = os.fspath(folder)
-    hidden = os.path.join(folder, f".{name}.packing")
     try:
-        with locked(os.path.join(folder, f".{name}.lock"), f"the record set {name}"):
-            shutil.rmtree(hidden, ignore_errors=True)  # of a packer that was killed
-            os.makedirs(hidden)
-            try:
-                with RecordWriter(folder, hidden, name, kind, classes, count, num_parts,
-                                  fingerprint) as writer:
-                    yield writer
-            finally:
-                shutil.rmtree(hidden, ignore_errors=True)
+        with staging(folder, name, f"the record set {name}") as hidden, RecordWriter(
+                folder, hidden, name, kind, classes, count, num_parts, fingerprint) as writer:
+            yield writer
     except OSError as error:
         raise write_error(error, manifest_path(folder, name)) from error
 
@@ -123,7 +115,8 @@ class RecordWriter:
         manifest["checksum"] = manifest_checksum(manifest)
         with atomic_write(manifest_path(self.folder, self.name), sync=True) as stream:
             stream.write(json.dumps(manifest, indent=1).encode() + b"\n")
-        self._remove_others(stem)
+        for other in others(self.folder, self.name, identity):
+            os.unlink(other)
 
     def _start_part(self) -> None:
         if self._parts:
@@ -153,11 +146,21 @@ class RecordWriter:
         np.savez(stream, **columns)
         return stream.getvalue()
 
-    def _remove_others(self, stem: str) -> None:
-        """Remove the files of replaced or abandoned sets of this name; those who have them open
-        keep reading them.
-        """
-        for entry in os.listdir(self.folder):
-            if re.fullmatch(re.escape(self.name) + r"\.[0-9a-f]{12}(\.\d+)?\.(rec|idx|npz)",
-                            entry) and not entry.startswith(f"{stem}."):
-                os.unlink(os.path.join(self.folder, entry))
+
+def others(folder: str, name: str, identity: str) -> List[str]:
+    """Files of replaced or abandoned sets of this name; those who have them open keep reading them
+    when they are removed.
+    """
+    return [os.path.join(folder, entry) for entry in os.listdir(folder)
+            if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{12}(\.\d+)?\.(rec|idx|npz)", entry)
+            and not entry.startswith(f"{name}.{identity[:12]}.")]
+
+
+def remove_leftovers(folder: PathLike, name: str, identity: str) -> None:
+    """Remove what a packer left that was killed when its set was whole already."""
+    folder = os.fspath(folder)
+    replaced = others(folder, name, identity)
+    if replaced or os.path.exists(lock_path(folder, name)):
+        with staging(folder, name, f"the record set {name}"):
+            for path in replaced:
+                os.unlink(path)

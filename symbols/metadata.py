@@ -14,8 +14,7 @@ import numpy as np
 
 import cian
 from cian.errors import InputError, PathLike
-
-from .params_file import whole_file
+from cian.files import atomic_write
 
 # Keys that must be there, their types, and what they hold.
 REQUIRED = {
@@ -42,7 +41,7 @@ def write_metadata(path: PathLike, metadata: Mapping[str, Any]) -> None:
     """
     content = {"preprocessing": RAW_RGB, **metadata, "versions": versions(), "sha256": _sha256(path)}
     _validate(content, metadata_path(path))
-    with whole_file(metadata_path(path)) as stream:
+    with atomic_write(metadata_path(path), sync=True) as stream:
         stream.write(json.dumps(content, indent=1, sort_keys=True).encode())
 
 

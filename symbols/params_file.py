@@ -7,15 +7,15 @@ memory. This one checks every length against the bytes that are there before it 
 """
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import struct
-from typing import Any, BinaryIO, Dict, Iterator, Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 
 from cian.errors import InputError, PathLike
+from cian.files import atomic_write
 
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -171,7 +171,7 @@ def write_params(path: PathLike, arg_params: Mapping[str, np.ndarray],
     arrays = {**{f"arg:{k}": v for k, v in arg_params.items()},
               **{f"aux:{k}": v for k, v in aux_params.items()}}
     flags = {np.dtype(dtype): flag for flag, dtype in DTYPES.items()}
-    with whole_file(path) as stream:
+    with atomic_write(path, sync=True) as stream:
         stream.write(struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays)))
         for array in arrays.values():
             # 0: dense; 1, 0: the first CPU
@@ -181,29 +181,3 @@ def write_params(path: PathLike, arg_params: Mapping[str, np.ndarray],
         stream.write(struct.pack("<Q", len(arrays)))
         for name in arrays:
             stream.write(struct.pack("<Q", len(name)) + name.encode("ascii"))
-
-
-@contextlib.contextmanager
-def whole_file(path: PathLike) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its name only when all of it is on the disk.
-
-    Raises
-    ------
-    InputError
-        Naming ``path`` when it cannot be written; it is then as it was before.
-    """
-    path = os.fspath(path)
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
-    try:
-        try:
-            with open(temporary, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=path,
-                         remedy="check the folder and its free space") from error

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("symbols", "data", "tools") for path in (ROOT / folder).rglob("*.py"))
 # Folder -> packages of the project that its files may import.
-GROUND = ("cian.errors", "cian.environment", "cian.files")
+GROUND = ("cian.errors", "cian.environment", "cian.files", "cian.processes")
 ALLOWED = {"symbols": (*GROUND, "cian.symbols"), "data": (*GROUND, "cian.data"),
            "tools/engine": (*GROUND, "cian.symbols", "cian.data", "cian.tools.engine")}
 

@@ -12,14 +12,14 @@ the output batch norm keeps what it has learned. Ground-truth masks are not read
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import List, Optional, Sequence
 
 from cian.environment import users_environment
 from cian.errors import InputError, run_tool
+from cian.processes import run_child
 from cian.tools.arguments import config_from, make_parser
-from cian.tools.engine.config import Config, load_config, save_config
+from cian.tools.engine.config import Config, check_recorded, load_config, save_config
 from cian.tools.engine.prediction.outputs import label_folder
 
 EPILOG = ("The folder SNAPSHOT_retrain gets what tools/train.py writes; "
@@ -40,8 +40,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError("no folder of a first round was named", field="run.snapshot",
                          remedy="give --snapshot FOLDER")
     recorded = os.path.join(first, "config.yaml")
-    first_seeds = load_config([recorded]).data.label_root if os.path.isfile(recorded) else ""
-    if os.path.isfile(recorded) and not (args.config or args.preset):
+    first_seeds = ""
+    if os.path.isfile(recorded) and (args.config or args.preset):
+        first_seeds = load_config([recorded]).data.label_root
+    elif os.path.isfile(recorded):
+        first_seeds = check_recorded(recorded).data.label_root
         config = config_from(args, [recorded])
     # imports MXNet, whose threads config_from has set
     from cian.tools.engine.training.round import first_round_checkpoint, fit
@@ -85,7 +88,7 @@ def _predict_missing(config: Config, first: str, start: str) -> None:
     save_config(config.replace(run={"snapshot": first}), settings)
     command: List[str] = [sys.executable, "-m", "cian.tools.predict", "-c", settings, "--retrain-labels",
                           "--checkpoint", start]
-    if subprocess.run(command, env=users_environment()).returncode:
+    if run_child(command, users_environment()):
         raise InputError("the labels of the second round could not be predicted, see above",
                          file=config.data.label_root,
                          remedy="mend the cause, or give labels with --label-root")

@@ -4,12 +4,15 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
 
 from cian.errors import InputError
-from cian.files import Problems, atomic_write, atomic_write_bytes, locked, read_bytes, read_text
+from cian.files import Problems, atomic_write, atomic_write_bytes, locked, read_bytes, read_text, staging
 
 FORK = multiprocessing.get_context("fork")
 
@@ -104,6 +107,66 @@ def test_a_held_lock_names_its_holder_and_a_killed_holder_frees_it(tmp_path):
     with locked(path, "the set"):
         assert path.read_text() == str(os.getpid())
     assert not path.exists()
+
+
+def test_a_lock_ends_with_its_holder_and_not_with_what_that_has_forked(tmp_path):
+    code = """
+import os, sys, time
+from cian.files import locked
+with locked(sys.argv[1], "the set"):
+    if os.fork():
+        os.kill(os.getpid(), 9)
+    time.sleep(20)
+"""
+    holder = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+    assert holder.returncode == -signal.SIGKILL
+    with locked(tmp_path / "lock", "the set"):
+        pass
+
+
+def test_a_lock_waits_for_a_holder_that_is_ending(tmp_path):
+    path, ready = tmp_path / "lock", FORK.Event()
+    holder = FORK.Process(target=_hold, args=(path, ready))
+    holder.start()
+    assert ready.wait(20)
+    threading.Timer(0.5, holder.kill).start()
+    with locked(path, "the set"):
+        holder.join()
+
+
+def _write_slowly(path, ready):
+    with atomic_write(path) as stream:
+        stream.write(b"half")
+        ready.set()
+        time.sleep(60)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_writer_and_a_living_ones_stays(tmp_path):
+    writers = []
+    for name in ("dead", "living"):
+        ready = FORK.Event()
+        writers.append(FORK.Process(target=_write_slowly, args=(tmp_path / name, ready)))
+        writers[-1].start()
+        assert ready.wait(20)
+    writers[0].kill()
+    writers[0].join()
+    try:
+        atomic_write_bytes(tmp_path / "a", b"whole")
+        assert sorted(name.split(".")[1] or name for name in os.listdir(tmp_path) if name != "a") == [
+            str(writers[1].pid)]
+    finally:
+        writers[1].kill()
+        writers[1].join()
+
+
+def test_a_folder_for_unfinished_files_begins_empty_and_leaves_nothing(tmp_path):
+    left = tmp_path / ".net.unfinished"
+    left.mkdir()
+    (left / "half").write_bytes(b"x")
+    with staging(tmp_path, "net", "this export") as hidden:
+        assert os.listdir(hidden) == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_many_problems_are_one_line_and_keep_every_one():

@@ -115,6 +115,16 @@ def test_a_second_packer_is_refused_and_a_killed_one_leaves_nothing_final(tree, 
     assert len(os.listdir(out)) == 4
 
 
+def test_what_a_packer_left_that_was_killed_at_its_end_goes_with_the_next_call(tree, tmp_path):
+    out = tmp_path / "records"
+    prepare(tree, "train", out)
+    whole = sorted(os.listdir(out))
+    for name in (".train.lock", "train.0123456789ab.rec", "train.0123456789ab.npz"):
+        (out / name).write_bytes(b"")
+    prepare(tree, "train", out)
+    assert sorted(os.listdir(out)) == whole
+
+
 def test_sets_of_two_names_are_packed_at_once(tree, tmp_path):
     out, started = tmp_path / "records", FORK.Event()
     first = FORK.Process(target=_pack_slowly, args=(tree, out, started))

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from cian.errors import InputError
-from cian.tools.engine.config import PRESETS, SECTIONS, Config, load_config, save_config
+from cian.tools.engine.config import PRESETS, SECTIONS, Config, check_recorded, load_config, save_config
 
 # What the released code uses, read off its command line and its sources.
 ORIGINAL = {"network.group_size": 2, "network.merge_type": "max", "network.merge_self": True,
@@ -238,3 +238,15 @@ def test_a_file_that_says_something_else_is_not_taken_for_an_empty_one(tmp_path,
 def test_keys_may_still_be_merged_from_an_anchor(tmp_path):
     path = write(tmp_path / "a.yaml", "train: &t {epochs: 3}\ncam: {<<: *t, seed: 2}\n")
     assert (load_config([path]).cam.epochs, load_config([path]).cam.seed) == (3, 2)
+
+
+@pytest.mark.parametrize("text, other", [("lr: 0.0005", "lr: 0.0006"), ("# hash: ", "# hush: ")])
+def test_recorded_settings_that_were_changed_are_refused_and_paths_may_change(tmp_path, text, other):
+    path = tmp_path / "config.yaml"
+    save_config(load_config(overrides=["data.root=there"]), path)
+    recorded = path.read_text(encoding="utf-8")
+    write(path, recorded.replace("root: there", "root: moved"))
+    assert check_recorded(path).data.root == "moved"
+    write(path, recorded.replace(text, other))
+    with pytest.raises(InputError, match="config.yaml: hash: holds other settings than were recorded"):
+        check_recorded(path)

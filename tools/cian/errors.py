@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Callable, Optional, Union
 
+from cian.processes import end_with_starter
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 
@@ -49,6 +51,7 @@ def run_tool(main: Callable[[], Optional[int]]) -> None:
     output early (``| head``) ends it quietly with 141. Any other exception is a defect and keeps
     its traceback.
     """
+    end_with_starter()
     try:
         code = main() or 0
         sys.stdout.flush()

@@ -7,14 +7,30 @@ import contextlib
 import fcntl
 import itertools
 import os
-from typing import IO, Any, Callable, Iterator, List, Optional, Sequence
+import re
+import shutil
+import time
+from typing import IO, Any, Callable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from cian.errors import InputError, PathLike
 
+PATIENCE_S = 2.0  # for the lock of a process that is ending: a killed one frees its memory first
 _counter = itertools.count()
 IMAGE_SUFFIXES = tuple(case(suffix) for suffix in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
                        for case in (str.lower, str.upper))
 SUFFIXES = (*IMAGE_SUFFIXES, ".xml", ".XML")  # of the files that a data set has a name for
+_TEMPORARY = re.compile(r"\.\d+\.\d+\.tmp")
+_looked_at: Set[str] = set()
+_held: Set[int] = set()  # descriptors of locks
+
+
+def _leave_locks_to_parent() -> None:
+    """A forked process holds none of its parent's locks, which end with the parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 class Problems(InputError):
@@ -71,15 +87,17 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False,
     if mode not in ("wb", "w"):
         raise ValueError(f"mode must be 'wb' or 'w', not {mode!r}")
     final = os.fspath(path)
-    folder, name = os.path.split(final)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{next(_counter)}.tmp")
+    folder = os.path.dirname(final) or "."
     try:
-        os.makedirs(folder or ".", exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
+        remove_abandoned(folder)
+        descriptor, temporary = _open_temporary(folder)
     except OSError as error:
         raise write_error(error, final) from error
     try:
         try:
-            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            # the lock is that of ``descriptor``, which stays open until the file has its name
+            with open(os.dup(descriptor), mode, encoding=None if "b" in mode else "utf-8") as stream:
                 yield stream
                 if sync:
                     stream.flush()
@@ -88,6 +106,7 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False,
                 before()
             os.replace(temporary, final)
         finally:
+            os.close(descriptor)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     except OSError as error:
@@ -95,6 +114,41 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False,
         if error.filename is None or os.fspath(error.filename) in (temporary, final):
             raise write_error(error, final) from error
         raise
+
+
+def _open_temporary(folder: str) -> Tuple[int, str]:
+    """A new file ``.PROCESS.NUMBER.tmp``, open and locked, so that :func:`remove_abandoned` of any
+    process tells it from those of killed processes; and its path.
+    """
+    while True:
+        path = os.path.join(folder, f".{os.getpid()}.{next(_counter)}.tmp")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:  # of a killed process that had our number
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # taken for an abandoned one before it was locked
+
+
+def remove_abandoned(folder: str) -> None:
+    """Remove the temporary files that killed processes left in a folder; looks once a process."""
+    folder = os.path.realpath(folder)
+    if folder in _looked_at:
+        return
+    _looked_at.add(folder)
+    for name in os.listdir(folder):
+        if _TEMPORARY.fullmatch(name):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):  # it is at work, or another one has removed it
+                descriptor = os.open(path, os.O_RDWR)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                finally:
+                    os.close(descriptor)
 
 
 def atomic_write_bytes(path: PathLike, content: bytes, *, sync: bool = False) -> None:
@@ -150,29 +204,65 @@ def locked(path: PathLike, what: str, wait: bool = False) -> Iterator[None]:
     Raises
     ------
     InputError
-        At once when another process holds it, naming ``what`` and that process.
+        When it cannot be made, or another process holds it and does not end within
+        :data:`PATIENCE_S`, naming ``what`` and that process.
     """
-    os.makedirs(os.path.dirname(os.fspath(path)) or ".", exist_ok=True)
+    folder, patient_until = os.path.dirname(os.fspath(path)) or ".", time.monotonic() + PATIENCE_S
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise write_error(error, folder) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
+            if time.monotonic() < patient_until:
+                time.sleep(0.05)
+                continue
             raise InputError(f"{what} is being written by process {holder}", file=path,
                              remedy="wait until it has ended") from error
         if _same_file(descriptor, path):
             break
         os.close(descriptor)  # its holder removed the file between our open and our lock
+    _held.add(descriptor)
     try:
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        os.close(descriptor)
+        if descriptor in _held:  # not in a forked process
+            _held.remove(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            os.close(descriptor)
+
+
+def lock_path(folder: PathLike, name: str) -> str:
+    """The lock of :func:`staging`."""
+    return os.path.join(folder, f".{name}.lock")
+
+
+def staging_path(folder: PathLike, name: str) -> str:
+    """The hidden folder of :func:`staging`."""
+    return os.path.join(folder, f".{name}.unfinished")
+
+
+@contextlib.contextmanager
+def staging(folder: PathLike, name: str, what: str) -> Iterator[str]:
+    """An empty hidden folder inside of ``folder`` for files that get their names there together,
+    under a lock (:func:`locked`); removed afterwards, and what a killed process left of it before.
+    """
+    hidden = staging_path(folder, name)
+    with locked(lock_path(folder, name), what):
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.makedirs(hidden)
+        try:
+            yield hidden
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _same_file(descriptor: int, path: PathLike) -> bool:

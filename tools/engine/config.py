@@ -21,7 +21,7 @@ import yaml
 
 from cian.data.pictures import JPEG_WARNINGS
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write
+from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.fitting import FITS
 from cian.tools.engine.values import Written, items, read_layers, scalar
 
@@ -373,8 +373,22 @@ def save_config(config: Config, path: PathLike) -> None:
     replaces the file at once.
     """
     text = f"# hash: {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    with atomic_write(path, "w") as stream:
-        stream.write(text)
+    atomic_write_bytes(path, text.encode())
+
+
+def check_recorded(path: PathLike) -> Config:
+    """The configuration that :func:`save_config` has written, after its hash was compared.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_config`, and when the file has other settings than it was written with.
+    """
+    config = load_config([path])
+    if read_text(path).split("\n", 1)[0] != f"# hash: {config.hash()}":
+        raise InputError("holds other settings than were recorded", file=path, field="hash",
+                         remedy="restore it, or give the settings with -c")
+    return config
 
 
 def _merge(config: Config, layer: Mapping[str, Any], source: str) -> Config:

@@ -21,6 +21,7 @@ from cian.data.classes import IGNORE, read_label_png
 from cian.environment import keep_freed_memory, usable_cores
 from cian.errors import InputError, PathLike
 from cian.files import Problems
+from cian.processes import end_with_parent
 
 CHUNK = 16  # images that a process takes at a time
 
@@ -192,8 +193,13 @@ def _pool(workers: int, count: int) -> Executor:
     workers = max(1, min(workers, count // CHUNK))
     if workers > 1 and "mxnet" not in sys.modules:
         return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"),
-                                   initializer=keep_freed_memory)
+                                   initializer=_start_worker)
     return ThreadPoolExecutor(workers)
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    keep_freed_memory()
 
 
 def _png_names(folder: str) -> Set[str]:

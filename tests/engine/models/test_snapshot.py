@@ -144,10 +144,8 @@ def test_only_one_process_trains_in_a_snapshot(tmp_path):
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away_and_nothing_else(tmp_path):
-    for name in (".m-0003.params.json.x1", ".m.state.77.1.tmp", "m-0003.params", ".other", "notes.txt"):
+    for name in (".99999999.1.tmp", "m-0003.params", ".other", "notes.txt"):
         (tmp_path / name).write_bytes(b"half")
-    (tmp_path / ".m-0004.params.abc").mkdir()
-    (tmp_path / ".m-0004.params.abc" / "m-0004.params").write_bytes(b"half")
     with Snapshot(tmp_path, "m"):
         pass
     assert sorted(os.listdir(tmp_path)) == [".other", "m-0003.params", "notes.txt"]
@@ -231,6 +229,6 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match=r"file/run: run\.snapshot: cannot be made"), Snapshot(
+    with pytest.raises(InputError, match=r"file/run: cannot be written"), Snapshot(
             tmp_path / "file" / "run", "m"):
         pass

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -21,7 +19,7 @@ import numpy as np
 from mxnet.gluon import HybridBlock, SymbolBlock
 
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write_bytes, write_error
+from cian.files import atomic_write_bytes, staging, write_error
 from cian.symbols.cian import CIAN
 from cian.symbols.layers import reorder_sums
 from cian.symbols.losses import CIANLoss
@@ -249,19 +247,15 @@ def _staged(prefix: PathLike) -> Iterator[str]:
     """
     folder, name = os.path.split(os.path.abspath(os.fspath(prefix)))
     try:
-        os.makedirs(folder, exist_ok=True)
-        stage = tempfile.mkdtemp(prefix=f".{name}.", dir=folder)
+        with staging(folder, name, "this export") as stage:
+            yield os.path.join(stage, name)
+            taken = os.path.join(folder, f"{name}-0000.params")
+            if os.path.basename(taken) in os.listdir(stage):
+                _refuse_checkpoint(taken)
+            for written in sorted(os.listdir(stage), key=lambda file: (file.endswith(".params.json"), file)):
+                os.replace(os.path.join(stage, written), os.path.join(folder, written))
     except OSError as error:
         raise write_error(error, folder) from error
-    try:
-        yield os.path.join(stage, name)
-        taken = os.path.join(folder, f"{name}-0000.params")
-        if os.path.basename(taken) in os.listdir(stage):
-            _refuse_checkpoint(taken)
-        for written in sorted(os.listdir(stage), key=lambda file: (file.endswith(".params.json"), file)):
-            os.replace(os.path.join(stage, written), os.path.join(folder, written))
-    finally:
-        shutil.rmtree(stage)
 
 
 def _refuse_checkpoint(path: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -22,7 +21,7 @@ import mxnet as mx
 import numpy as np
 
 from cian.errors import InputError, PathLike
-from cian.files import locked
+from cian.files import locked, remove_abandoned
 from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params import Contexts, load_params, save_values
@@ -152,16 +151,8 @@ class Snapshot:
         self._begun: Optional[Future[None]] = None
 
     def __enter__(self) -> Snapshot:
-        try:
-            os.makedirs(self.folder, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot be made ({error.strerror})", file=self.folder,
-                             field="run.snapshot") from error
         self._stack.enter_context(locked(os.path.join(self.folder, ".lock"), "this snapshot"))
-        for name in os.listdir(self.folder):
-            if name.startswith(f".{self.model}"):
-                path = os.path.join(self.folder, name)
-                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        remove_abandoned(self.folder)
         self._writer = self._stack.enter_context(ThreadPoolExecutor(1))
         return self
 

@@ -5,9 +5,7 @@ memory than its image needs.
 """
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
 from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
@@ -15,6 +13,7 @@ import numpy as np
 import threadpoolctl
 
 from cian.errors import InputError
+from cian.processes import end_with_parent
 from cian.tools.engine.fitting import Fit
 from cian.tools.engine.prediction.crf import CRFPreset, DenseCRF
 
@@ -67,23 +66,11 @@ def prepare_worker() -> None:
 
     Matrix products keep to one thread: several would wait for cores a hundred times as long as the
     small products of :meth:`Fit.enlarge` take. The process ends with the one that it works for
-    (:func:`end_with_parent`).
+    (:func:`~cian.processes.end_with_parent`).
     """
     os.nice(10)
     threadpoolctl.threadpool_limits(1)
     end_with_parent()
-
-
-def end_with_parent() -> None:
-    """Have this process end with the one that has started it, even where that is killed."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def finish(task: Task) -> Finished:

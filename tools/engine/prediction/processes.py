@@ -22,9 +22,9 @@ import numpy as np
 
 from cian.environment import USERS_VALUES, usable_cores
 from cian.errors import InputError
+from cian.processes import end_with_parent
 from cian.tools.engine.devices import split_devices
 from cian.tools.engine.fitting import Fit
-from cian.tools.engine.prediction.finishing import end_with_parent
 
 if TYPE_CHECKING:
     from cian.tools.engine.prediction.predictor import Predictor, Running

@@ -21,6 +21,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 from cian.environment import users_environment
 from cian.errors import InputError
 from cian.files import atomic_write_bytes, read_text
+from cian.processes import run_child
 from cian.tools.engine.config import Config, save_config
 
 DONE = "done.json"
@@ -126,8 +127,8 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     with open(log, "a", encoding="utf-8") as stream:
         stream.write(f"$ {' '.join(stage.command)}\n")
         stream.flush()
-        code = subprocess.run(stage.command, stdout=stream, stderr=subprocess.STDOUT,
-                              stdin=subprocess.DEVNULL, env=environment).returncode
+        code = run_child(stage.command, environment, stdout=stream, stderr=subprocess.STDOUT,
+                         stdin=subprocess.DEVNULL)
     if code:
         lines = [line
                  for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

@@ -1,0 +1,44 @@
+"""Processes that end with the one that has started them, even where that is killed."""
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import threading
+import time
+from typing import Any, Mapping, Sequence
+
+PARENT = "CIAN_PARENT"  # process number, for a program that run_child() has started
+LOOK_S = 0.1
+
+
+def end_with_parent(parent: int = 0) -> None:
+    """Have this process end with ``parent``, by itself the one that ``multiprocessing`` names.
+
+    The kernel's own signal for it (PR_SET_PDEATHSIG) comes already when the thread ends that has
+    started this process.
+    """
+    known = multiprocessing.parent_process()
+    expected = parent or (known.pid if known else os.getppid())
+
+    def watch() -> None:
+        while os.getppid() == expected:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_starter() -> None:
+    """:func:`end_with_parent` in a program that :func:`run_child` has started."""
+    parent = os.environ.pop(PARENT, "")
+    if parent:
+        end_with_parent(int(parent))
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str], **options: Any) -> int:
+    """Run one of our programs to its end, which is this process's at the latest; its exit code.
+
+    ``options`` are those of ``subprocess.run``.
+    """
+    return subprocess.run(command, env={**environment, PARENT: str(os.getpid())}, **options).returncode
