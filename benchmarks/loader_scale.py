@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from cian.data.classes import ClassTable
-from cian.data.gray_png import encode_gray_png
+from cian.data.label_png import encode_gray_png
 from cian.data.manifest import HEADER
 from cian.data.pairs import GroupSampler
 from cian.data.records import RecordSet

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cian.data.classes import decode_label_png
-from cian.data.gray_png import encode_gray_png
+from cian.data.label_png import encode_gray_png
 from cian.data.pictures import UPRIGHT, decode_jpeg
 from cian.environment import usable_cores
 from cian.errors import InputError

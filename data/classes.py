@@ -11,7 +11,7 @@ from typing import Iterable, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from cian.data.index_png import GRAY, PALETTE, decode_index_png, palette_of
+from cian.data.label_png import GRAY, PALETTE, decode_index_png, palette_of
 from cian.data.pictures import UPRIGHT, png_orientation
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, read_bytes, read_text

@@ -34,7 +34,7 @@ class PairIter(CropIter):
     batch_size : images a batch over all devices of this part
     group_size, pairing, order, seed, lonely : see :class:`~cian.data.pairs.GroupSampler`
     num_devices : devices that share a batch
-    crop_px, scales, mirror, stride, label_resize, label_padding : see
+    crop_px, scales, mirror, label_resize, label_padding : see
         :class:`~cian.data.transforms.CropTransform`
     workers, part_index, num_parts, start_method : see :class:`CropIter`. The parts together hand
         out what one iterator with ``num_parts`` times the batch and the devices would: no image
@@ -50,7 +50,7 @@ class PairIter(CropIter):
 
     def __init__(self, images: RecordSet, seeds: RecordSet, *, batch_size: int, group_size: int = 2,
                  num_devices: int = 1, crop_px: int = 321, scales: Sequence[float] = SCALES,
-                 mirror: bool = True, stride: int = 8, label_resize: str = "bilinear",
+                 mirror: bool = True, label_resize: str = "bilinear",
                  label_padding: str = "background", pairing: str = "common", order: str = "original",
                  seed: Union[int, np.random.RandomState] = 0, lonely: str = "end", workers: int = 0,
                  part_index: int = 0, num_parts: int = 1, start_method: str = "fork",
@@ -60,10 +60,11 @@ class PairIter(CropIter):
                 f"{batch_size} images do not divide into groups of {group_size} on {num_devices} device(s)",
                 field="batch_size", remedy=f"use a multiple of {group_size * num_devices}")
         self.group_size, self.num_devices = group_size, num_devices
-        cut = (crop_px, tuple(scales), mirror, stride, label_resize, label_padding)
+        cut = {"crop_px": crop_px, "scales": tuple(scales), "mirror": mirror, "label_resize": label_resize,
+               "label_padding": label_padding}
         positions = match_seeds(images, seeds)
-        maker = (BatchMaker(images, CropTransform(*cut), seeds, positions) if features is None
-                 else WindowMaker(features, images, WindowTransform(*cut), seeds, positions))
+        maker = (BatchMaker(images, CropTransform(**cut), seeds, positions) if features is None
+                 else WindowMaker(features, images, WindowTransform(**cut), seeds, positions))
         sampler = GroupSampler(images.labels, group_size=group_size,
                                groups_per_batch=batch_size * num_parts // group_size, pairing=pairing,
                                order=order, seed=seed, lonely=lonely, names=images.names)

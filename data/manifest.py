@@ -20,12 +20,12 @@ import json
 import os
 import struct
 import zipfile
-from typing import IO, Any, Dict, Iterator, List, Sequence, overload
+from typing import Any, Dict, Iterator, List, Sequence, overload
 
 import numpy as np
 
 from cian.errors import InputError, PathLike
-from cian.files import read_bytes
+from cian.files import read_json, sha256_of
 
 FORMAT, VERSION = "cian record set", 1
 IMAGES, LABELS = "images", "labels"
@@ -102,11 +102,8 @@ def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
     path = manifest_path(folder, name)
     if not os.path.exists(path):
         raise InputError("there is no such record set", file=path, remedy="make it with tools/prepare.py")
-    try:
-        manifest = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError("is not a manifest of a record set (not JSON)", file=path, remedy=AGAIN) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_json(path, "a manifest of a record set", AGAIN)
+    if manifest.get("format") != FORMAT:
         raise InputError("is not a manifest of a record set", file=path, remedy=AGAIN)
     if manifest.get("version") != VERSION:
         raise InputError(f"has version {manifest.get('version')!r}, and this code reads {VERSION}", file=path,
@@ -139,35 +136,21 @@ def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np
     :class:`InputError` otherwise.
     """
     path = os.path.join(folder, manifest["table"]["file"])
-    try:
-        with open(path, "rb") as stream:
-            if digest_of(stream) != manifest["table"]["sha256"]:
-                raise InputError("does not match its checksum in the manifest", file=path, field=name,
-                                 remedy=AGAIN)
-            stream.seek(0)
-            table = _load_columns(stream, path)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", file=path, remedy=AGAIN) from error
+    if sha256_of(path) != manifest["table"]["sha256"]:
+        raise InputError("does not match its checksum in the manifest", file=path, field=name, remedy=AGAIN)
+    table = _load_columns(path)
     problem = _table_problem(table, manifest)
     if problem:
         raise InputError(problem, file=path, remedy=AGAIN)
     return table
 
 
-def _load_columns(stream: IO[bytes], path: str) -> Dict[str, np.ndarray]:
+def _load_columns(path: str) -> Dict[str, np.ndarray]:
     try:
-        with np.load(stream, allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return {column: arrays[column] for column in COLUMNS}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
-
-
-def digest_of(stream: IO[bytes]) -> str:
-    """SHA-256 of a file from where it stands to its end, in hexadecimal."""
-    digest = hashlib.sha256()
-    for block in iter(lambda: stream.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _table_problem(table: Dict[str, np.ndarray], manifest: Dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ import simplejpeg
 
 from cian.data.classes import ClassTable, require_same
 from cian.data.framing import unframe
-from cian.data.gray_png import decode_gray_png
+from cian.data.label_png import decode_index_png
 from cian.data.manifest import (
     AGAIN,
     HEADER,
@@ -166,7 +166,7 @@ class RecordSet:
             if sorted(announced) != sorted((height, width)):
                 raise ValueError(
                     f"announces {announced[1]}x{announced[0]} pixels in place of {width}x{height}")
-            picture = jpeg_pixels(content) if kind == IMAGES else decode_gray_png(content)
+            picture = jpeg_pixels(content) if kind == IMAGES else decode_index_png(content)
             if picture is None and kind == LABELS:
                 picture = cv2.imdecode(np.frombuffer(content, np.uint8),
                                        cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)

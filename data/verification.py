@@ -4,9 +4,10 @@ from __future__ import annotations
 import os
 from typing import List
 
-from cian.data.manifest import AGAIN, IMAGES, digest_of
+from cian.data.manifest import AGAIN, IMAGES
 from cian.data.records import RecordSet
 from cian.errors import InputError
+from cian.files import sha256_of
 
 
 def damaged_files(records: RecordSet) -> List[InputError]:
@@ -18,14 +19,10 @@ def damaged_files(records: RecordSet) -> List[InputError]:
         for name, expected in ((part["rec"], part["sha256"]), (part["idx"], part["idx_sha256"])):
             path = os.path.join(records.folder, name)
             try:
-                with open(path, "rb") as stream:
-                    actual = digest_of(stream)
-            except OSError as error:
-                problems.append(InputError(f"cannot be read ({error.strerror})", file=path, remedy=AGAIN))
-                continue
-            if actual != expected:
-                problems.append(InputError("does not match its checksum in the manifest", file=path,
-                                           remedy=AGAIN))
+                if sha256_of(path) != expected:
+                    raise InputError("does not match its checksum in the manifest", file=path, remedy=AGAIN)
+            except InputError as problem:
+                problems.append(problem)
     return problems
 
 

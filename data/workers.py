@@ -108,14 +108,13 @@ class WorkerPool:
     maker : makes a batch; pickled under 'spawn', inherited under 'fork'
     workers : number of processes
     image_shape, label_shape : (B, 3, S, S) and (B, s, s)
-    ahead : batches in flight for each process
     start_method : 'fork' or 'spawn'
     """
 
     def __init__(self, maker: BatchMaker, workers: int, image_shape: Tuple[int, ...],
-                 label_shape: Tuple[int, ...], *, ahead: int = 2, start_method: str = "fork") -> None:
+                 label_shape: Tuple[int, ...], *, start_method: str = "fork") -> None:
         context: Any = multiprocessing.get_context(start_method)
-        self.capacity = workers * ahead
+        self.capacity = 2 * workers  # batches in flight
         self._memory = SharedBatches(context, self.capacity, image_shape, label_shape)
         self._images, self._labels = self._memory.arrays()
         self._sent = self._received = 0

@@ -1,7 +1,7 @@
 """The segmentation network: DeepLab-LargeFOV, with self-affinity, or with cross-image affinity (CIAN)."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock
@@ -94,10 +94,7 @@ class CIAN(HybridBlock):
         return super().forward(x, *args)
 
     def hybrid_forward(self, F: Any, x: Any) -> List[Any]:
-        feat = self.backbone(x)
-        if self.affinity is None:
-            return [self.head(feat)]
-        return [self.head(feat + residual) for residual in self.affinity(feat)]
+        return _branch_logits(self, self.backbone(x))
 
     def for_prediction(self) -> CIAN:
         """A network on the same parameters that returns [logits] of single images, by self-affinity
@@ -145,10 +142,14 @@ class Branches(HybridBlock):
         self.head, self.affinity = net.head, net.affinity
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
-        feat = self.above(feat)
-        if self.affinity is None:
-            return [self.head(feat)]
-        return [self.head(feat + residual) for residual in self.affinity(feat)]
+        return _branch_logits(self, self.above(feat))
+
+
+def _branch_logits(net: Union[CIAN, Branches], feat: Any) -> List[Any]:
+    """Logits of the features alone, or of each branch's features with its residual (Eq. 4)."""
+    if net.affinity is None:
+        return [net.head(feat)]
+    return [net.head(feat + residual) for residual in net.affinity(feat)]
 
 
 def build_model(name: str = "resnet101_largefov", *, tiny: bool = False, **settings: Any) -> CIAN:

@@ -3,7 +3,6 @@ original code still reads that.
 """
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -14,7 +13,7 @@ import numpy as np
 
 import cian
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write
+from cian.files import atomic_write_bytes, sha256_of
 
 # Keys that must be there, their types, and what they hold.
 REQUIRED = {
@@ -39,10 +38,9 @@ def write_metadata(path: PathLike, metadata: Mapping[str, Any]) -> None:
     InputError
         When a required key is missing or of a wrong type, or the file cannot be written.
     """
-    content = {"preprocessing": RAW_RGB, **metadata, "versions": versions(), "sha256": _sha256(path)}
+    content = {"preprocessing": RAW_RGB, **metadata, "versions": versions(), "sha256": sha256_of(path)}
     _validate(content, metadata_path(path))
-    with atomic_write(metadata_path(path), sync=True) as stream:
-        stream.write(json.dumps(content, indent=1, sort_keys=True).encode())
+    atomic_write_bytes(metadata_path(path), json.dumps(content, indent=1, sort_keys=True).encode(), sync=True)
 
 
 def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
@@ -65,7 +63,7 @@ def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError("is not valid JSON", file=source, remedy="write the checkpoint again") from error
     _validate(content, source)
-    if verify and content.get("sha256") != _sha256(path):
+    if verify and content.get("sha256") != sha256_of(path):
         raise InputError("was written for other bytes than the model file holds", file=source, field="sha256",
                          remedy="the model file is damaged or was replaced; fetch or write both again")
     return content
@@ -91,14 +89,3 @@ def _validate(content: Any, source: str) -> None:
     if num_classes != len(classes):
         raise InputError(f"holds {len(classes)} names, and the network has {num_classes} classes",
                          file=source, field="classes")
-
-
-def _sha256(path: PathLike) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
-    return digest.hexdigest()

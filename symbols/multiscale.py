@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Sequence
 
 from mxnet.gluon import HybridBlock
 
@@ -27,22 +27,21 @@ class MultiScale(HybridBlock):
         Append the pixelwise maximum of the scales.
     mirror : bool
         Average each map with the mirrored image's.
-    size : (int, int), optional
-        Height and width of the images, for formats that need constant sizes (ONNX). Without it the
-        graph takes any size; scales that float32 does not hold exactly (0.7) may then come out a
-        pixel off :func:`scaled_side` where the product is a whole number.
+
+    The graph takes any size. Scales that float32 does not hold exactly (0.7) may come out a pixel off
+    :func:`scaled_side` where the product is a whole number.
 
     Inputs: images (N, 3, H, W). Outputs: a list of (N, C, (H-1)//8+1, (W-1)//8+1), a map a scale,
     then the maximum.
     """
 
     def __init__(self, net: HybridBlock, scales: Sequence[float] = (1.0, 0.75, 1.25), add_max: bool = True,
-                 mirror: bool = False, size: Optional[Tuple[int, int]] = None) -> None:
+                 mirror: bool = False) -> None:
         super().__init__(prefix="")
         if not scales or scales[0] != 1 or min(scales) <= 0 or len(set(scales)) != len(scales):
             raise InputError(f"{tuple(scales)} must be different positive numbers, 1 first", field="scales")
         self.net = net
-        self._scales, self._add_max, self._mirror, self._size = tuple(scales), add_max, mirror, size
+        self._scales, self._add_max, self._mirror = tuple(scales), add_max, mirror
 
     def hybrid_forward(self, F: Any, x: Any) -> List[Any]:
         maps = self._maps(F, x)
@@ -55,18 +54,11 @@ class MultiScale(HybridBlock):
         maps = [self.net(x)[0]]
         for scale in self._scales[1:]:
             logits = self.net(self._resize(F, x, scale))[0]
-            if self._size is None:
-                maps.append(F.contrib.BilinearResize2D(logits, maps[0], mode="like"))
-            else:
-                height, width = ((side - 1) // 8 + 1 for side in self._size)
-                maps.append(F.contrib.BilinearResize2D(logits, height=height, width=width))
+            maps.append(F.contrib.BilinearResize2D(logits, maps[0], mode="like"))
         return maps + [reduce(F.maximum, maps)] if self._add_max else maps
 
     def _resize(self, F: Any, x: Any, scale: float) -> Any:
         """``x`` at ``scale``, corners aligned, sides of :func:`scaled_side`."""
-        if self._size is not None:
-            return F.contrib.BilinearResize2D(x, height=scaled_side(self._size[0], scale),
-                                              width=scaled_side(self._size[1], scale))
         # MXNet has no such size for even sides, so a map of that size is made: 2 (side - 1) is
         # even, for which 'odd_scale' truncates.
         plane = F.slice(x, begin=(0, 0, 1, 1), end=(1, 1, None, None))  # (1, 1, H-1, W-1)

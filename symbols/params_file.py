@@ -168,6 +168,8 @@ def write_params(path: PathLike, arg_params: Mapping[str, np.ndarray],
 
     Written here, for MXNet's writer does not notice a disk that is full when it closes the file.
     """
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise InputError("lies in no folder", file=path, remedy="make the folder first")
     arrays = {**{f"arg:{k}": v for k, v in arg_params.items()},
               **{f"aux:{k}": v for k, v in aux_params.items()}}
     flags = {np.dtype(dtype): flag for flag, dtype in DTYPES.items()}

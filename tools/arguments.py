@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence
 
 from cian.errors import InputError
 from cian.tools.engine.config import PRESETS, SECTIONS, Config, load_config
@@ -57,8 +57,20 @@ def make_parser(description: str, groups: Sequence[str], epilog: str = "") -> ar
     return parser
 
 
-def config_from(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
-    """The configuration that parsed arguments ask for; ``files`` are laid under those of ``--config``.
+def resolved(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
+    """The configuration that parsed arguments ask for; ``files`` are laid under those of ``--config``."""
+    flags: Dict[str, Dict[str, Any]] = {}
+    for key, value in vars(args).items():
+        if "." in key and value is not None:
+            section, name = key.split(".")
+            flags.setdefault(section, {})[name] = value
+    if getattr(args, "no_ms", False):
+        flags.setdefault("predict", {}).update(scales=(1.0,), add_max=False)
+    return load_config([*files, *args.config], args.overrides, args.preset, flags)
+
+
+def config_from(args: argparse.Namespace, change: Optional[Callable[[Config], Config]] = None) -> Config:
+    """The configuration that a tool runs with: what parsed arguments ask for, as ``change`` leaves it.
 
     Also sets the number of MXNet's threads that the devices need, so call it before anything that
     imports MXNet. With ``--print-config`` it prints the configuration and ends the process with
@@ -69,14 +81,9 @@ def config_from(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
     InputError
         Naming flag, key or file.
     """
-    flags: Dict[str, Dict[str, Any]] = {}
-    for key, value in vars(args).items():
-        if "." in key and value is not None:
-            section, name = key.split(".")
-            flags.setdefault(section, {})[name] = value
-    if getattr(args, "no_ms", False):
-        flags.setdefault("predict", {}).update(scales=(1.0,), add_max=False)
-    config = load_config([*files, *args.config], args.overrides, args.preset, flags)
+    config = resolved(args)
+    if change is not None:
+        config = change(config)
     if args.print_config:
         print(describe(config))
         raise SystemExit(0)

@@ -1,7 +1,6 @@
 """Scores predictions against ground truth: per-class and mean IoU, printed and as JSON."""
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any, Dict, Optional, Sequence
@@ -9,7 +8,7 @@ from typing import Any, Dict, Optional, Sequence
 from cian.data.classes import load_classes
 from cian.data.lists import MASK_FOLDER, list_path, resolve_list
 from cian.errors import InputError, run_tool
-from cian.files import Problems, atomic_write_bytes
+from cian.files import Problems, write_json
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.metrics import Evaluation, evaluate, score_rows
 from cian.tools.engine.prediction.outputs import read_manifest
@@ -57,7 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 1
     content = describe(result, predictions, truth, list_path(data.root, split))
     target = args.json or predictions + ".json"
-    atomic_write_bytes(target, json.dumps(content, indent=1).encode())
+    write_json(target, content)
     print(text_table(("class", "IoU %"), score_rows(result)))
     print(f"{result.images} images of {content['list']}" + (
         f", {len(result.unscored)} of it not scored" if result.unscored else "") + f"; written to {target}")

@@ -15,7 +15,6 @@ ignored. Finished seeds are kept when the command is repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 
@@ -86,14 +85,13 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
 
 def _measure(config: Config, args: argparse.Namespace, images: RecordSet, report: Dict[str, Any]) -> None:
     from cian.environment import usable_cores
-    from cian.files import atomic_write
+    from cian.files import write_json
     from cian.tools.engine.seeds.make import read_seed_manifest
     from cian.tools.engine.seeds.quality import measure_seeds, quality_table
 
     report.update(measure_seeds(args.out, args.measure, images.names, images.classes, config.run.workers
                                 or usable_cores()), seeds=read_seed_manifest(args.out)["hash"])
-    with atomic_write(os.path.join(args.out, "quality.json"), "w") as stream:
-        json.dump(report, stream, indent=1)
+    write_json(os.path.join(args.out, "quality.json"), report)
     print(quality_table(report))
 
 

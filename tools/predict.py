@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence
 # all, is imported in functions.
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
-from cian.tools.engine.config import Config, load_config
+from cian.tools.engine.config import Config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.processes import NetworkProcesses, choose_processes
@@ -27,8 +27,6 @@ EPILOG = """\
 What is done is skipped, so an interrupted run goes on by the same command; a folder that holds
 predictions of another checkpoint or configuration is refused. An image that cannot be read is
 reported and left out, and the exit code is then 1."""
-# with --retrain-labels, the latter stand for the former
-RETRAIN = {"predict.fit": "retrain_fit", "predict.crf": "retrain_crf"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -38,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from cian.tools.engine.prediction.inference import predict_samples
     from cian.tools.engine.prediction.outputs import LABEL_FOLDERS, Outputs
     args = parse(argv)
-    config = config_from(args)
+    config = config_from(args, lambda asked: retrain_settings(args, asked) if args.retrain_labels else asked)
     snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
     if not (args.checkpoint or snapshot):
         raise InputError("no model was named", field="--checkpoint", remedy="give it, or --snapshot")
@@ -78,7 +76,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    """The command line; --retrain-labels sets what it leaves open of :data:`RETRAIN`."""
+    """The command line."""
     parser = make_parser(__doc__ or "", ("data", "network", "prediction", "run"), EPILOG)
     own = parser.add_argument_group("images")
     own.add_argument("--images", nargs="+", metavar="PATH",
@@ -105,13 +103,17 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                      help="the checkpoint after epoch N, MODEL-<N-1>.params")
     own.add_argument("--pid", type=int, metavar="N",
                      help="use the N-th device alone, for every so-many-th image as there are devices")
-    args = parser.parse_args(argv)
-    if args.retrain_labels:
-        wanted = load_config(args.config, args.overrides, args.preset).predict
-        for key, other in RETRAIN.items():
-            if getattr(args, key) is None:
-                setattr(args, key, getattr(wanted, other))
-    return args
+    return parser.parse_args(argv)
+
+
+def retrain_settings(args: argparse.Namespace, config: Config) -> Config:
+    """With predict.retrain_fit and .retrain_crf in place of .fit and .crf, where the command line
+    names neither.
+    """
+    named = {text.partition("=")[0].strip() for text in args.overrides}
+    return config.replace(predict={key: getattr(config.predict, f"retrain_{key}") for key in ("fit", "crf")
+                                   if f"predict.{key}" not in named
+                                   and getattr(args, f"predict.{key}") is None})
 
 
 def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:

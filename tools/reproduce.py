@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from tqdm import tqdm
-
-from cian.environment import usable_cores
 from cian.errors import InputError, run_tool
 from cian.tools.engine.reproduction.experiments import find_experiments
 from cian.tools.engine.reproduction.plan import Measurement, Place, plan, random_starts
-from cian.tools.engine.reproduction.stages import Stage, estimate, in_order, run_stage
+from cian.tools.engine.reproduction.run import run_all
+from cian.tools.engine.reproduction.stages import estimate, in_order
 from cian.tools.engine.reproduction.voc import check_voc, write_submission
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
@@ -117,27 +113,6 @@ def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[
     return [plan(row, place, seed) for row in rows if row.path.stem in wanted for seed in seeds]
 
 
-def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int) -> None:
-    """Run what is not done, in order, up to ``jobs`` stages side by side. When one fails, those
-    that run are brought to their end.
-    """
-    left = list(waiting)
-    running: Set[Future[Dict[str, Any]]] = set()
-    threads = max(1, usable_cores() // jobs) if jobs > 1 else 0
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(stages), initial=len(stages) - len(left),
-                                                unit="stage", file=sys.stderr) as bar:
-        while left or running:
-            ready = [stage for stage in left if all(needed.done for needed in stage.after)]
-            for stage in ready[:jobs - len(running)]:
-                left.remove(stage)
-                running.add(pool.submit(run_stage, stage, threads))
-                bar.set_description(
-                    f"{stage.kind}, "
-                    f"{estimate(stages, [stage for stage in stages if not stage.done], jobs)} left")
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-                bar.update()
 
 
 def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:

@@ -11,6 +11,7 @@ the output batch norm keeps what it has learned. Ground-truth masks are not read
 """
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import List, Optional, Sequence
@@ -18,12 +19,13 @@ from typing import List, Optional, Sequence
 from cian.environment import users_environment
 from cian.errors import InputError, run_tool
 from cian.processes import run_child
-from cian.tools.arguments import config_from, make_parser
+from cian.tools.arguments import config_from, make_parser, resolved
 from cian.tools.engine.config import Config, check_recorded, load_config, save_config
 from cian.tools.engine.prediction.outputs import label_folder
 
 EPILOG = ("The folder SNAPSHOT_retrain gets what tools/train.py writes; "
           "a run that stops goes on by the same command.")
+SUFFIX = "_retrain"  # of the second round's snapshot
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -34,27 +36,32 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--fresh", action="store_true",
                         help="remove the checkpoints of another run in SNAPSHOT_retrain, and start anew")
     args = parser.parse_args(argv)
-    config = config_from(args)
-    first = config.run.snapshot.rstrip("/")
-    if not first:
+    config = config_from(args, lambda asked: _with_first_round(args, asked))
+    if not config.run.snapshot:
         raise InputError("no folder of a first round was named", field="run.snapshot",
                          remedy="give --snapshot FOLDER")
-    recorded = os.path.join(first, "config.yaml")
-    first_seeds = ""
-    if os.path.isfile(recorded) and (args.config or args.preset):
-        first_seeds = load_config([recorded]).data.label_root
-    elif os.path.isfile(recorded):
-        first_seeds = check_recorded(recorded).data.label_root
-        config = config_from(args, [recorded])
+    first = config.run.snapshot[:-len(SUFFIX)]
     # imports MXNet, whose threads config_from has set
     from cian.tools.engine.training.round import first_round_checkpoint, fit
 
     start = first_round_checkpoint(args.start or first, config.network.model)
-    config = second_round(config, first, first_seeds)
     if config.data.label_root == os.path.join(first, label_folder(config.predict.retrain_crf)):
         _predict_missing(config, first, start)
     print(fit(config, start=start, fresh=args.fresh))
     return 0
+
+
+def _with_first_round(args: argparse.Namespace, asked: Config) -> Config:
+    """The second round's configuration: ``asked``, or the first round's with the same flags laid over it."""
+    first = asked.run.snapshot.rstrip("/")
+    if not first:
+        return asked
+    recorded = os.path.join(first, "config.yaml")
+    if not os.path.isfile(recorded):
+        return second_round(asked, first, "")
+    if args.config or args.preset:
+        return second_round(asked, first, load_config([recorded]).data.label_root)
+    return second_round(resolved(args, [recorded]), first, check_recorded(recorded).data.label_root)
 
 
 def second_round(config: Config, first: str, first_seeds: str) -> Config:
@@ -67,7 +74,7 @@ def second_round(config: Config, first: str, first_seeds: str) -> Config:
     labels = config.data.label_root if config.data.label_root not in ("", first_seeds) else own_labels
     records = config.data.records or (packed if os.path.isfile(own_list) else "")
     return config.replace(data={"label_root": labels, "records": records}, network={"pretrained": ""},
-                          run={"snapshot": first + "_retrain"})
+                          run={"snapshot": first + SUFFIX})
 
 
 def _predict_missing(config: Config, first: str, start: str) -> None:

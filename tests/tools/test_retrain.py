@@ -61,6 +61,18 @@ def test_given_labels_are_used_and_flags_change_the_first_rounds_settings(first,
                               read_params(checkpoint)[0]["bn_out_gamma"])
 
 
+def test_the_printed_configuration_is_the_one_that_the_second_round_has(tmp_path, capsys):
+    first = str(tmp_path / "run")
+    config = Config().replace(train={"epochs": 3, "lr": 0.25, "crop_px": 33}, run={"snapshot": first})
+    save_config(config, os.path.join(first, "config.yaml"))
+    with pytest.raises(SystemExit):
+        retrain.main(["--snapshot", first, "--lr", "0.5", "--print-config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load_config([tmp_path / "printed.yaml"]) == config.replace(
+        train={"lr": 0.5}, run={"snapshot": first + "_retrain"},
+        data={"label_root": os.path.join(first, "train_aug_pred_crf")})
+
+
 def test_the_second_rounds_configuration_is_the_firsts_with_other_labels(tmp_path):
     config = Config().replace(data={"label_root": "seeds", "train_list": "lists/train.txt"},
                               network={"pretrained": "imagenet.params"})

@@ -10,8 +10,10 @@ from cian.processes import end_with_starter
 PathLike = Union[str, "os.PathLike[str]"]
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Wrong input of a user: a file, a value or a combination of them.
+
+    It is no ``ValueError``, so that code that catches what a parser raises lets it pass.
 
     Parameters
     ----------

@@ -1,16 +1,18 @@
-"""Files that are whole or absent: atomic writing, locks, and the one exception for many problems.
-Standard library only.
+"""Files that are whole or absent: atomic writing, reading, checksums, locks, what a file recorded
+against what is asked for, and the one exception for many problems. Standard library only.
 """
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
 import time
-from typing import IO, Any, Callable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from cian.errors import InputError, PathLike
 
@@ -157,6 +159,11 @@ def atomic_write_bytes(path: PathLike, content: bytes, *, sync: bool = False) ->
         stream.write(content)
 
 
+def write_json(path: PathLike, content: Any, *, sync: bool = False) -> None:
+    """Write ``content`` as indented JSON by :func:`atomic_write`."""
+    atomic_write_bytes(path, json.dumps(content, indent=1).encode(), sync=sync)
+
+
 def read_bytes(path: PathLike) -> bytes:
     """The content of a file; an :class:`InputError` that names it where it is missing, empty or
     unreadable.
@@ -194,6 +201,41 @@ def read_text(path: PathLike) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path,
                          remedy=remedy) from error
+
+
+def read_json(path: PathLike, kind: str, remedy: str) -> Dict[str, Any]:
+    """The JSON object in a file, with :func:`read_bytes`'s errors; where it holds none, an
+    :class:`InputError` says that it is no ``kind``, and the ``remedy``.
+    """
+    try:
+        content = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not {kind} (not valid JSON)", file=path, remedy=remedy) from error
+    if not isinstance(content, dict):
+        raise InputError(f"is not {kind}", file=path, remedy=remedy)
+    return content
+
+
+def sha256_of(path: PathLike) -> str:
+    """SHA-256 of a file's bytes in hexadecimal, 1 GB in about a second; an :class:`InputError`
+    names a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path) from error
+    return digest.hexdigest()
+
+
+def changed_keys(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> List[str]:
+    """Keys whose values differ between what a file recorded and what is asked for, both as JSON
+    holds them: the one way to see whether results belong to these settings.
+    """
+    asked = json.loads(json.dumps(asked))
+    return [key for key in {**recorded, **asked} if recorded.get(key) != asked.get(key)]
 
 
 @contextlib.contextmanager

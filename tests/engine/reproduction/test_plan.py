@@ -18,6 +18,7 @@ from cian.errors import InputError
 from cian.files import atomic_write_bytes
 from cian.tools import reproduce
 from cian.tools.engine.reproduction import report as reproduction_report
+from cian.tools.engine.reproduction import run as scheduler
 from cian.tools.engine.reproduction import stages
 from cian.tools.engine.reproduction.experiments import find_experiments, load_experiment
 from cian.tools.engine.reproduction.plan import Place, plan
@@ -100,8 +101,10 @@ def test_done_stage_of_another_key_is_refused(place):
     stage = plan(row("cp"), place, 0).rounds[0]
     finish(stage)
     (stage.folder / "done.json").write_text(json.dumps({"key": "0" * 10}), encoding="utf-8")
-    with pytest.raises(InputError, match="belongs to the stage 0000000000"):
+    with pytest.raises(InputError) as caught:
         _ = stage.done
+    assert str(caught.value) == (f"{stage.folder / 'done.json'}: belongs to the stage 0000000000, not "
+                                 f"{stage.key}; use another --out")
 
 
 def test_failed_stage_names_its_log_and_last_line_and_is_not_done(tmp_path):
@@ -137,10 +140,10 @@ def test_jobs_run_side_by_side_and_after_what_they_need(place, monkeypatch):
             both.wait()
         finish(stage)
 
-    monkeypatch.setattr(reproduce, "run_stage", run)
+    monkeypatch.setattr(scheduler, "run_stage", run)
     first, second = (Stage("cam", key, place.out / key, "train_cam", ()) for key in "ab")
     third = Stage("seeds", "c", place.out / "c", "make_seeds", (), (first, second))
-    reproduce.run_all([first, second, third], [first, second, third], jobs=2)
+    scheduler.run_all([first, second, third], [first, second, third], jobs=2)
     assert sorted(log[:2]) == ["a", "b"] and log[2:] == ["c"]
 
 
@@ -150,10 +153,10 @@ def test_failure_of_one_job_is_reported_when_the_others_have_ended(place, monkey
             raise InputError("broken off")
         finish(stage)
 
-    monkeypatch.setattr(reproduce, "run_stage", run)
+    monkeypatch.setattr(scheduler, "run_stage", run)
     stages = [Stage("cam", key, place.out / key, "train_cam", ()) for key in "ab"]
     with pytest.raises(InputError, match="broken off"):
-        reproduce.run_all(stages, stages, jobs=2)
+        scheduler.run_all(stages, stages, jobs=2)
     assert stages[1].done and not stages[0].done
 
 

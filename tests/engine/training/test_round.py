@@ -316,21 +316,15 @@ def test_the_order_of_sums_is_that_of_the_configuration(make_config, monkeypatch
     assert orders == {sums == "fast"}
 
 
-@pytest.mark.parametrize("earlier, sums", [
-    ({}, "original"), ({"run.classifier": "direct"}, "original"), ({"run.classifier": "taps"}, None)])
-def test_a_run_begun_before_the_option_goes_on_where_it_rounds_alike(make_config, tmp_path, earlier, sums):
+def test_a_run_begun_before_the_option_goes_on_where_it_rounds_alike(make_config, tmp_path):
     fit(make_config("train.epochs=1", "run.sums=original"))
     path = tmp_path / "run" / "resnet18_largefov.state"
     state = read_state(path)
-    state["identity"] = {**{key: value for key, value in state["identity"].items() if key != "run.sums"},
-                         **earlier}
+    del state["identity"]["run.sums"]
     write_state(path, state)
-    for choice in ("fast", "original"):
-        if choice == sums:
-            assert fit(make_config("train.epochs=1", f"run.sums={choice}"))
-            continue
-        with pytest.raises(InputError, match="belongs to a run of another configuration: run"):
-            fit(make_config("train.epochs=1", f"run.sums={choice}"))
+    with pytest.raises(InputError, match="belongs to a run of another configuration: run"):
+        fit(make_config("train.epochs=1", "run.sums=fast"))
+    assert fit(make_config("train.epochs=1", "run.sums=original"))
 
 
 def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_good_checkpoint(make_config, tmp_path,

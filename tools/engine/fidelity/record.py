@@ -1,14 +1,13 @@
 """The file of a comparison: all rows with their versions, from which an interrupted comparison goes on."""
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Tuple
 
 from cian.errors import InputError
-from cian.files import atomic_write
+from cian.files import read_json, write_json
 from cian.tools.engine.fidelity.table import Row
 
 REMEDY = "name another file, or the one that --json of the same command wrote"
@@ -54,8 +53,7 @@ class Record:
                  "verdict": row.verdict} for check in self.checks for row in check.rows]
         content = {"versions": self.versions, "settings": self.settings,
                    "seconds": {check.name: check.seconds for check in self.checks}, "rows": rows}
-        with atomic_write(path, "w") as stream:
-            json.dump(content, stream, indent=1)
+        write_json(path, content)
 
     def resumed(self, path: str) -> Dict[str, Made]:
         """Comparisons of the file at ``path`` by name; none where there is no file.
@@ -67,16 +65,15 @@ class Record:
         """
         if not os.path.exists(path):
             return {}
+        content = read_json(path, "a file of a comparison", REMEDY)
+        for key, mine in (("versions", self.versions), ("settings", self.settings)):
+            if content.get(key) != mine:
+                raise InputError(f"belongs to other {key}: {content.get(key)}, not {mine}", file=path,
+                                 field="--resume", remedy=REMEDY)
         try:
-            with open(path, encoding="utf-8") as stream:
-                content = json.load(stream)
-            for key, mine in (("versions", self.versions), ("settings", self.settings)):
-                if content[key] != mine:
-                    raise InputError(f"belongs to other {key}: {content[key]}, not {mine}", file=path,
-                                     field="--resume", remedy=REMEDY)
             return {name: Made(name, tuple(_row(row) for row in content["rows"] if row["check"] == name),
                                float(seconds)) for name, seconds in content["seconds"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"is no file of a comparison ({error!r})", file=path, field="--resume",
                              remedy=REMEDY) from error
 

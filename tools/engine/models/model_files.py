@@ -5,7 +5,6 @@ Files are data: nothing in them is executed, and all of it is checked before nat
 """
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from cian.data.classes import ClassTable
 from cian.errors import InputError, PathLike
-from cian.files import read_bytes
+from cian.files import sha256_of
 from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params_file import read_params
@@ -129,7 +128,7 @@ def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[
         raise InputError("is a training symbol, which predicts nothing", file=symbol_path,
                          remedy=f"open {os.path.basename(params_path)}")
     recorded = _export(metadata).get("symbol_sha256", "")
-    if recorded and recorded != _sha256(symbol_path):
+    if recorded and recorded != sha256_of(symbol_path):
         raise InputError("is not the symbol that was exported with these parameters", file=symbol_path,
                          field="symbol_sha256", remedy="copy both files again")
     net = load_symbol(symbol_path, params_path, ctx)
@@ -209,7 +208,3 @@ def _check_sizes(settings: Any, file: str, field: str = "network") -> None:
 def _export(metadata: Mapping[str, Any]) -> Dict[str, Any]:
     found = metadata.get("export", {})
     return found if isinstance(found, dict) else {}
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -4,7 +4,6 @@ original's inference).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
@@ -14,7 +13,7 @@ import numpy as np
 
 from cian.data.classes import ClassTable
 from cian.errors import InputError, PathLike
-from cian.files import read_bytes
+from cian.files import sha256_of
 from cian.symbols.layers import reorder_sums
 from cian.symbols.multiscale import MultiScale
 from cian.tools.engine.config import PredictConfig
@@ -166,7 +165,7 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
         predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
     # opening has held it against the file
     recorded = opened.metadata.get("sha256") if opened.kind != "onnx" else None
-    digest = recorded or hashlib.sha256(read_bytes(opened.path)).hexdigest()
+    digest = recorded or sha256_of(opened.path)
     return predictors, {"model": os.path.basename(opened.path), "checkpoint": digest,
                         "network": opened.metadata.get("network", {})}
 

@@ -4,14 +4,13 @@ figures.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from cian.data.lists import resolve_list
 from cian.errors import InputError
-from cian.files import read_bytes, read_text
+from cian.files import read_bytes, read_json
 from cian.tools.engine.config import Config
 from cian.tools.engine.prediction.outputs import label_folder
 from cian.tools.engine.reproduction.experiments import Experiment
@@ -86,13 +85,13 @@ class Measurement:
         if not all(stage.done for stage in self.scores.values()):
             return None
         found = {}
+        again = "remove its folder and run the command again"
         for name, stage in self.scores.items():
             path = stage.folder / "score.json"
-            try:
-                found[name] = 100 * float(json.loads(read_text(path))["mean_iou"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError("is damaged", file=path,
-                                 remedy="remove its folder and run the command again") from error
+            score = read_json(path, "a score", again).get("mean_iou")
+            if not isinstance(score, (int, float)):
+                raise InputError("is not a score", file=path, field="mean_iou", remedy=again)
+            found[name] = 100 * float(score)
         return found
 
 

@@ -20,7 +20,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from cian.environment import users_environment
 from cian.errors import InputError
-from cian.files import atomic_write_bytes, read_text
+from cian.files import read_json, write_json
 from cian.processes import run_child
 from cian.tools.engine.config import Config, save_config
 
@@ -65,14 +65,11 @@ class Stage:
         path = self.folder / DONE
         if not path.exists():
             return None
-        try:
-            record = json.loads(read_text(path))
-            if record["key"] == self.key:
-                return record
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError("is damaged", file=path, remedy="remove it and the stage runs again") from error
-        raise InputError(f"belongs to the stage {record['key']}, not {self.key}", file=path,
-                         remedy="use another --out")
+        record = read_json(path, "the record of a stage", "remove it and the stage runs again")
+        if record.get("key") != self.key:
+            raise InputError(f"belongs to the stage {record.get('key')}, not {self.key}", file=path,
+                             remedy="use another --out")
+        return record
 
 
 def stage_key(*parts: Any) -> str:
@@ -138,7 +135,7 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     record = {"key": stage.key, "kind": stage.kind, "seconds": round(time.monotonic() - started, 1),
               "images": stage.images, "command": ["python", *stage.command[1:]],
               "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    atomic_write_bytes(stage.folder / DONE, json.dumps(record, indent=1).encode())
+    write_json(stage.folder / DONE, record)
     return record
 
 

@@ -17,7 +17,7 @@ from cian.data.iterators import ClassificationIter
 from cian.data.records import RecordSet
 from cian.environment import usable_cores
 from cian.errors import InputError
-from cian.files import atomic_write, read_bytes
+from cian.files import changed_keys, read_json, sha256_of, write_json
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params import configure_training, initialize, named_values
@@ -28,9 +28,7 @@ from cian.tools.engine.models.snapshot import Snapshot
 from cian.tools.engine.seeds.features import STRAIGHT, FeatureIter, images_rgb, network_input, pooled_features
 from cian.tools.engine.seeds.maps import average_precisions, mean_of_present
 from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
-from cian.tools.engine.training.step import Sgd, all_finite, step_seed
-
-LR_POWER = 0.9  # of the poly decay, which steps once an epoch as the segmentation network's does
+from cian.tools.engine.training.step import Sgd, all_finite, poly_decay, step_seed
 
 
 def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mapping[str, RecordSet]] = None,
@@ -131,7 +129,7 @@ class CamRun:
         state = self.snapshot.load_state()
         if state is None:
             return
-        changed = [key for key, value in self.identity().items() if state["identity"].get(key) != value]
+        changed = changed_keys(state["identity"], self.identity())
         if changed:
             raise InputError(f"belongs to a classifier of other settings: {', '.join(changed)}",
                              file=self.snapshot.folder,
@@ -166,7 +164,7 @@ class CamRun:
 
     def _run_epoch(self, log: RunLog, total: int) -> None:
         self.batches.reset()
-        rate = self.cam.lr * (1 - self.epoch / self.cam.epochs) ** LR_POWER
+        rate = poly_decay(self.cam.lr, self.epoch, self.cam.epochs)
         for batch in self.batches:
             self._learn(batch, rate)
             log.advance(self.step, total)
@@ -210,7 +208,7 @@ class CamRun:
         ``<path>`` with the suffix
         ``.map.json`` and printed; sets that were scored before are not scored again."""
         target, digest = f"{path[:-len('.params')]}.map.json", read_metadata(path)["sha256"]
-        known = json.loads(read_bytes(target)) if os.path.exists(target) else {}
+        known = read_json(target, "a report of precisions", "remove it") if os.path.exists(target) else {}
         scored = known["sets"] if known.get("classifier") == digest else {}
         for name, images in sets.items():
             if scored.get(name, {}).get("images") != images.identity:
@@ -223,8 +221,7 @@ class CamRun:
             print(f"{name}: mean average precision {_shown(scored[name]['mean_average_precision'])} on the "
                   f"labels of {len(images)} images", flush=True)
         known = {"classifier": digest, "sets": scored}
-        with atomic_write(target, "w") as stream:
-            json.dump(known, stream, indent=1)
+        write_json(target, known)
         return known
 
     def scores(self, images: RecordSet) -> np.ndarray:
@@ -278,8 +275,7 @@ def weights_digest(settings: CamConfig) -> str:
     """What the backbone starts from: 'package', the SHA-256 of the file, or the seed of random weights."""
     if not settings.pretrained:
         return f"random {settings.seed}"
-    return settings.pretrained if settings.pretrained == "package" else hashlib.sha256(
-        read_bytes(settings.pretrained)).hexdigest()
+    return settings.pretrained if settings.pretrained == "package" else sha256_of(settings.pretrained)
 
 
 def _shown(value: Optional[float]) -> str:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from cian.data.classes import IGNORE, read_label_png, write_label_png
 from cian.data.records import RecordSet
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write, read_text
+from cian.files import changed_keys, read_json, write_json
 from cian.tools.engine.config import SeedConfig
 from cian.tools.engine.seeds.overlap import overlapped
 from cian.tools.engine.seeds.saliency import barrier_saliency, read_saliency
@@ -175,31 +175,25 @@ def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:
         The folder holds label maps of other or unknown settings.
     """
     path = os.path.join(os.fspath(folder), MANIFEST)
-    content = json.loads(json.dumps(settings))
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     if os.path.exists(path):
         found = read_seed_manifest(folder)
         if found["hash"] != digest:
-            changed = [key for key in content if content[key] != found.get(key)]
+            changed = changed_keys(found, {"hash": digest, **settings})[1:]
             raise InputError(f"holds seeds of other settings ({', '.join(changed) or 'version'} changed)",
                              file=folder, remedy="name another folder, or remove this one")
         return
     if existing(folder):
         raise InputError(f"holds PNG files, but no {MANIFEST} that says how they were made", file=folder,
                          remedy="name another folder")
-    with atomic_write(path, "w") as stream:
-        json.dump({"hash": digest, **content}, stream, indent=1)
+    write_json(path, {"hash": digest, **settings})
 
 
 def read_seed_manifest(folder: PathLike) -> Dict[str, Any]:
     """The settings of a folder of seeds; an :class:`InputError` where they are missing or damaged."""
     path = os.path.join(os.fspath(folder), MANIFEST)
-    text = read_text(path)
-    try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise InputError("is not valid JSON", file=path, remedy="make the seeds again") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("hash"), str):
+    manifest = read_json(path, "a manifest of seeds", "make the seeds again")
+    if not isinstance(manifest.get("hash"), str):
         raise InputError("is not a manifest of seeds", file=path, remedy="make the seeds again")
     return manifest
 

@@ -4,7 +4,6 @@ everything saved so that it can go on.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -16,7 +15,7 @@ from cian.data.records import RecordSet
 from cian.data.windows import Maps
 from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write
+from cian.files import changed_keys, write_json
 from cian.symbols.cian import CIAN
 from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import metadata_path, read_metadata, versions
@@ -291,8 +290,7 @@ class TrainingRun:
                    "devices": list(self.config.run.devices), "omp_threads": os.environ.get("OMP_NUM_THREADS"),
                    "classes": list(self.images.classes.names), "images": self.images.identity,
                    "start": self.start or self.config.network.pretrained or "random"}
-        with atomic_write(self.snapshot.path("run.json"), "w") as stream:
-            json.dump(content, stream, indent=1)
+        write_json(self.snapshot.path("run.json"), content)
 
 
 def _check(config: Config, num_devices: int) -> None:
@@ -329,12 +327,9 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
                 f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from",
                 file=snapshot.folder, remedy=remedy)
         return None
-    # its name before
-    recorded = {key: value
-                for key, value in state["identity"].items() if (key, value) != ("run.classifier", "direct")}
-    was, now = {"run.sums": "original", **recorded}, _rounded(config, start)
-    changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in {**was, **now}
-               if was.get(key) != json.loads(json.dumps(now.get(key)))]
+    # a state from before the key rounds as the original
+    was, now = {"run.sums": "original", **state["identity"]}, _rounded(config, start)
+    changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in changed_keys(was, now)]
     if changed:
         raise InputError(f"belongs to a run of another configuration: {'; '.join(changed[:3])}",
                          file=snapshot.folder, remedy=remedy)

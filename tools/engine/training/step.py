@@ -217,8 +217,13 @@ def step_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] & 0x7FFFFFFF)
 
 
+def poly_decay(rate: float, done: float, epochs: int, power: float = 0.9) -> float:
+    """The learning rate after ``done`` of the epochs: ``rate * (1 - done / epochs)^power``."""
+    return rate * (1.0 - float(done) / epochs) ** power
+
+
 def learning_rate(settings: TrainConfig, epoch: int, batch: int, batches: int) -> float:
-    """Poly decay ``lr * (1 - done)^power``: of the epochs done as in the original code, or of the iterations.
+    """:func:`poly_decay` by the epochs done, as in the original code, or by the iterations.
 
     Parameters
     ----------
@@ -226,4 +231,4 @@ def learning_rate(settings: TrainConfig, epoch: int, batch: int, batches: int) -
     batches : of the current epoch
     """
     done = epoch + (batch / batches if settings.lr_decay == "iteration" else 0)
-    return settings.lr * (1.0 - float(done) / settings.epochs) ** settings.lr_power
+    return poly_decay(settings.lr, done, settings.epochs, settings.lr_power)

@@ -1,5 +1,5 @@
-"""The fast reader of label maps: right where it answers, and silent wherever a general reader has
-to decide.
+"""The packed seeds' PNG, which others read too, and the fast reader of label maps: right where it
+answers, and silent wherever a general reader has to decide.
 """
 import io
 import zlib
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cian.data.classes import decode_label_png, write_label_png
-from cian.data.index_png import decode_index_png
+from cian.data.label_png import decode_index_png, encode_gray_png
 from cian.errors import InputError
 
 
@@ -28,6 +28,19 @@ def saved(picture, **options):
     stream = io.BytesIO()
     picture.save(stream, "png", **options)
     return stream.getvalue()
+
+
+def test_opencv_reads_a_packed_map_as_we_do(labels):
+    content = encode_gray_png(labels)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED), labels)
+    assert np.array_equal(decode_index_png(content), labels)
+
+
+def test_a_file_that_inflates_to_more_than_it_announces_is_left_alone():
+    content = bytearray(encode_gray_png(np.zeros((2000, 2000), np.uint8)))
+    content[16:24] = (9).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    assert decode_index_png(bytes(content)) is None
 
 
 def test_palette_maps_and_opencvs_gray_maps_are_read(labels, tmp_path):
@@ -57,7 +70,8 @@ def test_differences_wrap_around_at_256():
 def test_other_kinds_are_left_to_a_general_reader(labels):
     few = Image.fromarray(labels % 2).convert("P")
     others = [saved(Image.fromarray(labels).convert("RGB")), saved(few, bits=1),
-              saved(Image.fromarray(labels).convert("LA")), saved(Image.fromarray(labels.astype(np.uint16)))]
+              saved(Image.fromarray(labels).convert("LA")), b"", b"GIF89a",
+              cv2.imencode(".jpg", labels)[1].tobytes(), saved(Image.fromarray(labels.astype(np.uint16)))]
     assert all(decode_index_png(content) is None for content in others)
 
 
@@ -70,8 +84,9 @@ def test_mixed_filters_are_left_to_a_general_reader_and_read_by_it():
     np.testing.assert_array_equal(decode_label_png(content, "map.png"), smooth)
 
 
-def test_every_damage_is_refused_and_none_is_read_as_something_else(labels, tmp_path):
-    content = palette_png(labels, tmp_path)
+@pytest.mark.parametrize("encode", [palette_png, lambda labels, _: encode_gray_png(labels)])
+def test_every_damage_is_refused_and_none_is_read_as_something_else(labels, tmp_path, encode):
+    content = encode(labels, tmp_path)
     random = np.random.RandomState(1)
     for _ in range(1500):
         damaged = bytearray(content)
