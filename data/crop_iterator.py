@@ -133,7 +133,9 @@ class CropIter(mx.io.DataIter):
         return self._pool is not None and self._pool.ready()
 
     def state_dict(self) -> Dict[str, Any]:
-        """State after the last batch handed out, fit for JSON."""
+        """State after the last batch handed out, fit for JSON; the same in all parts, and that of
+        one iterator in place of them.
+        """
         return {"settings": self._settings(), "sampler": self.sampler.state_dict(),
                 "position": self._position, "random": self._random}
 
@@ -224,7 +226,7 @@ class CropIter(mx.io.DataIter):
     def _settings(self) -> Dict[str, Any]:
         transform = {name: list(value) if isinstance(value, tuple) else value
                      for name, value in asdict(self.maker.transform).items()}
-        return {**transform, "batch_size": self.batch_size, "num_parts": self.num_parts,
+        return {**transform, "batch_size": self.batch_size * self.num_parts,
                 "images": self.maker.images.identity,
                 "seeds": self.maker.seeds.identity if self.maker.seeds is not None else None}
 

@@ -95,7 +95,7 @@ class PairIter(CropIter):
         return [mx.nd.array(seeds), mx.nd.array(image_labels)]
 
     def _settings(self) -> Dict[str, Any]:
-        return {**super()._settings(), "num_devices": self.num_devices}
+        return {**super()._settings(), "num_devices": self.num_devices * self.num_parts}
 
 
 class ClassificationIter(CropIter):
