@@ -49,6 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     start = first_round_checkpoint(args.start or first, config.network.model)
     if config.data.label_root == os.path.join(first, label_folder(config.predict.retrain_crf)):
         _predict_missing(config, first, start)
+    _tell_losses(config, start)
     print(fit(config, start=start, fresh=args.fresh, member=member))
     return 0
 
@@ -104,6 +105,27 @@ def _predict_missing(config: Config, first: str, start: str) -> None:
         raise InputError("the labels of the second round could not be predicted, see above",
                          file=config.data.label_root,
                          remedy="mend the cause, or give labels with --label-root")
+
+
+def _tell_losses(config: Config, start: str) -> None:
+    """Warn of what the labels have lost against the seeds of the round that ``start`` is of, where
+    those are at hand.
+    """
+    from cian.data.classes import load_classes
+    from cian.environment import usable_cores
+    from cian.tools.engine.seeds.balance import lost_labels
+    from cian.tools.engine.training.sources import training_names
+
+    recorded = os.path.join(os.path.dirname(start), "config.yaml")
+    seeds, labels = (load_config([recorded]).data.label_root if os.path.isfile(recorded) else "",
+                     config.data.label_root)
+    names = training_names(config)
+    if not seeds or not all(os.path.isfile(os.path.join(root, f"{name}.png"))
+                            for root in (seeds, labels) for name in names):
+        return
+    for text in lost_labels(seeds, labels, names, load_classes(config.data.classes),
+                            config.run.workers or usable_cores()):
+        print(f"warning: labels of the second round: {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,9 @@ class SeedConfig:
     background_threshold: float = option(
         0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale",
         low=0, high=1)
+    thresholds: str = option(
+        "given", "both thresholds as given, or auto: chosen without masks, where CAM and saliency agree",
+        ("given", "auto"), hashed="changed")
     saliency: str = option(
         "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and "
         "colour contrast to the image's "
