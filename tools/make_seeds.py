@@ -66,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[str, Any]:
     from cian.environment import usable_cores
-    from cian.files import atomic_write
+    from cian.files import write_json
     from cian.tools.engine.devices import parse_devices
     from cian.tools.engine.models.snapshot import resolve_checkpoint
     from cian.tools.engine.seeds.balance import balance_table, label_pixels, seed_balance
@@ -87,8 +87,7 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
     written = make_seeds(settings, images, maps, args.out, {"classifier": digest},
                          strong_masks=args.strong_masks, workers=workers, watch=score, progress=True)
     balance = seed_balance(label_pixels(args.out, images.names, workers), images.labels, images.classes)
-    with atomic_write(os.path.join(args.out, "balance.json"), "w") as stream:
-        json.dump(balance, stream, indent=1)
+    write_json(os.path.join(args.out, "balance.json"), balance)
     print(balance_table(balance))
     print(f"{args.out}: {written} seeds written, {len(images) - written} were there")
     return {"cam": score.evaluation().to_dict()} if score else {}
