@@ -20,6 +20,9 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	rm -rf build/types && mkdir -p build/types/cian/tools
+	ln -s $(CURDIR)/tools/cian/* $(CURDIR)/symbols $(CURDIR)/data build/types/cian
+	ln -s $(CURDIR)/tools/*.py $(CURDIR)/tools/engine build/types/cian/tools
 	$(BIN)/mypy
 
 # Tables 2 to 4 on the small real data set (over an hour on two cores); what was broken off goes on by the same command.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict
-from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple, Union, cast
 
 import mxnet as mx
 import numpy as np
@@ -199,7 +199,7 @@ class CropIter(mx.io.DataIter):
             return [(index, transform.draw_in_order(self.sampler.rng, sizes[index]))
                     for index in rows.tolist()]
         servings = self._servings[self._planned]
-        seed, epoch = int(self.sampler.seed), self.sampler.epoch
+        seed, epoch = cast(int, self.sampler.seed), self.sampler.epoch
         return [(index, transform.draw_by_counter(seed, epoch, index, serving, sizes[index]))
                 for index, serving in zip(rows.tolist(), servings.tolist())]
 
