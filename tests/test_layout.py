@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,7 @@ ALLOWED = {"symbols": (*GROUND, "cian.symbols"), "data": (*GROUND, "cian.data"),
 # The rooms of the engine: a room may use those of the lines before it, and the ground below them all.
 FLOORS = ({"models"}, {"training", "prediction", "export"}, {"seeds"}, {"reproduction", "fidelity"})
 MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 45, 315, 150  # lines; of a function without its docstring
-LONG_FILES = {"tools/engine/config.py": 450, "tools/engine/training/round.py": 380,  # one schema; one round
+LONG_FILES = {"tools/engine/config.py": 450, "tools/engine/training/round.py": 410,  # one schema; one round
               "tools/engine/fidelity/original.py": 330}  # runs alone, beside the original's own modules
 # Tests of what no single file does, or of one file's behaviour under a heading of its own.
 BY_TOPIC = {f"test_{name}" for name in (
@@ -92,12 +96,24 @@ def test_no_arrow_climbs_between_the_rooms_of_the_engine(room):
             assert not is_room or parts[0] in below, f"{path.relative_to(ROOT)} imports {module}"
 
 
+def test_the_type_checker_sees_a_wrong_call_across_folders(tmp_path):
+    if importlib.util.find_spec("mypy") is None or shutil.which("make") is None:
+        pytest.skip("mypy or make is not installed")
+    subprocess.run(["make", "-s", "types", f"TYPES={tmp_path / 'types'}"], cwd=ROOT, check=True)
+    (tmp_path / "types" / "cian" / "planted.py").write_text(
+        "from cian.files import read_bytes\nread_bytes(1, 2, 3, nonsense=4)\n", encoding="utf-8")
+    found = subprocess.run([sys.executable, "-m", "mypy", "-p", "cian.planted", "--cache-dir", os.devnull],
+                           cwd=ROOT, env={**os.environ, "MYPYPATH": str(tmp_path / "types")},
+                           capture_output=True, text=True)
+    assert found.returncode == 1 and "planted.py:2: error: " in found.stdout, found.stdout + found.stderr
+
+
 def test_tests_mirror_the_sources():
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         folder = path.relative_to(ROOT / "tests").parent
         at_top = folder.parts[:1] in (("symbols",), ("data",), ("tools",), ("benchmarks",))
         source = ROOT / ("" if at_top else "tools") / folder / f"{path.stem[len('test_'):]}.py"
-        assert path.stem in BY_TOPIC or source.is_file(), f"{path.relative_to(ROOT)} tests no file of that place"
+        assert path.stem in BY_TOPIC or source.is_file(), f"{path.relative_to(ROOT)} tests no file"
 
 
 def test_the_readme_names_every_room_and_every_tool():
