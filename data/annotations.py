@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import xml.etree.ElementTree as ElementTree
-import zipfile
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from cian.data.classes import ClassTable
 from cian.data.lists import image_name
 from cian.errors import InputError, PathLike
-from cian.files import Problems, read_bytes, read_text
+from cian.files import Problems, decoding, read_bytes, read_text
 
 Labels = Tuple[int, ...]
 
@@ -55,10 +54,8 @@ def read_xml_labels(path: PathLike, classes: ClassTable) -> Labels:
 
 def _parse(path: PathLike) -> ElementTree.Element:
     content = read_bytes(path)
-    try:
+    with decoding(path, "is not valid XML"):
         return ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"is not valid XML ({error})", file=path) from error
 
 
 def _tag(element: ElementTree.Element) -> str:
@@ -174,11 +171,13 @@ def _foreground_index(name: str, classes: ClassTable, path: PathLike, where: str
 
 def _read_npz(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
     content = read_bytes(path)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return arrays["names"].tolist(), arrays["labels"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"is not an array file with 'names' and 'labels' ({error})", file=path) from error
+    with decoding(path, "is not an array file with 'names' and 'labels'"), np.load(
+            io.BytesIO(content), allow_pickle=False) as arrays:
+        names, table = arrays["names"], arrays["labels"]
+    if names.ndim != 1:
+        raise InputError(f"holds names of shape {names.shape}", file=path, field="names",
+                         remedy="give one name a row of 'labels'")
+    return names.tolist(), table
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -206,15 +205,13 @@ def _latin(text: str, encoding: str) -> bytes:
 
 def _read_npy(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
     stream = io.BytesIO(read_bytes(path))
-    try:
+    with decoding(path, "cannot be read as a dict from name to labels"):
         version = np.lib.format.read_magic(stream)
         shape, _, dtype = np.lib.format._read_array_header(stream, version)  # type: ignore[attr-defined]
         found = _ArraysOnly(stream,
                             encoding="latin1").load().item() if dtype.hasobject and shape == () else None
         if isinstance(found, dict):
             return list(found), np.array(list(found.values()))
-    except Exception as error:  # the unpickler raises nearly any kind of error on damaged bytes
-        raise InputError(f"cannot be read as a dict from name to labels ({error})", file=path) from error
     raise InputError("holds no dict from name to labels", file=path,
                      remedy="give cls_labels.npy as IRN and SEAM have it, or an .npz of 'names' and 'labels'")
 
@@ -231,7 +228,7 @@ def _labels_of_arrays(keys: Sequence[Any], table: np.ndarray, path: PathLike,
     problems: List[InputError] = []
     for key, row, odd in zip(keys, table, wrong):
         try:
-            name = _key(key)
+            name = _key(key, path)
             if name in labels:
                 raise InputError("occurs twice", file=path, field=name)
             if odd.any():
@@ -248,12 +245,12 @@ def _labels_of_arrays(keys: Sequence[Any], table: np.ndarray, path: PathLike,
     return labels
 
 
-def _key(key: Any) -> str:
+def _key(key: Any, path: PathLike) -> str:
     """A name as arrays and dicts have it: text, bytes, or IRN's number 2007000032 for 2007_000032."""
     if isinstance(key, bytes):
         key = key.decode("utf-8", "surrogateescape")
     if isinstance(key, int) and len(str(key)) == 10:
         key = f"{str(key)[:4]}_{str(key)[4:]}"
     if not isinstance(key, str) or not key.strip():
-        raise InputError(f"{key!r} is no name of an image", field="names")
+        raise InputError(f"{key!r} is no name of an image", file=path, field="names")
     return image_name(key)

@@ -14,7 +14,7 @@ from PIL import Image
 from cian.data.label_png import GRAY, PALETTE, decode_index_png, palette_of
 from cian.data.pictures import UPRIGHT, png_orientation
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write, read_bytes, read_text
+from cian.files import atomic_write, decoding, read_bytes, read_text
 
 IGNORE = 255
 # Far above any photograph; Pillow warns of larger pictures, and a filter for that warning would not
@@ -195,13 +195,11 @@ def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] 
 
 
 def _decode_any_png(content: bytes, path: PathLike) -> np.ndarray:
-    try:
+    with decoding(path, "is damaged", "make or copy it again"):
         with Image.open(io.BytesIO(content)) as picture:
             picture.verify()  # every chunk's checksum
         with Image.open(io.BytesIO(content)) as picture:
             return np.array(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"is damaged ({error})", file=path, remedy="make or copy it again") from error
 
 
 def _check_colours(labels: np.ndarray, colours: bytes, path: PathLike, num_classes: Optional[int]) -> None:

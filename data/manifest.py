@@ -19,13 +19,12 @@ import hashlib
 import json
 import os
 import struct
-import zipfile
 from typing import Any, Dict, Iterator, List, Sequence, overload
 
 import numpy as np
 
 from cian.errors import InputError, PathLike
-from cian.files import read_json, sha256_of
+from cian.files import decoding, read_json, sha256_of
 
 FORMAT, VERSION = "cian record set", 1
 IMAGES, LABELS = "images", "labels"
@@ -146,11 +145,9 @@ def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np
 
 
 def _load_columns(path: str) -> Dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {column: arrays[column] for column in COLUMNS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"is not the table of a record set ({error})", file=path, remedy=AGAIN) from error
+    with decoding(path, "is not the table of a record set", AGAIN), np.load(
+            path, allow_pickle=False) as arrays:
+        return {column: arrays[column] for column in COLUMNS}
 
 
 def _table_problem(table: Dict[str, np.ndarray], manifest: Dict[str, Any]) -> str:

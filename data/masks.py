@@ -10,7 +10,7 @@ from PIL import Image
 
 from cian.data.classes import IGNORE, ClassTable, decode_label_png, palette, write_label_png
 from cian.errors import InputError, PathLike
-from cian.files import Problems, read_bytes, read_text
+from cian.files import Problems, decoding, read_bytes, read_text
 
 Colour = Tuple[int, int, int]
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -112,14 +112,11 @@ def index_map(content: bytes, path: PathLike, classes: ClassTable,
     """(H, W) uint8 class indices of one mask file; parameters and errors as :func:`convert_masks`."""
     if colours is None:
         return decode_label_png(content, path, len(classes), check_palette=False)
-    try:
+    with decoding(path, "is no image, or a damaged one", "copy it again"):
         with Image.open(io.BytesIO(content)) as picture:
             picture.verify()
         with Image.open(io.BytesIO(content)) as picture:
             mode, levels = picture.mode, np.asarray(picture.convert("RGB"), np.int32)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"is no image, or a damaged one ({error})", file=path,
-                         remedy="copy it again") from error
     if mode not in ("RGB", "RGBA", "P", "PA"):
         raise InputError(f"holds no colours (Pillow's mode {mode})", file=path,
                          remedy="gray masks of class indices need no conversion")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 from typing import Any, Iterable, NamedTuple, Optional
 
 import cv2
@@ -18,7 +17,11 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from cian.errors import InputError, PathLike
+from cian.files import decoding
 
+# of an image; its pixels take three bytes each, and decoding it twice as much for a moment
+MAX_PIXELS = 2 ** 27
+_SMALLER = "make it smaller, or copy it again if it is not of that size"
 JPEG_WARNINGS = ("refuse", "harmless", "accept")
 ORIENTATION = 0x0112  # tag of EXIF
 UPRIGHT = 1
@@ -60,8 +63,8 @@ def png_orientation(content: bytes) -> int:
     try:
         with Image.open(io.BytesIO(content)) as file:
             return _known(file.getexif().get(ORIENTATION, UPRIGHT))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
-        return UPRIGHT  # decoding it names the damage
+    except Exception:  # of nearly any kind on damaged bytes, and decoding it names the damage
+        return UPRIGHT
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -69,8 +72,8 @@ def _exif_orientation(block: bytes) -> int:
     try:
         exif.load(block)
         return _known(exif.get(ORIENTATION, UPRIGHT))
-    except (SyntaxError, ValueError, struct.error, TypeError, KeyError, IndexError, OSError):
-        return UPRIGHT  # viewers pass over a damaged block too
+    except Exception:  # of nearly any kind on damaged bytes, and viewers pass over a damaged block too
+        return UPRIGHT
 
 
 def _known(orientation: Any) -> int:
@@ -116,6 +119,7 @@ def decode_jpeg(content: bytes, path: PathLike, warnings: str = "harmless") -> P
     """
     if content[:2] != b"\xff\xd8":
         raise InputError("is not a JPEG file", file=path, remedy="convert it to JPEG")
+    refuse_bomb(content, path)
     warning = _warning(content)
     mended = _mend(content, warning) if warning else content
     damaged = warning and (warnings == "refuse" or warnings == "harmless" and mended is None)
@@ -131,6 +135,25 @@ def decode_jpeg(content: bytes, path: PathLike, warnings: str = "harmless") -> P
         raise InputError("is a JPEG that OpenCV does not decode", file=path,
                          remedy="convert it to plain 8-bit JPEG")
     return Picture(pixels, jpeg_orientation(content), warning, content)
+
+
+def refuse_bomb(content: bytes, path: PathLike) -> None:
+    """Refuse an image file that announces more than :data:`MAX_PIXELS`, before memory for them is
+    taken; what cannot be read at all is left to the decoder.
+    """
+    height = width = 0
+    try:
+        if content[:2] == b"\xff\xd8":
+            height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        else:
+            width, height = Image.open(io.BytesIO(content)).size
+    except Image.DecompressionBombError as error:
+        raise InputError(str(error), file=path, remedy=_SMALLER) from error
+    except Exception:  # on damaged bytes Pillow raises nearly any kind of error
+        return
+    if width * height > MAX_PIXELS:
+        raise InputError(f"announces {width}x{height} pixels, and at most {MAX_PIXELS} are read", file=path,
+                         remedy=_SMALLER)
 
 
 def _warning(content: bytes) -> str:
@@ -188,14 +211,12 @@ def decode_picture(content: bytes, path: PathLike, warnings: str = "harmless") -
     """
     if content[:2] == b"\xff\xd8":
         return decode_jpeg(content, path, warnings)
-    try:
+    refuse_bomb(content, path)
+    with decoding(path, "is no image, or a damaged one", "use JPEG or PNG"):
         with Image.open(io.BytesIO(content)) as file:
             orientation = _known(file.getexif().get(ORIENTATION, UPRIGHT))
             file.load()
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED | cv2.IMREAD_ANYDEPTH)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError,
-            cv2.error) as error:
-        raise InputError("is no image, or a damaged one", file=path, remedy="use JPEG or PNG") from error
     if file.format == "TIFF" and orientation != UPRIGHT:  # OpenCV turns some depths of it by itself
         return Picture(np.ascontiguousarray(pil_rgb(file, path)[..., ::-1]), orientation)
     if pixels is None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -12,7 +13,16 @@ import time
 import pytest
 
 from cian.errors import InputError
-from cian.files import Problems, atomic_write, atomic_write_bytes, locked, read_bytes, read_text, staging
+from cian.files import (
+    Problems,
+    atomic_write,
+    atomic_write_bytes,
+    decoding,
+    locked,
+    read_bytes,
+    read_text,
+    staging,
+)
 
 FORK = multiprocessing.get_context("fork")
 
@@ -195,3 +205,11 @@ def test_a_missing_file_is_told_with_what_lies_beside_it(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="im.jpg: does not exist; beside it there is im.JPG, im.png$"):
         read_bytes(tmp_path / "im.jpg")
+
+
+@pytest.mark.parametrize("error", [IndexError("list index"), MemoryError(), RecursionError("deep"),
+                                   struct.error("short")])
+def test_whatever_a_decoder_raises_names_the_file(error):
+    with pytest.raises(InputError, match="photo.png: is damaged .*; copy it again"), decoding(
+            "photo.png", "is damaged", "copy it again"):
+        raise error

@@ -1,5 +1,7 @@
 """Images as pixels: orientation, depth and the warnings of JPEG."""
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -97,3 +99,17 @@ def test_a_warning_that_may_cost_pixels_is_refused_unless_all_are_accepted(kind)
     with pytest.raises(InputError, match="is a damaged JPEG"):
         decode_jpeg(flawed(kind), "x")
     assert decode_jpeg(flawed(kind), "x", "accept").warning
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_picture_that_announces_too_many_pixels_is_refused_before_it_is_decoded(form, monkeypatch):
+    content = encoded(form)
+    if form == "JPEG":
+        at = content.index(b"\xff\xc0") + 5
+        content = content[:at] + struct.pack(">HH", 20000, 20000) + content[at + 4:]
+    else:
+        header = b"IHDR" + struct.pack(">II", 20000, 20000) + content[24:29]
+        content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(InputError, match="bomb: .*pixels.*make it smaller"):
+        decode_picture(content, "bomb")

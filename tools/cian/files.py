@@ -188,6 +188,23 @@ def _beside(path: str) -> Optional[str]:
     return f"beside it there is {', '.join(found)}" if found else None
 
 
+@contextlib.contextmanager
+def decoding(path: PathLike, problem: str, remedy: Optional[str] = None) -> Iterator[None]:
+    """Tell what somebody else's decoder raises on a file as an :class:`InputError`: "PATH: PROBLEM (what
+    it says); REMEDY". On damaged bytes decoders raise nearly any kind of error, so the block holds
+    nothing but the call.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+        raise InputError(f"{problem} ({str(error)[:200] or type(error).__name__})", file=path,
+                         remedy=remedy) from error
+
+
 def read_text(path: PathLike) -> str:
     """The content of a UTF-8 text file (byte-order marks are dropped, also those between files that
     were joined), with :func:`read_bytes`'s errors.

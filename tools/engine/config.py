@@ -186,9 +186,6 @@ class SeedConfig:
     background_threshold: float = option(
         0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale",
         low=0, high=1)
-    thresholds: str = option(
-        "given", "both thresholds as given, or auto: chosen without masks, where CAM and saliency agree",
-        ("given", "auto"), hashed="changed")
     saliency: str = option(
         "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and "
         "colour contrast to the image's "
@@ -239,13 +236,7 @@ class RunConfig:
     it began with."""
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
-    devices: Tuple[str, ...] = option(("cpu:0",), "devices of each worker, cpu:N or gpu:N")
-    kvstore: str = option(
-        "device", "what sums the gradients: device (this process), or MXNet's parameter server over the "
-        "workers of tools/launch.py: dist_sync, or dist_device_sync, which sums a worker's own on its GPUs",
-        ("device", "dist_sync", "dist_device_sync"), hashed=False)
-    patience: float = option(60.0, "seconds after which a silent process of a job counts as lost", low=1,
-                             high=86400, hashed=False)
+    devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
     workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, high=1024, hashed=False)
     processes: int = option(
         0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for "
@@ -365,10 +356,10 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
                        value in keys.items()}
              for section, keys in (flags or {}).items()}
     layers.extend([("command line", given), ("command line", overridden)])
-    presets = [layer.pop("preset") for _, layer in layers if "preset" in layer]
-    chosen = preset or (presets[-1] if presets else "original")
+    presets = [(source, layer.pop("preset")) for source, layer in layers if "preset" in layer]
+    source, chosen = ("command line", preset) if preset else presets[-1] if presets else ("", "original")
     if str(chosen) not in PRESETS:
-        raise InputError(f"unknown preset {chosen!r}", field="preset",
+        raise InputError(f"unknown preset {chosen!r}", file=source, field="preset",
                          remedy=f"use one of: {', '.join(PRESETS)}")
     config = dataclasses.replace(_merge(Config(), PRESETS[str(chosen)], f"preset {chosen}"),
                                  preset=str(chosen))
@@ -405,7 +396,7 @@ def _merge(config: Config, layer: Mapping[str, Any], source: str) -> Config:
     changed: Dict[str, Any] = {}
     for name, values in layer.items():
         if name not in SECTIONS:
-            raise InputError(f"unknown section {name!r}", file=source, remedy=_suggest(name, SECTIONS))
+            raise InputError(f"unknown section {name!r}", file=source, remedy=_suggest(str(name), SECTIONS))
         if not isinstance(values, Mapping):
             raise InputError(f"must hold keys, not {values!r}", file=source, field=name)
         known = {f.name: f for f in fields(SECTIONS[name])}

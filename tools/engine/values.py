@@ -15,7 +15,7 @@ from typing import Any, Dict, Hashable, List, Tuple
 import yaml
 
 from cian.errors import InputError
-from cian.files import read_text
+from cian.files import decoding, read_text
 
 TRUTH = {**dict.fromkeys(("true", "yes", "on"), True), **dict.fromkeys(("false", "no", "off"), False)}
 NOTHING = ("null", "Null", "NULL", "~")
@@ -63,10 +63,8 @@ def read_layers(path: str, seen: Tuple[str, ...] = ()) -> List[Tuple[str, Dict[s
     if os.path.abspath(path) in seen:
         raise InputError("base files refer to each other in a circle", file=path, field="base")
     text = read_text(path)
-    try:
+    with decoding(path, "is not valid YAML"):
         content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"is not valid YAML ({' '.join(str(error).split())})", file=path) from error
     if content is None:
         content = {}
     if not isinstance(content, dict):

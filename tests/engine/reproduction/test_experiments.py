@@ -84,3 +84,14 @@ def test_malformed_claim_is_refused_by_name(tmp_path, claim, message):
 def test_unknown_table_names_those_that_exist():
     with pytest.raises(InputError, match="no rows for table 7 on voc.*voc 2"):
         find_experiments(ROOT, "voc", 7)
+
+
+@pytest.mark.parametrize("text, problem", [
+    ("# empty", "claim: is missing"), ("claim: {2001-01-01: 1, table: 2}", "claim: unknown key"),
+    ("claim: {table: 2, row: x, difference: y, paper: [1]}", "claim.paper: needs a value of type dict"),
+    ("claim: {table: 2, row: x, difference: y, mirrors: 3}", "claim.mirrors: needs a value of type str"),
+    ("1: {}", "unknown section")])
+def test_a_damaged_row_is_refused_by_name(tmp_path, text, problem):
+    (tmp_path / "row.yaml").write_text(text)
+    with pytest.raises(InputError, match=f"row.yaml: {problem}"):
+        load_experiment(tmp_path / "row.yaml")

@@ -121,3 +121,10 @@ def test_saliency_map_that_does_not_fit_is_named(tmp_path, content, problem):
     with pytest.raises(InputError, match=problem) as caught:
         read_saliency(tmp_path, "a", (5, 7))
     assert "a.png" in str(caught.value)
+
+
+def test_a_map_of_another_size_is_refused_before_memory_for_it_is_taken(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((7, 11), np.uint8))
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(InputError, match="is 11x7 pixels, its image 5x7"):
+        read_saliency(tmp_path, "a", (7, 5))

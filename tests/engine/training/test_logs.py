@@ -105,3 +105,14 @@ def test_scalars_are_read_back_the_later_of_a_repeated_step_and_no_torn_one(tmp_
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75)]}
     last.write_bytes(b"")  # of a run that was killed at its start
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.25)]}
+
+
+def test_a_damaged_event_is_told_and_not_drawn(tmp_path):
+    with RunLog(tmp_path, "m", 1) as log:
+        log.scalars({"loss": 0.5}, 1)
+    path = next((tmp_path / "tensorboard").iterdir())
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="tfevents.*is damaged at byte"):
+        read_scalars(tmp_path / "tensorboard")

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import zipfile
-import zlib
 from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
-from cian.errors import InputError, PathLike
-from cian.files import atomic_write
+from cian.errors import PathLike
+from cian.files import atomic_write, decoding
 
 _TREE = "tree.json"
 _ARRAY = "$array"
@@ -51,15 +48,9 @@ def read_state(path: PathLike) -> Dict[str, Any]:
         Naming the file: unreadable, or its content does not match its own checksums. No code in it
         is ever run.
     """
-    try:
-        with np.load(os.fspath(path), allow_pickle=False) as arrays:
-            return _fill(json.loads(arrays[_TREE].tobytes()), arrays)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", file=path) from error
-    except (ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error,
-            RuntimeError, MemoryError, OverflowError, struct.error) as error:
-        raise InputError(f"is damaged ({error})", file=path,
-                         remedy="remove it to start the run anew, or restore a copy") from error
+    with decoding(path, "is damaged", "remove it to start the run anew, or restore a copy"), np.load(
+            os.fspath(path), allow_pickle=False) as arrays:
+        return _fill(json.loads(arrays[_TREE].tobytes()), arrays)
 
 
 def _strip(node: Any, place: str, arrays: Dict[str, np.ndarray]) -> Any:

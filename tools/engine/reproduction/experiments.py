@@ -1,7 +1,6 @@
 """Rows of the paper's tables as files: a configuration and the claim that it stands for."""
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Dict, Iterable, List, Optional
 import yaml
 
 from cian.errors import InputError, PathLike
+from cian.files import decoding, read_text
 from cian.tools.engine.config import Config, load_config
 
 # Which figures a claim may name: the split, with or without CRF.
@@ -66,9 +66,10 @@ def load_experiment(path: PathLike, overrides: Iterable[str] = (),
         and a missing or malformed claim.
     """
     config = load_config([path], overrides, preset)
-    with open(path, encoding="utf-8") as stream:
-        content = yaml.safe_load(stream)
-    return Experiment(Path(path), _claim(content.get("claim"), path), config)
+    text = read_text(path)
+    with decoding(path, "is not valid YAML"):
+        content = yaml.safe_load(text)
+    return Experiment(Path(path), _claim((content or {}).get("claim"), path), config)
 
 
 def find_experiments(root: PathLike, dataset: str, table: int, overrides: Iterable[str] = (),
@@ -89,18 +90,24 @@ def find_experiments(root: PathLike, dataset: str, table: int, overrides: Iterab
 
 
 def _claim(content: Any, path: PathLike) -> Claim:
-    names = {f.name for f in dataclasses.fields(Claim)}
+    kinds = {"table": int, "row": str, "difference": str, "rounds": int, "over": str, "paper": dict,
+             "mirrors": str}
     if not isinstance(content, dict):
         raise InputError("is missing", file=path, field="claim",
                          remedy="say table, row, difference, rounds and the paper's figures")
-    unknown = sorted(set(content) - names)
+    content = {key: value for key, value in content.items() if (key, value) != ("paper", None)}
+    unknown = [key for key in content if key not in kinds]
     if unknown:
         raise InputError(f"unknown key {unknown[0]!r}", file=path, field="claim",
-                         remedy=f"known: {', '.join(sorted(names))}")
+                         remedy=f"known: {', '.join(kinds)}")
     missing = sorted({"table", "row", "difference"} - set(content))
     if missing:
         raise InputError("is missing", file=path, field=f"claim.{missing[0]}")
-    claim = Claim(**{**content, "paper": content.get("paper") or {}})
+    for key, value in content.items():
+        if type(value) is not kinds[key]:
+            raise InputError(f"needs a value of type {kinds[key].__name__}, not {value!r}", file=path,
+                             field=f"claim.{key}")
+    claim = Claim(**content)
     wrong = [key for key, value in claim.paper.items() if key not in FIGURES
              or not isinstance(value, (int, float))]
     if wrong:

@@ -65,10 +65,13 @@ class Stage:
         path = self.folder / DONE
         if not path.exists():
             return None
-        record = read_json(path, "the record of a stage", "remove it and the stage runs again")
+        again = "remove it and the stage runs again"
+        record = read_json(path, "the record of a stage", again)
         if record.get("key") != self.key:
             raise InputError(f"belongs to the stage {record.get('key')}, not {self.key}", file=path,
                              remedy="use another --out")
+        if not isinstance(record.get("seconds"), (int, float)):
+            raise InputError("is not the record of a stage", file=path, field="seconds", remedy=again)
         return record
 
 

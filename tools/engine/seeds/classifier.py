@@ -209,7 +209,10 @@ class CamRun:
         ``.map.json`` and printed; sets that were scored before are not scored again."""
         target, digest = f"{path[:-len('.params')]}.map.json", read_metadata(path)["sha256"]
         known = read_json(target, "a report of precisions", "remove it") if os.path.exists(target) else {}
-        scored = known["sets"] if known.get("classifier") == digest else {}
+        scored = known.get("sets", {}) if known.get("classifier") == digest else {}
+        if not (isinstance(scored, dict) and all(isinstance(entry, dict) and "mean_average_precision" in entry
+                                                 for entry in scored.values())):
+            raise InputError("is not a report of precisions", file=target, field="sets", remedy="remove it")
         for name, images in sets.items():
             if scored.get(name, {}).get("images") != images.identity:
                 precision = average_precisions(self.scores(images), images.labels[:, 1:])

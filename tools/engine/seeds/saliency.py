@@ -6,13 +6,15 @@ the built-in choice is written here, after a published method.
 """
 from __future__ import annotations
 
+import io
 import os
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from cian.errors import InputError, PathLike
-from cian.files import read_bytes
+from cian.files import decoding, read_bytes
 
 _SIDE_PX = 200  # longer side at which barriers are computed: coarser than texture, finer than objects
 _PASSES = 3  # rounds of the four sweeps; a path of the distance has at most about four bends a round
@@ -126,17 +128,18 @@ def read_saliency(root: PathLike, name: str, shape: tuple) -> np.ndarray:
         Naming the file: missing, not an 8-bit image, or of another size than ``shape`` (H, W).
     """
     path = os.path.join(os.fspath(root), f"{name}.png")
-    saliency = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
-    if saliency is None:
-        raise InputError("is not a readable image", file=path,
-                         remedy="saliency maps are 8-bit gray PNG files")
+    content, remedy = read_bytes(path), "saliency maps are 8-bit gray PNG files in their images' sizes"
+    with decoding(path, "is not a readable image", remedy):
+        announced = Image.open(io.BytesIO(content)).size[::-1]
+    if announced != tuple(shape):  # before memory for it is taken
+        raise InputError(f"is {announced[1]}x{announced[0]} pixels, its image {shape[1]}x{shape[0]}",
+                         file=path, remedy="save each map in its image's size")
+    saliency = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if saliency is None or saliency.shape[:2] != announced:
+        raise InputError("is not a readable image", file=path, remedy=remedy)
     if saliency.dtype != np.uint8 or saliency.ndim != 2:
         raise InputError(f"has {saliency.dtype} values of shape {saliency.shape}", file=path,
                          remedy="saliency maps are 8-bit gray PNG files, 0..255 for 0..1")
-    if saliency.shape != tuple(shape):
-        raise InputError(
-            f"is {saliency.shape[1]}x{saliency.shape[0]} pixels, its image {shape[1]}x{shape[0]}", file=path,
-            remedy="save each map in its image's size")
     return saliency.astype(np.float32) / 255
 
 
