@@ -1,0 +1,145 @@
+"""Every stage that writes, as commands on a small data set, and what each leaves in an undisturbed run."""
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple
+
+from faulting.running import LIMIT_S, Run
+from faulting.world import make_data
+
+SETTINGS = """data: {{root: {tree}, classes: {tree}/classes.txt, train_list: train, val_list: val}}
+network: {{model: resnet18_largefov}}
+cam: {{model: resnet18, epochs: 3, batch_size: 8, crop_px: 33}}
+seeds: {{background_threshold: 0.2}}
+train: {{epochs: 3, batch_size: 8, crop_px: 33, save_every: 2, keep: 2}}
+predict: {{size_px: 49}}
+run: {{workers: 2}}
+"""
+# Stage -> tool and arguments; {0} is the folder of the run. A stage reads what those before it left.
+STAGES: Dict[str, str] = {
+    "prepare": "prepare --list train --list val --out {0}/records --seeds {0}/tree/SegmentationClassAug",
+    "train_cam": "train_cam --records {0}/records --snapshot {0}/cam",
+    "make_seeds": "make_seeds --records {0}/records --classifier {0}/cam --out {0}/seeds",
+    "train": "train --label-root {0}/seeds --snapshot {0}/cian",
+    "predict": "predict --snapshot {0}/cian --processes 2 --quiet --data-list train --out {0}/val",
+    "evaluate": "evaluate --prediction-root {0}/val/pred_crf --data-list train",
+    "predict, second round": "predict --snapshot {0}/cian --retrain-labels --processes 2 --quiet",
+    "retrain": "retrain --snapshot {0}/cian",
+    "export, symbol": "export --snapshot {0}/cian --out {0}/export/net --format symbol,training",
+    "export, ONNX": "export --snapshot {0}/cian --out {0}/export/net --format onnx",
+    "reproduce": "reproduce --table 2 --rows rt --dataset msrc --data {0}/tree --train-list train "
+                 "--classes {0}/tree/classes.txt --out {0}/tables --set network.model=resnet18_largefov "
+                 "network.pretrained= cam.model=resnet18 cam.pretrained= train.freeze= train.epochs=1 "
+                 "train.crop_px=33 cam.epochs=1 cam.batch_size=8 predict.size_px=49 run.workers=2",
+    "demo": "demo --out {0}/demo",
+}
+ALONE = ("reproduce", "demo", "retrain")  # what stages after them do not read, and the longest
+CONFIGURED = tuple(stage for stage in STAGES if stage not in ("reproduce", "demo"))
+# What differs between two undisturbed runs, because it holds times or is a log.
+CHANGING = re.compile(r"\.log$|/events\.out|done\.json$|report\.(md|html|json)$|index\.html$|-scores\.png$"
+                      r"|-training\.png$|run\.json$")
+
+
+class Template(NamedTuple):
+    """What a stage begins with, what it leaves (by relative path), and how long it takes."""
+
+    before: Path
+    after: Dict[str, bytes]
+    seconds: float
+
+
+def command(stage: str, folder: Path) -> List[str]:
+    """The module and arguments of a stage in the folder of a run."""
+    tool, *arguments = STAGES[stage].format(folder).split()
+    settings = ["-c", f"{folder}/settings.yaml"] if stage in CONFIGURED else []
+    return [f"cian.tools.{tool}", *(settings if tool != "retrain" else []), *arguments]
+
+
+def make_templates(home: Path, stages: List[str]) -> Dict[str, Template]:
+    """Run the stages undisturbed in ``home/run`` and keep what is before and after each."""
+    run, found = home / "run", {}
+    shutil.rmtree(home, ignore_errors=True)
+    run.mkdir(parents=True)
+    make_data(run / "tree")
+    (run / "settings.yaml").write_text(SETTINGS.format(tree=run / "tree"))
+    (home / "before").mkdir()
+    for stage in list(STAGES)[:1 + max(map(list(STAGES).index, stages))]:
+        if stage in ALONE and stage not in stages:
+            continue
+        if stage == "retrain":
+            _keep_half_of_labels(run)
+        before = home / "before" / stage
+        shutil.copytree(run, before, symlinks=True)
+        started = time.monotonic()
+        trial = Run(command(stage, run), home / "template.log")
+        if trial.end(4 * LIMIT_S) != 0:
+            raise RuntimeError(f"the undisturbed stage {stage!r} fails: {trial.told()[-2000:]}")
+        found[stage] = Template(before, contents(run), time.monotonic() - started)
+        print(f"{stage}: {found[stage].seconds:.1f} s undisturbed", flush=True)
+        if stage in ALONE:
+            restore(before, run)
+    return found
+
+
+def _keep_half_of_labels(run: Path) -> None:
+    """Every second label of the second round becomes the truth, for these networks learn nothing; the
+    others are missing, so that the stage predicts them first.
+    """
+    for folder in ("train_aug_pred", "train_aug_pred_crf"):
+        for number, path in enumerate(sorted((run / "cian" / folder).glob("*.png"))):
+            path.unlink()
+            if number % 2:
+                shutil.copy(run / "tree" / "SegmentationClassAug" / path.name, path)
+
+
+def restore(before: Path, run: Path) -> None:
+    """Put a folder back as it was, times of files included."""
+    shutil.rmtree(run)
+    shutil.copytree(before, run, symlinks=True)
+
+
+def contents(run: Path) -> Dict[str, bytes]:
+    """Every file below a run's folder; of those that change from run to run, the name alone."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        if path.is_file() or not any(path.iterdir()):
+            found[_steady(name)] = b"" if path.is_dir() or CHANGING.search(name) else path.read_bytes()
+    return found
+
+
+def _steady(name: str) -> str:
+    return re.sub(r"events\.out\..*", "events.out", name)
+
+
+def differences(found: Dict[str, bytes], wanted: Dict[str, bytes]) -> List[str]:
+    """What differs between a run that was disturbed and one that was not."""
+    wrong = [f"is missing: {name}" for name in wanted if name not in found]
+    wrong += [f"is left: {name}" for name in found if name not in wanted]
+    return wrong + [f"differs: {name}" for name in wanted
+                    if name in found and not same(found[name], wanted[name])]
+
+
+def same(one: bytes, other: bytes) -> bool:
+    """Whether two files hold the same; of archives (states, tables) their members."""
+    if one == other:
+        return True
+    if one[:4] == b"PK\3\4" == other[:4]:
+        return _members(one) == _members(other)
+    return False
+
+
+def _members(content: bytes) -> Dict[str, Any]:
+    import io
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        found: Dict[str, Any] = {name: archive.read(name) for name in archive.namelist()}
+    for name, member in found.items():
+        if name.startswith("tree.json"):
+            found[name] = json.loads(member[member.index(b"{"):])
+    return found

@@ -1,0 +1,100 @@
+"""Faults of the system while a stage runs: one line, an exit code, and what was there is whole."""
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from faulting.running import Run, Watcher
+from faulting.stages import Template, command, contents, differences, restore
+
+MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run
+    "read-only folder": 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
+    "shared memory of 1 MB": 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"',
+}
+LIMITS = {"file size": resource.RLIMIT_FSIZE, "descriptors": resource.RLIMIT_NOFILE,
+          "memory": resource.RLIMIT_AS}
+FAULTS = (*LIMITS, *MOUNTS, "SIGTERM", "Ctrl-C", "a stopped child", "two at once", "a folder vanishes")
+
+
+def can_mount() -> bool:
+    """Whether this process may have a mount namespace of its own."""
+    return subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def system_trial(seed: int, fault: str, stage: str, number: int, template: Template,
+                 home: Path) -> Dict[str, Any]:
+    """A stage with a fault, and the same command without it; faults are what is not as promised."""
+    rng = random.Random(f"{seed} {fault} {stage} {number}")
+    run, log = home / "run", home / "trial.log"
+    restore(template.before, run)
+    log.unlink(missing_ok=True)
+    if fault in MOUNTS and not can_mount():
+        return {"skipped": "no mount namespace", "faults": []}
+    watcher = Watcher(run)
+    codes, faults = _with_fault(fault, rng, stage, template, run, log)
+    told = log.read_text(errors="replace")
+    failed = [code for code in codes if code]
+    if "Traceback" in told:
+        faults.append(f"a traceback: {told[-700:]}")
+    if None in codes:
+        faults.append("hangs")
+    if fault == "a stopped child" and failed:
+        faults.append(f"ends with {failed}: {told[-300:]}")
+    silent = "error:" not in told and "interrupted" not in told
+    if failed and silent and fault not in ("SIGTERM", "a folder vanishes"):
+        faults.append(f"ends with {failed} and says nothing: {told[-300:]}")
+    again = Run(command(stage, run), log)
+    code = again.end()
+    if code != 0:
+        faults.append(f"the same command without the fault ends with {code}: {again.told()[-500:]}")
+    faults += [f"is left: {line}" for line in again.left()]
+    faults += [f"was half written under its name: {path}" for path in watcher.close()]
+    if code == 0:
+        faults += differences(contents(run), template.after)
+    return {"codes": codes, "faults": faults}
+
+
+def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, run: Path, log: Path) -> Any:
+    options: Dict[str, Any] = {}
+    if fault in LIMITS:
+        limit = int({"file size": lambda: 10 ** rng.uniform(0, 6), "descriptors": lambda: rng.uniform(5, 60),
+                     "memory": lambda: rng.uniform(0.1, 3) * 2 ** 30}[fault]())
+        options["preexec_fn"] = lambda: resource.setrlimit(LIMITS[fault], (limit, limit))
+    prefix = ["unshare", "-m", "sh", "-c", MOUNTS[fault], str(run)] if fault in MOUNTS else []
+    trials = [Run(command(stage, run), log, prefix, **options) for _ in range(1 + (fault == "two at once"))]
+    if fault in ("SIGTERM", "Ctrl-C", "a stopped child", "a folder vanishes"):
+        time.sleep(rng.uniform(0, 1) * template.seconds)
+        _disturb(fault, rng, trials[0], run, {path.name for path in template.before.iterdir()})
+    codes = [trial.end() for trial in trials]
+    return codes, [f"outlives the fault: {line}" for trial in trials for line in trial.left()]
+
+
+def _disturb(fault: str, rng: random.Random, trial: Run, run: Path, there: Any) -> None:
+    if fault == "SIGTERM":
+        trial.kill("parent", 0, signal.SIGTERM)
+    elif fault == "Ctrl-C":
+        try:
+            os.killpg(trial.process.pid, signal.SIGINT)
+        except ProcessLookupError:
+            return
+    elif fault == "a stopped child":
+        pick = rng.random()
+        trial.kill("child", pick, signal.SIGSTOP)
+        time.sleep(2)
+        trial.kill("all", pick, signal.SIGCONT)
+    else:
+        for path in [path for path in run.iterdir() if path.name not in there]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def steps(faults: Sequence[str], stages: List[str], tries: int) -> List[Any]:
+    """(fault, stage, number), ``tries`` of each fault, spread over the stages."""
+    return [(fault, stages[(number + place) % len(stages)], number) for number in range(tries)
+            for place, fault in enumerate(faults)]
