@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+TYPES ?= build/types
 MSRC ?= ../shared/data/msrc
 VOC6 ?= ../shared/data/voc6
 VOC6_SEEDS ?= 0,1,2,3,4
@@ -10,7 +11,7 @@ SEED_TABLE_4 ?= 3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint reproduce-msrc reproduce-voc6 clean
+.PHONY: demo test lint types docs reproduce-msrc reproduce-voc6 clean
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py --out runs/demo
@@ -18,9 +19,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-lint: $(STAMP)
+lint: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The package cian as it is installed, by links, for the type checker sees no editable installation.
+types:
+	rm -rf $(TYPES) && mkdir -p $(TYPES)/cian/tools
+	ln -s $(CURDIR)/tools/cian/* $(CURDIR)/symbols $(CURDIR)/data $(TYPES)/cian
+	ln -s $(CURDIR)/tools/*.py $(CURDIR)/tools/engine $(TYPES)/cian/tools
 
 # Tables 2 to 4 on the small real data set (over an hour on two cores); what was broken off goes on by the same command.
 MSRC_RUN := tools/reproduce.py --dataset msrc --data $(MSRC) --classes $(MSRC)/classes.txt --train-list train --out runs/msrc --jobs $(JOBS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict
-from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple, Union, cast
 
 import mxnet as mx
 import numpy as np
@@ -133,7 +133,9 @@ class CropIter(mx.io.DataIter):
         return self._pool is not None and self._pool.ready()
 
     def state_dict(self) -> Dict[str, Any]:
-        """State after the last batch handed out, fit for JSON."""
+        """State after the last batch handed out, fit for JSON; the same in all parts, and that of
+        one iterator in place of them.
+        """
         return {"settings": self._settings(), "sampler": self.sampler.state_dict(),
                 "position": self._position, "random": self._random}
 
@@ -197,7 +199,7 @@ class CropIter(mx.io.DataIter):
             return [(index, transform.draw_in_order(self.sampler.rng, sizes[index]))
                     for index in rows.tolist()]
         servings = self._servings[self._planned]
-        seed, epoch = int(self.sampler.seed), self.sampler.epoch
+        seed, epoch = cast(int, self.sampler.seed), self.sampler.epoch
         return [(index, transform.draw_by_counter(seed, epoch, index, serving, sizes[index]))
                 for index, serving in zip(rows.tolist(), servings.tolist())]
 
@@ -224,7 +226,7 @@ class CropIter(mx.io.DataIter):
     def _settings(self) -> Dict[str, Any]:
         transform = {name: list(value) if isinstance(value, tuple) else value
                      for name, value in asdict(self.maker.transform).items()}
-        return {**transform, "batch_size": self.batch_size, "num_parts": self.num_parts,
+        return {**transform, "batch_size": self.batch_size * self.num_parts,
                 "images": self.maker.images.identity,
                 "seeds": self.maker.seeds.identity if self.maker.seeds is not None else None}
 

@@ -48,6 +48,8 @@ class PairIter(CropIter):
         A batch that does not divide into groups for each device, a bad option, images without seeds.
     """
 
+    sampler: GroupSampler
+
     def __init__(self, images: RecordSet, seeds: RecordSet, *, batch_size: int, group_size: int = 2,
                  num_devices: int = 1, crop_px: int = 321, scales: Sequence[float] = SCALES,
                  mirror: bool = True, label_resize: str = "bilinear",
@@ -60,8 +62,8 @@ class PairIter(CropIter):
                 f"{batch_size} images do not divide into groups of {group_size} on {num_devices} device(s)",
                 field="batch_size", remedy=f"use a multiple of {group_size * num_devices}")
         self.group_size, self.num_devices = group_size, num_devices
-        cut = {"crop_px": crop_px, "scales": tuple(scales), "mirror": mirror, "label_resize": label_resize,
-               "label_padding": label_padding}
+        cut: Dict[str, Any] = {"crop_px": crop_px, "scales": tuple(scales), "mirror": mirror,
+                               "label_resize": label_resize, "label_padding": label_padding}
         positions = match_seeds(images, seeds)
         maker = (BatchMaker(images, CropTransform(**cut), seeds, positions) if features is None
                  else WindowMaker(features, images, WindowTransform(**cut), seeds, positions))
@@ -95,7 +97,7 @@ class PairIter(CropIter):
         return [mx.nd.array(seeds), mx.nd.array(image_labels)]
 
     def _settings(self) -> Dict[str, Any]:
-        return {**super()._settings(), "num_devices": self.num_devices}
+        return {**super()._settings(), "num_devices": self.num_devices * self.num_parts}
 
 
 class ClassificationIter(CropIter):
@@ -113,6 +115,8 @@ class ClassificationIter(CropIter):
     seed : random numbers are those of the counter (seed, epoch, image)
     shuffle : draw the order of each epoch anew
     """
+
+    sampler: ImageSampler
 
     def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321,
                  scales: Sequence[float] = SCALES, mirror: bool = True, seed: int = 0, shuffle: bool = True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Deque, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Deque, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class WindowMaker(BatchMaker):
     maps : features of ``images`` at every scale of the transform, and of the mirrored images.
     """
 
-    dtype = np.dtype(np.float32)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __init__(self, maps: Maps, images: RecordSet, transform: WindowTransform,
                  seeds: Optional[RecordSet] = None, seed_positions: Optional[np.ndarray] = None) -> None:

@@ -31,7 +31,7 @@ class BatchMaker:
     seed_positions : position in ``seeds`` of each image's label map
     """
 
-    dtype = np.dtype(np.uint8)
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def __init__(self, images: RecordSet, transform: CropTransform, seeds: Optional[RecordSet] = None,
                  seed_positions: Optional[np.ndarray] = None) -> None:

@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,15 @@ SOURCES = sorted(path for folder in ("symbols", "data", "tools") for path in (RO
 GROUND = ("cian.errors", "cian.environment", "cian.files", "cian.processes")
 ALLOWED = {"symbols": (*GROUND, "cian.symbols"), "data": (*GROUND, "cian.data"),
            "tools/engine": (*GROUND, "cian.symbols", "cian.data", "cian.tools.engine")}
+# The rooms of the engine: a room may use those of the lines before it, and the ground below them all.
+FLOORS = ({"models"}, {"training", "prediction", "export"}, {"seeds"}, {"reproduction", "fidelity"})
+MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 45, 315, 150  # lines; of a function without its docstring
+LONG_FILES = {"tools/engine/config.py": 450, "tools/engine/training/round.py": 410,  # one schema; one round
+              "tools/engine/fidelity/original.py": 330}  # runs alone, beside the original's own modules
+# Tests of what no single file does, or of one file's behaviour under a heading of its own.
+BY_TOPIC = {f"test_{name}" for name in (
+    "layout", "pages", "damage", "masks", "packing", "hostile_model_files", "freezing", "whole_network",
+    "chain", "defects", "document", "original")}
 
 
 def imported_modules(path):
@@ -58,7 +71,66 @@ def test_source_has_no_eval_star_import_or_bare_except(path):
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.parent == ROOT / "tools"],
                          ids=lambda path: path.name)
 def test_entry_points_stay_thin(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_ENTRY
+
+
+def test_files_and_functions_stay_short():
+    for path in SOURCES:
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= LONG_FILES.get(name, MAX_FILE), name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                documented = node.body[0] if ast.get_docstring(node) else None
+                words = documented.end_lineno - documented.lineno + 1 if documented else 0
+                assert node.end_lineno - node.lineno + 1 - words <= MAX_FUNCTION, f"{name}: {node.name}"
+
+
+@pytest.mark.parametrize("room", [room for floor in FLOORS for room in sorted(floor)] + [""])
+def test_no_arrow_climbs_between_the_rooms_of_the_engine(room):
+    at = next((number for number, floor in enumerate(FLOORS) if room in floor), 0)
+    below = set().union(*FLOORS[:at]) | {room}
+    for path in sorted((ROOT / "tools" / "engine" / room).glob("*.py")):
+        for module in imported_modules(path):
+            parts = module.split(".")[3:4] if module.startswith("cian.tools.engine.") else []
+            is_room = any(parts == [other] for floor in FLOORS for other in floor)
+            assert not is_room or parts[0] in below, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_the_type_checker_sees_a_wrong_call_across_folders(tmp_path):
+    if importlib.util.find_spec("mypy") is None or shutil.which("make") is None:
+        pytest.skip("mypy or make is not installed")
+    subprocess.run(["make", "-s", "types", f"TYPES={tmp_path / 'types'}"], cwd=ROOT, check=True)
+    (tmp_path / "types" / "cian" / "planted.py").write_text(
+        "from cian.files import read_bytes\nread_bytes(1, 2, 3, nonsense=4)\n", encoding="utf-8")
+    found = subprocess.run([sys.executable, "-m", "mypy", "-p", "cian.planted", "--cache-dir", os.devnull],
+                           cwd=ROOT, env={**os.environ, "MYPYPATH": str(tmp_path / "types")},
+                           capture_output=True, text=True)
+    assert found.returncode == 1 and "planted.py:2: error: " in found.stdout, found.stdout + found.stderr
+
+
+def test_tests_mirror_the_sources():
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = path.relative_to(ROOT / "tests").parent
+        at_top = folder.parts[:1] in (("symbols",), ("data",), ("tools",), ("benchmarks",))
+        source = ROOT / ("" if at_top else "tools") / folder / f"{path.stem[len('test_'):]}.py"
+        assert path.stem in BY_TOPIC or source.is_file(), f"{path.relative_to(ROOT)} tests no file"
+
+
+def test_the_readme_names_every_room_and_every_tool():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rooms = [f"engine/{room}/" for floor in FLOORS for room in floor]
+    tools = [f"tools/{path.name}" for path in SOURCES if path.parent == ROOT / "tools"
+             and "run_tool(main)" in path.read_text(encoding="utf-8")]
+    assert [name for name in (*rooms, *tools, "tools/cian/") if name not in text] == []
+
+
+def test_prose_is_wrapped_at_100_columns():
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/README.md")]):
+        fenced = False
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            fenced ^= line.startswith("```")
+            prose = not fenced and not line.lstrip().startswith(("|", "![", "```", "<"))
+            assert not prose or len(line) <= 100, f"{path.relative_to(ROOT)}:{number} is {len(line)} long"
 
 
 def test_every_public_function_and_class_has_a_docstring():

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from cian.data.records import RecordSet
 
 EPILOG = """\
-The folder OUT gets NAME.png for every image, seeds.json (what they were made with, and Table 4's
+The folder OUT gets NAME.png for every image, balance.json (what the labels alone tell of them, as
+printed), seeds.json (what they were made with, and Table 4's
 choice of names) and, with --measure, quality.json. Ground truth is opened for --measure and
 --strong-masks alone; nothing else of the seeds depends on --measure.
 
@@ -65,20 +66,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[str, Any]:
     from cian.environment import usable_cores
+    from cian.files import write_json
     from cian.tools.engine.devices import parse_devices
     from cian.tools.engine.models.snapshot import resolve_checkpoint
+    from cian.tools.engine.seeds.balance import balance_table, label_pixels, seed_balance
     from cian.tools.engine.seeds.make import make_seeds
     from cian.tools.engine.seeds.maps import CamMaps, load_classifier
     from cian.tools.engine.seeds.quality import CamScore
+    from cian.tools.engine.seeds.thresholds import choose_thresholds
 
-    device = parse_devices(config.run.devices)[0]
+    device, workers = parse_devices(config.run.devices)[0], config.run.workers or usable_cores()
     net, digest = load_classifier(resolve_checkpoint(args.classifier or config.run.snapshot), images.classes,
                                   device)
-    score = CamScore(args.measure, images.classes,
-                     config.seeds.foreground_threshold) if args.measure else None
-    written = make_seeds(config.seeds, images, CamMaps.of(net, config.seeds, device), args.out,
-                         {"classifier": digest}, strong_masks=args.strong_masks,
-                         workers=config.run.workers or usable_cores(), watch=score, progress=True)
+    settings, maps = config.seeds, CamMaps.of(net, config.seeds, device)
+    if settings.thresholds == "auto":
+        settings = choose_thresholds(settings, images, maps)
+        print(f"chosen: seeds.foreground_threshold={settings.foreground_threshold:g} "
+              f"seeds.background_threshold={settings.background_threshold:g}")
+    score = CamScore(args.measure, images.classes, settings.foreground_threshold) if args.measure else None
+    written = make_seeds(settings, images, maps, args.out, {"classifier": digest},
+                         strong_masks=args.strong_masks, workers=workers, watch=score, progress=True)
+    balance = seed_balance(label_pixels(args.out, images.names, workers), images.labels, images.classes)
+    write_json(os.path.join(args.out, "balance.json"), balance)
+    print(balance_table(balance))
     print(f"{args.out}: {written} seeds written, {len(images) - written} were there")
     return {"cam": score.evaluation().to_dict()} if score else {}
 

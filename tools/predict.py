@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 # Processes that refine beside this one import this file too: what they have no use for, MXNet above
 # all, is imported in functions.
@@ -51,8 +51,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
     samples = shard(find_samples(args, config), part)
     classes = getattr(args, "data.classes")
-    opened = {"path": checkpoint, "settings": config.predict, "model": getattr(args, "network.model") or "",
-              "classes": load_classes(classes) if classes else None}
+    opened: Dict[str, Any] = {
+        "path": checkpoint, "settings": config.predict, "model": getattr(args, "network.model") or "",
+        "classes": load_classes(classes) if classes else None}
     root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
     left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
     batches = -(-left // config.predict.batch_size)

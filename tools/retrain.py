@@ -22,6 +22,7 @@ from cian.processes import run_child
 from cian.tools.arguments import config_from, make_parser, resolved
 from cian.tools.engine.config import Config, check_recorded, load_config, save_config
 from cian.tools.engine.prediction.outputs import label_folder
+from cian.tools.engine.training.watch import KVSTORE_ALONE, join
 
 EPILOG = ("The folder SNAPSHOT_retrain gets what tools/train.py writes; "
           "a run that stops goes on by the same command.")
@@ -41,13 +42,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise InputError("no folder of a first round was named", field="run.snapshot",
                          remedy="give --snapshot FOLDER")
     first = config.run.snapshot[:-len(SUFFIX)]
+    member = join(config.run)
     # imports MXNet, whose threads config_from has set
     from cian.tools.engine.training.round import first_round_checkpoint, fit
 
     start = first_round_checkpoint(args.start or first, config.network.model)
     if config.data.label_root == os.path.join(first, label_folder(config.predict.retrain_crf)):
         _predict_missing(config, first, start)
-    print(fit(config, start=start, fresh=args.fresh))
+    _tell_losses(config, start)
+    print(fit(config, start=start, fresh=args.fresh, member=member))
     return 0
 
 
@@ -87,6 +90,9 @@ def _predict_missing(config: Config, first: str, start: str) -> None:
                if not os.path.isfile(os.path.join(config.data.label_root, f"{name}.png"))]
     if not missing:
         return
+    if config.run.kvstore != KVSTORE_ALONE:
+        raise InputError(f"lacks {len(missing)} labels of the second round", file=config.data.label_root,
+                         remedy="make them first, with tools/predict.py --retrain-labels")
     print(
         f"{len(missing)} labels of the second round are missing in {config.data.label_root}; predicting them",
         flush=True)
@@ -99,6 +105,27 @@ def _predict_missing(config: Config, first: str, start: str) -> None:
         raise InputError("the labels of the second round could not be predicted, see above",
                          file=config.data.label_root,
                          remedy="mend the cause, or give labels with --label-root")
+
+
+def _tell_losses(config: Config, start: str) -> None:
+    """Warn of what the labels have lost against the seeds of the round that ``start`` is of, where
+    those are at hand.
+    """
+    from cian.data.classes import load_classes
+    from cian.environment import usable_cores
+    from cian.tools.engine.seeds.balance import lost_labels
+    from cian.tools.engine.training.sources import training_names
+
+    recorded = os.path.join(os.path.dirname(start), "config.yaml")
+    seeds, labels = (load_config([recorded]).data.label_root if os.path.isfile(recorded) else "",
+                     config.data.label_root)
+    names = training_names(config)
+    if not seeds or not all(os.path.isfile(os.path.join(root, f"{name}.png"))
+                            for root in (seeds, labels) for name in names):
+        return
+    for text in lost_labels(seeds, labels, names, load_classes(config.data.classes),
+                            config.run.workers or usable_cores()):
+        print(f"warning: labels of the second round: {text}", flush=True)
 
 
 if __name__ == "__main__":

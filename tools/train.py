@@ -14,6 +14,7 @@ from typing import List, Optional, Sequence
 
 from cian.errors import run_tool
 from cian.tools.arguments import config_from, make_parser
+from cian.tools.engine.training.watch import join
 
 EPILOG = """\
 The folder SNAPSHOT gets MODEL-EPOCH.params with .params.json (the last --num-save epochs),
@@ -34,9 +35,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         help="remove the checkpoints of another run in SNAPSHOT, and start anew")
     args = parser.parse_args(given)
     config = config_from(args)
+    member = join(config.run)
     from cian.tools.engine.training.round import fit  # imports MXNet, whose threads config_from has set
 
-    print(fit(config, fresh=args.fresh))
+    print(fit(config, fresh=args.fresh, member=member))
     return 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from cian.data.classes import read_label_png
 from cian.errors import InputError
 from cian.tools import make_seeds
+from cian.tools.engine.seeds import thresholds
 
 IMAGES = 7
 
@@ -31,6 +32,28 @@ def test_seeds_hold_the_image_level_labels_and_no_look_at_the_ground_truth(label
         seeds = read_label_png(tmp_path / "seeds" / f"image_{number:02d}.png")
         assert seeds.shape == (37, 41) and set(np.unique(seeds)) <= allowed
     assert not (tmp_path / "seeds" / "quality.json").exists()
+    balance = json.loads((tmp_path / "seeds" / "balance.json").read_text())
+    assert balance["images"] == IMAGES and [row["images"] for row in balance["classes"].values()] == [5, 4, 3]
+
+
+def test_chosen_thresholds_are_told_used_and_recorded(labelled_data, cam_snapshot, tmp_path, capsys,
+                                                  monkeypatch):
+    monkeypatch.setattr(thresholds, "LEAST", -1.0)  # the images are noise
+    command = [*labelled_data, "--snapshot", cam_snapshot, "--out", str(tmp_path / "seeds"),
+               "seeds.thresholds=auto"]
+    for written in (IMAGES, 0):
+        assert make_seeds.main(command) == 0
+        told = capsys.readouterr().out
+        assert f"{written} seeds written" in told
+    found = json.loads((tmp_path / "seeds" / "seeds.json").read_text())["seeds"]
+    chosen = {key: found[key] for key in ("foreground_threshold", "background_threshold")}
+    assert found["thresholds"] == "auto" and list(chosen.values()) != [0.3, 0.06]
+    assert all(f"seeds.{key}={value:g}" in told for key, value in chosen.items())
+    make_seeds.main([*command[:-3], "--out", str(tmp_path / "given"),
+                     *(f"seeds.{key}={value}" for key, value in chosen.items())])
+    for number in range(IMAGES):
+        name = f"image_{number:02d}.png"
+        assert (tmp_path / "seeds" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
 
 
 def test_measuring_changes_no_seed_and_reports_the_quality(labelled_data, cam_snapshot, tmp_path, capsys):

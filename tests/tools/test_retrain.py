@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 
+from cian.data.classes import read_label_png, write_label_png
 from cian.errors import InputError
 from cian.symbols.backbones import TINY
 from cian.symbols.params_file import read_params
@@ -71,6 +72,19 @@ def test_the_printed_configuration_is_the_one_that_the_second_round_has(tmp_path
     assert load_config([tmp_path / "printed.yaml"]) == config.replace(
         train={"lr": 0.5}, run={"snapshot": first + "_retrain"},
         data={"label_root": os.path.join(first, "train_aug_pred_crf")})
+
+
+def test_labels_that_lost_what_the_seeds_have_are_told_before_the_round(first, tmp_path, capfd):
+    config, _ = first
+    labels = tmp_path / "labels"
+    for number in range(12):  # the middle class is lost, the others are kept
+        name = f"image_{number:02d}.png"
+        seeds = read_label_png(tmp_path / "data" / "seeds" / name)
+        write_label_png(labels / name, np.where(seeds == 2, 0, seeds).astype(np.uint8))
+    retrain.main(["--snapshot", config.run.snapshot, "--label-root", str(labels)])
+    told = [line for line in capfd.readouterr().out.splitlines() if line.startswith("warning:")]
+    assert told[-1] == "warning: labels of the second round: dog: 100% of its seeds are lost"
+    assert not [line for line in told if "cat" in line or "bird" in line]
 
 
 def test_the_second_rounds_configuration_is_the_firsts_with_other_labels(tmp_path):

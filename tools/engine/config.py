@@ -186,6 +186,9 @@ class SeedConfig:
     background_threshold: float = option(
         0.06, "saliency in [0, 1] below which a pixel is background; the kinds of saliency differ in scale",
         low=0, high=1)
+    thresholds: str = option(
+        "given", "both thresholds as given, or auto: chosen without masks, where CAM and saliency agree",
+        ("given", "auto"), hashed="changed")
     saliency: str = option(
         "builtin", "maps: images (a folder of NAME.png, the paper's way), builtin (barrier distance and "
         "colour contrast to the image's "
@@ -236,7 +239,13 @@ class RunConfig:
     it began with."""
 
     snapshot: str = option("", "folder of checkpoints, logs and predictions", hashed=False)
-    devices: Tuple[str, ...] = option(("cpu:0",), "devices, cpu:N or gpu:N")
+    devices: Tuple[str, ...] = option(("cpu:0",), "devices of each worker, cpu:N or gpu:N")
+    kvstore: str = option(
+        "device", "what sums the gradients: device (this process), or MXNet's parameter server over the "
+        "workers of tools/launch.py: dist_sync, or dist_device_sync, which sums a worker's own on its GPUs",
+        ("device", "dist_sync", "dist_device_sync"), hashed=False)
+    patience: float = option(60.0, "seconds after which a silent process of a job counts as lost", low=1,
+                             high=86400, hashed=False)
     workers: int = option(0, "processes for loading and CRF; 0 is one a core", low=0, high=1024, hashed=False)
     processes: int = option(
         0, "processes with a network each for prediction on the CPU, which share its cores; 0: two for "

@@ -55,7 +55,7 @@ class View:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """(3, H', W') float32 RGB of an (H, W, 3) uint8 BGR image."""
-        height, width = scaled_size(*image.shape[:2], self.scale)
+        height, width = scaled_size(image.shape[0], image.shape[1], self.scale)
         image = cv2.flip(image, 1) if self.mirror else image
         image = image if self.scale == 1 else cv2.resize(image, (width, height))
         padded = np.zeros((3, max(height, self.least_px), max(width, self.least_px)), np.float32)

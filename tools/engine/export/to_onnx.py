@@ -16,9 +16,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from cian.errors import InputError
+from cian.tools.engine.models.onnx_model import IR_VERSION, OPSET
 from cian.tools.engine.models.symbol_graph import SymbolGraph, SymbolNode
 
-OPSET, IR_VERSION = 13, 7
 _END = np.iinfo(np.int64).max
 
 

@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import os
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import asdict, fields, replace
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon import HybridBlock, SymbolBlock
+from mxnet.gluon import SymbolBlock
 
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write_bytes, staging, write_error
@@ -25,49 +25,12 @@ from cian.symbols.layers import reorder_sums
 from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, versions, write_metadata
 from cian.symbols.params import AUXILIARY, configure_training, save_params
-from cian.symbols.testtime import TestTimeNetwork
 from cian.tools.engine.config import LossConfig
 from cian.tools.engine.export.agreement import Agreement, as_numpy, compare, fitted, generated_images
-from cian.tools.engine.export.to_onnx import OPSET, GraphWriter, add_network, make_onnx
-from cian.tools.engine.models.onnx_model import OnnxNetwork, graph_digest, import_onnx, write_props
+from cian.tools.engine.export.to_onnx import GraphWriter, add_network, make_onnx
+from cian.tools.engine.models.onnx_model import OPSET, OnnxNetwork, graph_digest, import_onnx, write_props
+from cian.tools.engine.models.procedure import Procedure
 from cian.tools.engine.models.symbol_graph import SymbolGraph, number_names
-
-
-@dataclass(frozen=True)
-class Procedure:
-    """What an exported file computes of an image.
-
-    Attributes
-    ----------
-    scales, add_max, mirror : see :class:`~cian.symbols.MultiScale`; the mean over them is inside the file.
-    resolution : 'input' or 'stride8'.
-    output : 'logits' or 'probabilities'.
-    size_px : side of the square that the file is fixed to; 0 is any size.
-    """
-
-    scales: Tuple[float, ...] = (1.0,)
-    add_max: bool = False
-    mirror: bool = False
-    resolution: str = "input"
-    output: str = "logits"
-    size_px: int = 0
-
-    @classmethod
-    def recorded(cls, export: Mapping[str, Any]) -> Procedure:
-        """The procedure that a file's metadata records; what is absent or of a wrong type is as the
-        defaults.
-        """
-        kept: Dict[str, Any] = {key.name: export[key.name]
-                                for key in fields(cls) if type(export.get(key.name)) is type(key.default)}
-        scales = export.get("scales")
-        if isinstance(scales, list) and all(isinstance(scale, (int, float)) for scale in scales):
-            kept["scales"] = tuple(scales)
-        return cls(**kept)
-
-    def network(self, net: HybridBlock) -> TestTimeNetwork:
-        """The live network that does this, sharing the parameters of ``net``, which returns [logits]."""
-        return TestTimeNetwork(net, self.scales, self.add_max, self.mirror, self.resolution, self.output)
-
 
 FILES = {
     "symbol": ("{}-symbol.json", "{}-0000.params", "{}-0000.params.json"),

@@ -163,7 +163,7 @@ def prefixed(arrays: Arrays, prefix: str) -> Arrays:
 def loss_gradients(own: np.ndarray, cross: np.ndarray, labels: np.ndarray, devices: int) -> Arrays:
     """Gradients of our four losses at given logits, device by device, by the names of ``LOSSES``."""
     classes = own.shape[1]
-    losses = {"seed": SeedLoss(classes), "completion": CompletionLoss(classes)}
+    losses: Dict[str, Any] = {"seed": SeedLoss(classes), "completion": CompletionLoss(classes)}
     pieces: Dict[str, List[np.ndarray]] = {name: [] for name in LOSSES}
     for block in np.split(np.arange(len(own)), devices):
         seeds, target, present = mx.nd.array(labels[block]), mx.nd.array(cross[block]), mx.nd.ones(

@@ -19,8 +19,8 @@ from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params_file import read_params
 from cian.tools.engine.config import NetworkConfig, PredictConfig
-from cian.tools.engine.export.write import Procedure
 from cian.tools.engine.models.onnx_model import OnnxNetwork
+from cian.tools.engine.models.procedure import Procedure
 from cian.tools.engine.models.snapshot import load_network, resolve_checkpoint
 from cian.tools.engine.models.symbol_model import load_symbol
 

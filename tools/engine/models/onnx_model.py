@@ -19,6 +19,7 @@ from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
 from cian.files import read_bytes
 
+OPSET, IR_VERSION = 13, 7  # that the export writes
 MAX_NODES = 20_000
 _REMEDY = "export it again with tools/export.py, or copy it again"
 _WINDOW, _SMALL = 64, 65536
@@ -164,7 +165,6 @@ def write_props(metadata: Mapping[str, Any]) -> Dict[str, str]:
 
 def _check_graph(model: Any, file: PathLike) -> None:
     """Everything that can be seen from the parsed model alone."""
-    from cian.tools.engine.export.to_onnx import IR_VERSION, OPSET
     if [(entry.domain, entry.version)
         for entry in model.opset_import] != [("", OPSET)] or not 0 < model.ir_version <= IR_VERSION:
         raise InputError(f"is not of operator set {OPSET} alone, as the export writes it", file=file,

@@ -165,12 +165,16 @@ class Snapshot:
         """Path of a file in the folder."""
         return os.path.join(self.folder, name)
 
+    def epoch_path(self, epoch: int) -> str:
+        """Path of the network after an epoch."""
+        return self.path(f"{self.model}-{epoch:04d}.params")
+
     def save_epoch(self, epoch: int, values: Mapping[str, np.ndarray], metadata: Mapping[str, Any],
                    state: Optional[Dict[str, Any]] = None) -> str:
         """Write the network after ``epoch``, and at the same time do as :meth:`save_state` with
         ``state``, which is put in place after the
         network; returns the network's path."""
-        path = self.path(f"{self.model}-{epoch:04d}.params")
+        path = self.epoch_path(epoch)
         self._begin(save_values, values, path, metadata)
         if state is not None:
             self._replace_state(state, self._finish)
@@ -228,6 +232,23 @@ class Snapshot:
             os.unlink(self.state_path)
         for old in find_checkpoints(self.folder, self.model):
             _remove(old.path)
+
+
+class OthersSnapshot(Snapshot):
+    """The folder of a run whose files another process writes: it is read, and not locked."""
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def save_epoch(self, epoch: int, values: Mapping[str, np.ndarray], metadata: Mapping[str, Any],
+                   state: Optional[Dict[str, Any]] = None) -> str:
+        return self.epoch_path(epoch)
+
+    def save_state(self, state: Dict[str, Any], *, wait: bool = True) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
 
 
 def _remove(path: str) -> None:

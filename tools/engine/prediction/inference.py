@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Deque, Dict, Iterable, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +20,18 @@ from cian.tools.engine.prediction.finishing import Finished, Task, finish, prepa
 from cian.tools.engine.prediction.outputs import Outputs
 
 if TYPE_CHECKING:
-    from cian.tools.engine.prediction.predictor import Predictor, Running
+    from cian.tools.engine.fitting import Fit
+    from cian.tools.engine.prediction.predictor import Running
+
+
+class Predicts(Protocol):
+    """What :func:`predict_samples` asks of a network, in this process or in another one."""
+
+    def fit(self, image: np.ndarray) -> Fit:
+        """How this (H, W, 3) image goes to the network."""
+
+    def start(self, images: Sequence[np.ndarray]) -> Running:
+        """Set the network to work on images of one network size; does not wait for it."""
 
 
 @dataclass
@@ -89,7 +100,7 @@ class FinishingPool:
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], outputs: Outputs, *,
+def predict_samples(predictors: Sequence[Predicts], samples: Sequence[Sample], outputs: Outputs, *,
                     batch_size: int = 1, workers: int = 0, progress: bool = False) -> InferenceReport:
     """Predict every sample that is not done and write its files.
 
@@ -128,7 +139,7 @@ def predict_samples(predictors: Sequence[Predictor], samples: Sequence[Sample], 
     return report
 
 
-def _through_network(predictors: Sequence[Predictor], samples: Iterable[Sample], batch_size: int,
+def _through_network(predictors: Sequence[Predicts], samples: Iterable[Sample], batch_size: int,
                      problems: List[InputError]) -> Iterator[Tuple[List[Sample], Running]]:
     """Batches with their running network, in order. Twice as many are under way as there are
     predictors, of which none waits for an image
@@ -149,7 +160,7 @@ def _problems(error: InputError, samples: Sequence[Sample]) -> List[InputError]:
     return [InputError(error.problem, file=sample.path, remedy=error.remedy) for sample in samples]
 
 
-def _batches(predictor: Predictor, samples: Iterable[Sample], batch_size: int,
+def _batches(predictor: Predicts, samples: Iterable[Sample], batch_size: int,
              problems: List[InputError]) -> Iterator[Tuple[List[Sample], List[np.ndarray]]]:
     """Neighbouring samples that read well and whose network sizes agree, up to ``batch_size`` together."""
     group: List[Sample] = []

@@ -162,8 +162,10 @@ def _settings(config: SeedConfig, images: RecordSet, source: Dict[str, Any],
     keys = ("foreground_threshold", "background_threshold", "saliency", "conflicts", "scales", "mirror")
     choice = {"ratio": config.strong_ratio, "seed": config.strong_seed, "of": len(images),
               "names": list(strong)}
-    return {"seeds": {key: getattr(config, key) for key in keys}, "strong": choice if strong else None,
-            "images": images.identity, "classes": images.classes.names, "source": source}
+    chosen = {"thresholds": config.thresholds} if config.thresholds != "given" else {}
+    return {"seeds": {**{key: getattr(config, key) for key in keys}, **chosen},
+            "strong": choice if strong else None, "images": images.identity,
+            "classes": images.classes.names, "source": source}
 
 
 def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:

@@ -84,9 +84,11 @@ class RunLog:
     total : steps of the whole run, for the progress bar (an estimate may be corrected by :meth:`advance`).
     done : steps that were done before this process; scalars of later steps that a killed process
         left are hidden.
+    rank : number of this process among several: all but 0 write only a text log, ``NAME.workerN.log``.
     """
 
-    def __init__(self, folder: PathLike, name: str, total: int, done: int = 0) -> None:
+    def __init__(self, folder: PathLike, name: str, total: int, done: int = 0, rank: int = 0) -> None:
+        name, self._speaks = f"{name}.worker{rank}" if rank else name, not rank
         path = os.path.join(os.fspath(folder), f"{name}.log")
         try:
             os.makedirs(folder, exist_ok=True)
@@ -95,8 +97,10 @@ class RunLog:
             raise InputError(f"cannot be written ({error.strerror})", file=path) from error
         self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"),
                                      purge_step=done + 1 if done else None, flush_secs=10,
-                                     filename_suffix=f".{os.getpid()}.{time.time_ns()}")
-        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=None,
+                                     filename_suffix=f".{os.getpid()}.{time.time_ns()}",
+                                     write_to_disk=self._speaks)
+        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True,
+                         disable=None if self._speaks else True,
                          file=sys.stderr)
 
     def __enter__(self) -> RunLog:
@@ -109,8 +113,9 @@ class RunLog:
         """One line with the time of day, to the text log and the terminal."""
         stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
         self._text.write(stamped + "\n")
-        tqdm.write(stamped, file=sys.stdout)
-        sys.stdout.flush()
+        if self._speaks:
+            tqdm.write(stamped, file=sys.stdout)
+            sys.stdout.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """TensorBoard scalars of a step (counted from 1)."""

@@ -24,16 +24,24 @@ from cian.symbols.pretrained import load_pretrained
 from cian.tools.engine.config import Config, TrainConfig, save_config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.features import Below, View, stored_features
-from cian.tools.engine.models.snapshot import Snapshot, build_network, find_checkpoints, resolve_checkpoint
+from cian.tools.engine.models.snapshot import (
+    OthersSnapshot,
+    Snapshot,
+    build_network,
+    find_checkpoints,
+    resolve_checkpoint,
+)
+from cian.tools.engine.training.distributed import Workers, source_digest, values_digest
 from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
 from cian.tools.engine.training.precision import begin_mixed, refuse_cpus
 from cian.tools.engine.training.sources import open_training_records
 from cian.tools.engine.training.step import NotFinite, Trainer, learning_rate, network_values
+from cian.tools.engine.training.watch import Member
 
 SECTIONS = ("network", "loss", "train", "run")  # of the configuration, what a training run depends on
 
 
-def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
+def fit(config: Config, *, start: PathLike = "", fresh: bool = False, member: Optional[Member] = None,
         backbone_options: Optional[Mapping[str, Any]] = None) -> str:
     """Train a round, or go on with it where it stopped; returns the path of the last checkpoint.
 
@@ -43,6 +51,7 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
     start : ``.params`` of the first round, which a second round starts from; empty starts from
         ``network.pretrained``.
     fresh : remove what another run left in the folder, in place of refusing it.
+    member : of a job of several workers, see :class:`~cian.tools.engine.training.distributed.Workers`.
     backbone_options : of the backbone's class; default those of ``start``, or none.
 
     Raises
@@ -52,18 +61,21 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
         finite, with the images of the batch.
     """
     contexts = parse_devices(config.run.devices)
-    _check(config, len(contexts))
     if config.run.precision == "mixed":
         begin_mixed(contexts)
     if config.run.pinned:
         refuse_cpus(contexts, "run.pinned", "leave run.pinned out")
     with contextlib.ExitStack() as stack:
-        snapshot = stack.enter_context(Snapshot(config.run.snapshot, config.network.model, config.train.keep))
-        state = _state_to_resume(snapshot, config, os.fspath(start), fresh)
-        images, seeds = (stack.enter_context(records) for records in open_training_records(config))
+        workers = stack.enter_context(Workers(config.run, member))
+        _check(config, len(contexts) * workers.num)
+        with workers.in_turn("files"):
+            kind = OthersSnapshot if workers.rank else Snapshot
+            snapshot = stack.enter_context(kind(config.run.snapshot, config.network.model, config.train.keep))
+            state = _state_to_resume(snapshot, workers.as_one(config), os.fspath(start), fresh)
+            images, seeds = (stack.enter_context(records) for records in open_training_records(config))
         iterator = None
         if not config.train.features:  # forks its workers before other threads
-            iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts)))
+            iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts), None, workers))
         net = build_network(config.network, images.classes.num_classes,
                             backbone_options or _backbone_options(os.fspath(start)))
         messages = [f"{images.path}: {len(images)} images; {seeds.path}: {len(seeds)} seeds"]
@@ -73,13 +85,16 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False,
             net.initialize(mx.init.Zero(), ctx=contexts)
             assign(net, network_values(state["trainer"]), source=snapshot.state_path)
         if iterator is None:
-            maps = training_features(config, net, images, contexts[0])
-            iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts), maps))
-        run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start))
+            with workers.in_turn("features"):
+                maps = training_features(config, net, images, contexts[0])
+            iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts), maps, workers))
+        run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start), workers)
         if state is not None:
             run.load_state_dict(state)
             messages.append(
                 f"resumed after {run.step} steps, in epoch {run.epoch + 1} after {run.batch} batches")
+        if member is not None:
+            workers.refuse_others({**run.description(), "images": images.identity, "seeds": seeds.identity})
         return run.run(messages)
 
 
@@ -135,10 +150,13 @@ def training_features(config: Config, net: CIAN, images: RecordSet, device: mx.C
 
 
 def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devices: int,
-                  features: Optional[Maps] = None) -> PairIter:
-    """The iterator of a configuration, over pixels or over stored features."""
-    train = config.train
-    return PairIter(images, seeds, batch_size=train.batch_size, group_size=config.network.group_size,
+                  features: Optional[Maps] = None, workers: Optional[Workers] = None) -> PairIter:
+    """The iterator of a configuration, over pixels or over stored features; of several workers, of
+    this one's part.
+    """
+    train, rank, num = config.train, workers.rank if workers else 0, workers.num if workers else 1
+    return PairIter(images, seeds, batch_size=train.batch_size // num, part_index=rank, num_parts=num,
+                    group_size=config.network.group_size,
                     num_devices=num_devices, crop_px=train.crop_px, scales=train.scales, mirror=train.mirror,
                     label_resize=train.label_resize, label_padding=train.label_padding, pairing=train.pairing,
                     lonely=train.lonely, order=train.order, seed=train.seed,
@@ -154,36 +172,42 @@ class TrainingRun:
     """
 
     def __init__(self, config: Config, snapshot: Snapshot, net: CIAN, images: RecordSet, iterator: PairIter,
-                 contexts: Sequence[mx.Context], start: str = "") -> None:
+                 contexts: Sequence[mx.Context], start: str = "",
+                 workers: Optional[Workers] = None) -> None:
         self.config, self.snapshot, self.net, self.images, self.start = config, snapshot, net, images, start
         self.epoch = self.batch = self.step = 0
+        self._workers = workers or Workers()
+        self._whole = self._workers.as_one(config)  # what decides the result
         self._iterator, self._feed = iterator, DeviceFeed(iterator, contexts, config.run.pinned)
         configure(net, config.train)
         self._loss_parts = _loss_parts(config)
         self._trainer = Trainer(net, training_loss(config, images.classes.num_classes), contexts,
                                 config.train, mixed=config.run.precision == "mixed",
-                                reordered=config.run.sums == "fast", stored=bool(config.train.features))
+                                reordered=config.run.sums == "fast", stored=bool(config.train.features),
+                                workers=self._workers)
         self._meter, self._clock = Meter(), Clock()
         self._images_since = 0
 
     def run(self, messages: Sequence[str] = ()) -> str:
         """Run the epochs that are left; returns the path of the last checkpoint."""
         train, snapshot = self.config.train, self.snapshot
-        self._write_settings()
+        if not self._workers.rank:
+            self._write_settings()
         if not self.step:
             self._save_state(wait=False)
-        with RunLog(snapshot.folder, snapshot.model, self._total_steps(), self.step) as self._log:
+        with RunLog(snapshot.folder, snapshot.model, self._total_steps(), self.step,
+                    self._workers.rank) as self._log:
             for message in messages:
                 self._log.line(message)
             while self.epoch < train.epochs:
                 self._run_epoch()
-            last = find_checkpoints(snapshot.folder, snapshot.model)[-1].path
+            last = snapshot.epoch_path(train.epochs - 1)
             self._log.line(f"done: {train.epochs} epochs, {self.step} steps; {last}")
         return last
 
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the run goes on."""
-        return {"identity": _rounded(self.config, self.start), "epoch": self.epoch, "batch": self.batch,
+        return {"identity": _rounded(self._whole, self.start), "epoch": self.epoch, "batch": self.batch,
                 "step": self.step, "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(),
                 "meter": self._meter.state_dict()}
 
@@ -193,6 +217,14 @@ class TrainingRun:
         self._feed.load_state_dict(state["iterator"])
         self._trainer.load_state_dict(state["trainer"])
         self._meter.load_state_dict(state["meter"])
+
+    def description(self) -> Dict[str, Any]:
+        """What all workers have to agree on before the first step."""
+        state = self._trainer.state_dict()
+        return {"code": source_digest(), **versions(), "opencv": cv2.__version__,
+                **_rounded(self._whole, self.start), "run.kvstore": self.config.run.kvstore,
+                "classes": self.images.classes.names, "position": (self.epoch, self.batch, self.step),
+                **{kind: values_digest(state[kind]) for kind in ("parameters", "momentum")}}
 
     def _run_epoch(self) -> None:
         train = self.config.train
@@ -225,7 +257,7 @@ class TrainingRun:
         self.batch += 1
         self.step += 1
         self._clock.tick()
-        images = sum(len(part.index) for part in parts)
+        images = sum(len(part.index) for part in parts) * self._workers.num
         self._images_since += images
         for name in self._loss_parts:
             self._meter.add(f"loss/{name}", values[name], images)
@@ -250,7 +282,7 @@ class TrainingRun:
                        f"pixels: {means['pixels/labelled']:.1%} labelled, {means['pixels/agreeing']:.1%} "
                        "of them predicted so, "
                        f"{means['pixels/completion']:.1%} in completion; lr {rate:.3g}, {speed:.2f} "
-                       f"images/s, {duration(left)} left")
+                       f"images/s, {duration(left)} left{self._workers.report()}")
 
     def _end_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
@@ -260,7 +292,7 @@ class TrainingRun:
             self.epoch - 1, network_values(state["trainer"]),
             {"network": self.net.settings, "classes": list(self.images.classes.names),
              "model": self.config.network.model, "num_classes": self.images.classes.num_classes,
-             "config": _identity(self.config, self.start), "config_hash": self.config.hash(SECTIONS),
+             "config": _identity(self._whole, self.start), "config_hash": self._whole.hash(SECTIONS),
              "epoch": self.epoch - 1, "step": self.step, "seed": self.config.train.seed}, state)
         self._log.line(f"epoch {self.epoch}/{self.config.train.epochs} done: {path}")
 
@@ -285,7 +317,7 @@ class TrainingRun:
     def _write_settings(self) -> None:
         """Leave the resolved configuration, its hash, versions and seeds beside the results."""
         save_config(self.config, self.snapshot.path("config.yaml"))
-        content = {"hash": self.config.hash(), "training_hash": self.config.hash(SECTIONS),
+        content = {"hash": self.config.hash(), "training_hash": self._whole.hash(SECTIONS),
                    "seed": self.config.train.seed, "versions": {**versions(), "opencv": cv2.__version__},
                    "devices": list(self.config.run.devices), "omp_threads": os.environ.get("OMP_NUM_THREADS"),
                    "classes": list(self.images.classes.names), "images": self.images.identity,

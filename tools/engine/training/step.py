@@ -4,7 +4,7 @@ decay and speed by parameter.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 import mxnet as mx
 import numpy as np
@@ -16,6 +16,7 @@ from cian.symbols.layers import block_depthwise, constant_parts, reorder_sums
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import AUXILIARY, averaged
 from cian.tools.engine.config import TrainConfig
+from cian.tools.engine.training.distributed import Workers
 
 
 class NotFinite(ArithmeticError):
@@ -30,12 +31,27 @@ class Sgd(gluon.Trainer):
     parameter are its ``lr_mult`` and ``wd_mult``.
     """
 
-    def __init__(self, net: gluon.HybridBlock, momentum: float, weight_decay: float) -> None:
+    def __init__(self, net: gluon.HybridBlock, momentum: float, weight_decay: float,
+                 kvstore: Union[str, mx.kv.KVStore] = "device") -> None:
         # The others stay out: on the first step gluon copies the first device's values of all that
         # it is given to the other devices, and with them would go their moving statistics.
         trained = {name: param for name, param in net.collect_params().items() if param.grad_req != "null"}
-        super().__init__(trained, "sgd", {"momentum": momentum, "wd": weight_decay}, kvstore="device",
+        super().__init__(trained, "sgd", {"momentum": momentum, "wd": weight_decay}, kvstore=kvstore,
                          update_on_kvstore=False)
+
+    def allreduce_grads(self) -> None:
+        """Sum the gradients over the devices of all workers.
+
+        In the first step a worker gets the first one's parameters from the store. Until they are here,
+        no gradient may go there: Gluon lets it overtake them, and the store would answer with gradients.
+        """
+        if not self._kv_initialized:
+            self._init_kvstore()
+            self._init_params()
+            if self._distributed:
+                mx.nd.waitall()
+                self._kvstore._barrier()
+        super().allreduce_grads()
 
     def gradients(self) -> Dict[str, mx.nd.NDArray]:
         """Gradients of the trained parameters on the first device."""
@@ -70,12 +86,14 @@ class Trainer:
     reordered : on CPUs, compute in the order that is fastest there (see
         :func:`~cian.symbols.layers.reorder_sums`); without it values are the original's to the last
         bit.
+    workers : the processes that share each batch; default this one alone.
     """
 
     def __init__(self, net: CIAN, loss: CIANLoss, contexts: Sequence[mx.Context], settings: TrainConfig,
-                 mixed: bool = False, reordered: bool = True, stored: bool = False) -> None:
-        self.net, self.loss, self.contexts = net, loss, list(contexts)
-        self.optimiser = Sgd(net, settings.momentum, settings.weight_decay)
+                 mixed: bool = False, reordered: bool = True, stored: bool = False,
+                 workers: Optional[Workers] = None) -> None:
+        self.net, self.loss, self.contexts, self.workers = net, loss, list(contexts), workers or Workers()
+        self.optimiser = Sgd(net, settings.momentum, settings.weight_decay, self.workers.store)
         self._seed = settings.seed
         # bn_out runs twice and updates its statistics in the backward pass, in the order in which
         # MXNet gets to the two calls. A CPU works on one operator at a time, so theirs is fixed. A
@@ -115,14 +133,14 @@ class Trainer:
         Returns
         -------
         dict
-            The values of :attr:`CIANLoss.PARTS`, added up over devices.
+            The values of :attr:`CIANLoss.PARTS`, added up over the devices of all workers.
 
         Raises
         ------
         NotFinite
             A loss or a gradient is not finite. No parameter was changed.
         """
-        mx.random.seed(step_seed(self._seed, number))
+        mx.random.seed(step_seed(self._seed, number, self.workers.rank))
         with autograd.record():
             results = [self.loss(self._forward(part.data[0]), *part.label) for part in parts]
             totals = [total for total, _ in results]
@@ -131,11 +149,13 @@ class Trainer:
                 heads = list(scaled)
         autograd.backward(heads)
         self.optimiser.allreduce_grads()
-        values = np.sum([counts.asnumpy() for _, counts in results], axis=0, dtype=np.float64)
+        devices = self.workers.share_losses(np.stack([counts.asnumpy() for _, counts in results]))
+        values = np.sum(devices, axis=0, dtype=np.float64)
         named = dict(zip(CIANLoss.PARTS, values.tolist()))
         self._check(named)
         self.optimiser.set_learning_rate(rate)
-        self.optimiser.update(sum(part.data[0].shape[0] for part in parts))
+        self.optimiser.update(self.workers.num * sum(part.data[0].shape[0] for part in parts))
+        self.workers.start_clock()
         return named
 
     def _forward(self, images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
@@ -172,15 +192,16 @@ class Trainer:
                    for copies in (param.list_data() for param in self.net.collect_params().values()))
 
     def state_dict(self) -> Dict[str, Any]:
-        """Parameters, momentum, and each device's own moving statistics, as NumPy arrays; waits for
-        all work.
+        """Parameters, momentum, and each device's own moving statistics (of all workers), as NumPy
+        arrays; waits for all work, and for the other workers.
         """
         mx.nd.waitall()  # moving statistics are written late, by the backward pass
         parameters = self.net.collect_params()
         return {"parameters": {name: param.list_data()[0].asnumpy()
                                for name, param in parameters.items() if not name.endswith(AUXILIARY)},
-                "moving": [{name: param.data(context).asnumpy() for name, param in parameters.items()
-                            if name.endswith(AUXILIARY)} for context in self.contexts],
+                "moving": self._all_moving([{name: param.data(context).asnumpy()
+                                             for name, param in parameters.items()
+                                             if name.endswith(AUXILIARY)} for context in self.contexts]),
                 "momentum": self.optimiser.momentum()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -188,10 +209,24 @@ class Trainer:
         parameters = self.net.collect_params()
         for name, value in state["parameters"].items():
             parameters[name].set_data(mx.nd.array(value, dtype=np.float32))
-        for context, statistics in zip(self.contexts, state["moving"]):
+        own = state["moving"][self.workers.rank * len(self.contexts):]
+        for context, statistics in zip(self.contexts, own):
             for name, value in statistics.items():
                 parameters[name].data(context)[:] = mx.nd.array(value, ctx=context, dtype=np.float32)
         self.optimiser.set_momentum(state["momentum"])
+
+    def _all_moving(self, own: List[Dict[str, np.ndarray]]) -> List[Dict[str, np.ndarray]]:
+        """The statistics of the devices of all workers, from those of this one's. What only reads
+        its statistics, as the whole backbone does, has the same everywhere.
+        """
+        changing = [name for name in own[0] if name.startswith("bn_out_")]
+        if not changing or self.workers.num == 1:
+            return own * self.workers.num
+        shape = (len(own), sum(own[0][name].size for name in changing))
+        flat = np.concatenate([part[name] for part in own for name in changing])
+        rows = self.workers.gather("moving", flat.reshape(shape)).reshape(-1, shape[1])
+        ends = np.cumsum([own[0][name].size for name in changing])[:-1]
+        return [{**own[0], **dict(zip(changing, np.split(row, ends)))} for row in rows]
 
 
 def network_values(state: Mapping[str, Any]) -> Dict[str, np.ndarray]:
@@ -212,9 +247,12 @@ def all_finite(arrays: Iterable[mx.nd.NDArray]) -> bool:
     return all(np.isfinite(square.asscalar()) for square in squares)
 
 
-def step_seed(seed: int, number: int) -> int:
-    """Seed of MXNet's generators in a step: they cannot be saved, so each step begins with its own."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] & 0x7FFFFFFF)
+def step_seed(seed: int, number: int, rank: int = 0) -> int:
+    """Seed of MXNet's generators in a step, for each worker another: they cannot be saved, so each
+    step begins with its own.
+    """
+    parts = [seed, number, rank] if rank else [seed, number]
+    return int(np.random.SeedSequence(parts).generate_state(1)[0] & 0x7FFFFFFF)
 
 
 def poly_decay(rate: float, done: float, epochs: int, power: float = 0.9) -> float:

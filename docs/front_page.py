@@ -1,0 +1,92 @@
+"""Draws docs/figures/cian.png: the method, and results of `make demo` on images that were not trained on.
+
+  python docs/front_page.py --demo runs/demo --out docs/figures/cian.png
+"""
+from __future__ import annotations
+
+import argparse
+import os
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from cian.data.classes import read_label_png
+from cian.data.tree import DatasetTree
+from cian.tools.engine.images import read_image
+from cian.tools.engine.metrics import evaluate
+from cian.tools.engine.prediction.outputs import overlay
+
+INK, FILL, CROSS = "#1c2430", "#eef2f7", "#c2410c"
+BOXES = {  # name: (x, y, width, height, text)
+    "query": (0.0, 2.2, 1.5, 0.8, "query image"),
+    "reference": (0.0, 0.4, 1.5, 0.8, "reference image\n(shares a class)"),
+    "network": (2.1, 1.3, 1.3, 0.8, "one backbone"),
+    "affinity": (4.0, 1.3, 2.0, 0.8, "affinity of every pixel\nto the reference's"),
+    "logits": (6.6, 1.3, 1.5, 0.8, "merged feature,\nclass scores"),
+    "seeds": (8.7, 2.2, 1.9, 0.8, "seed loss: points\nof a classifier (CAM)"),
+    "completion": (8.7, 0.4, 1.9, 0.8, "completion loss:\nthe network's own labels")}
+ARROWS = (("query", "network"), ("reference", "network"), ("network", "affinity"), ("affinity", "logits"),
+          ("logits", "seeds"), ("logits", "completion"))
+
+
+def draw_method(axes: Axes) -> None:
+    """The siamese network and its two losses as boxes and arrows."""
+    for name, (x, y, width, height, text) in BOXES.items():
+        colour = CROSS if name == "affinity" else INK
+        axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02", fc=FILL, ec=colour,
+                                      lw=1.4))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=colour, fontsize=10)
+    for start, end in ARROWS:
+        x, y, width, height, _ = BOXES[start]
+        to_x, to_y, _, to_height, _ = BOXES[end]
+        axes.add_patch(FancyArrowPatch((x + width + 0.04, y + height / 2), (
+            to_x - 0.04, to_y + to_height / 2), arrowstyle="-|>", mutation_scale=12, color=INK, lw=1.2))
+    axes.set(xlim=(-0.1, 10.7), ylim=(0.2, 3.2))
+    axes.axis("off")
+
+
+def median_images(demo: str, tree: DatasetTree, count: int) -> list:
+    """Names of ``count`` images around the median of the images' own mIoU: neither best nor worst."""
+    found = os.path.join(demo, "first_retrain", "pred_crf")
+    masks = os.path.join(demo, "data", "SegmentationClassAug")
+    scored = [(evaluate([name], found, masks, tree.classes.names, subset=True, workers=1).mean_iou_present,
+               name) for name in tree.names("val")]
+    middle = len(scored) // 2 - count // 2
+    return [name for _, name in sorted(scored)[middle:middle + count]]
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", default="runs/demo", metavar="FOLDER", help="a finished demonstration")
+    parser.add_argument("--out", default="docs/figures/cian.png", metavar="FILE")
+    args = parser.parse_args()
+    tree = DatasetTree(os.path.join(args.demo, "data"),
+                       classes=os.path.join(args.demo, "data", "classes.txt"))
+    names = median_images(args.demo, tree, 3)
+    matplotlib.rcParams["font.size"] = 10
+    figure = Figure(figsize=(10, 6.2), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(3, 6, height_ratios=(1.5, 1, 1))
+    draw_method(figure.add_subplot(grid[0, :]))
+    for column, name in enumerate(names):
+        image = read_image(tree.image_path(name))
+        truth = read_label_png(tree.mask_path(name))
+        found = read_label_png(os.path.join(args.demo, "first_retrain", "pred_crf", f"{name}.png"))
+        words = ", ".join(tree.classes.names[label] for label in np.unique(found) if 0 < label < 255)
+        for row, at, picture, title in ((1, 0, image, "image"),
+                                        (1, 1, overlay(image, found), f"predicted: {words}"),
+                                        (2, 1, overlay(image, truth), "ground truth (scores only)")):
+            axes = figure.add_subplot(grid[row, 2 * column + at])
+            axes.imshow(cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
+            axes.set_title(title, fontsize=9)
+            axes.axis("off")
+    figure.savefig(args.out)
+
+
+if __name__ == "__main__":
+    main()
