@@ -29,6 +29,13 @@ types:
 	ln -s $(CURDIR)/tools/cian/* $(CURDIR)/symbols $(CURDIR)/data $(TYPES)/cian
 	ln -s $(CURDIR)/tools/*.py $(CURDIR)/tools/engine $(TYPES)/cian/tools
 
+# Guide, reference, a page a tool: open build/site/index.html. Every warning is an error.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,dev,docs]'
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
+	echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/site/index.html
+
 # Tables 2 to 4 on the small real data set (over an hour on two cores); what was broken off goes on by the same command.
 MSRC_RUN := tools/reproduce.py --dataset msrc --data $(MSRC) --classes $(MSRC)/classes.txt --train-list train --out runs/msrc --jobs $(JOBS)
 reproduce-msrc: $(STAMP)

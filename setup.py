@@ -22,6 +22,7 @@ EXTRAS = {
     "export": ["onnx==1.18.0", "onnxruntime==1.19.2", "protobuf>=4.25.1,<8"],
     "dev": ["pytest>=8,<10", "pytest-timeout>=2.3,<3", "pytest-xdist>=3.5,<4", "ruff==0.17.6", "mypy==1.18.2",
             "types-PyYAML", "types-tqdm"],
+    "docs": ["sphinx>=7,<8", "myst-parser>=3,<5", "furo>=2024.8"],
 }
 
 ROOMS = ("models", "seeds", "training", "prediction", "export", "reproduction", "fidelity")

@@ -28,8 +28,8 @@ class CropIter(mx.io.DataIter):
     maker : reads and cuts the images
     batch_size : images a batch of this part
     workers : processes that make batches ahead; 0 makes each batch when it is asked for
-    part_index, num_parts : this is one of several processes that share each batch of ``batch_size *
-    num_parts`` images
+    part_index, num_parts : this is one of ``num_parts`` processes that share each batch of so many
+        times ``batch_size`` images
     start_method : of the processes, 'fork' (make the iterator before threads of your own) or 'spawn'
     """
 

@@ -33,6 +33,9 @@ MERGES: Dict[str, Callable[[Any, List[Any]], Any]] = {
 class CrossImageAffinity(HybridBlock):
     """Residuals of self- and cross-image affinity over groups of images.
 
+    With ``reordered`` set (:func:`~cian.symbols.layers.reorder_sums`) it computes each affinity
+    transposed: MXNet's softmax is slow on CPUs unless it goes along the last axis.
+
     Parameters
     ----------
     channels : int
@@ -48,9 +51,6 @@ class CrossImageAffinity(HybridBlock):
         The message of the image to itself takes part in the merge.
     shared : CrossImageAffinity, optional
         A module whose layers are used in place of new ones.
-
-    With ``reordered`` set (:func:`~cian.symbols.layers.reorder_sums`) it computes each affinity
-    transposed: MXNet's softmax is slow on CPUs unless it goes along the last axis.
 
     Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1,
     else [self residual, cross residual], each (N, C, H, W).

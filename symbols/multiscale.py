@@ -17,6 +17,9 @@ def scaled_side(side: int, scale: float) -> int:
 class MultiScale(HybridBlock):
     """A network's logits at several scales of its input, all at the size of the logits at scale 1.
 
+    The graph takes any size. Scales that float32 does not hold exactly (0.7) may come out a pixel off
+    :func:`scaled_side` where the product is a whole number.
+
     Parameters
     ----------
     net : HybridBlock
@@ -27,9 +30,6 @@ class MultiScale(HybridBlock):
         Append the pixelwise maximum of the scales.
     mirror : bool
         Average each map with the mirrored image's.
-
-    The graph takes any size. Scales that float32 does not hold exactly (0.7) may come out a pixel off
-    :func:`scaled_side` where the product is a whole number.
 
     Inputs: images (N, 3, H, W). Outputs: a list of (N, C, (H-1)//8+1, (W-1)//8+1), a map a scale,
     then the maximum.

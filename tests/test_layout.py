@@ -102,8 +102,8 @@ def test_the_type_checker_sees_a_wrong_call_across_folders(tmp_path):
     subprocess.run(["make", "-s", "types", f"TYPES={tmp_path / 'types'}"], cwd=ROOT, check=True)
     (tmp_path / "types" / "cian" / "planted.py").write_text(
         "from cian.files import read_bytes\nread_bytes(1, 2, 3, nonsense=4)\n", encoding="utf-8")
-    found = subprocess.run([sys.executable, "-m", "mypy", "-p", "cian.planted", "--cache-dir", os.devnull],
-                           cwd=ROOT, env={**os.environ, "MYPYPATH": str(tmp_path / "types")},
+    found = subprocess.run([sys.executable, "-m", "mypy", "-p", "cian.planted"], cwd=ROOT,
+                           env={**os.environ, "MYPYPATH": str(tmp_path / "types")},
                            capture_output=True, text=True)
     assert found.returncode == 1 and "planted.py:2: error: " in found.stdout, found.stdout + found.stderr
 

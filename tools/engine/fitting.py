@@ -37,12 +37,12 @@ class Fit:
     def of(cls, image_size: Tuple[int, int], how: str = "pad", size_px: int = 513) -> Fit:
         """The fit of an image of ``image_size``.
 
-        pad : each side shorter than ``size_px`` is padded to it, longer ones stay (the original's
-            test, which cuts longer ones off).
-        warp : both sides become ``size_px`` (the original's labels for the second round).
-        tight : each side is padded to the next 32 n + 1, of which the scales 0.75 and 1.25 are 8 n
-            + 1 too: there, and only there, the network sees the mirrored image at the same places.
-        native : the image as it is; a side of one pixel is padded to two, which resizing needs.
+        * pad: each side shorter than ``size_px`` is padded to it, longer ones stay (the original's
+          test, which cuts longer ones off).
+        * warp: both sides become ``size_px`` (the original's labels for the second round).
+        * tight: each side is padded to the next 32 n + 1, of which the scales 0.75 and 1.25 are
+          8 n + 1 too: there, and only there, the network sees the mirrored image at the same places.
+        * native: the image as it is; a side of one pixel is padded to two, which resizing needs.
         """
         if how not in FITS:
             raise InputError(f"{how!r} is not allowed", field="predict.fit",

@@ -140,9 +140,8 @@ def curves_plot(rounds: Sequence[FinishedRound], title: str) -> bytes:
 
 def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: str, versions: Dict[str, Any],
                  path: PathLike) -> None:
-    """Write ``path``.md with the plots ``path``-N-*.png, ``path``.json with every figure, and
-    ``path``.html, which has pictures of the
-    data set too.
+    """Write ``path.md`` with the plots ``path-N-*.png``, ``path.json`` with every figure, and
+    ``path.html``, which has pictures of the data set too.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ class Workers:
         return config.replace(run={"devices": [f"{kind}:{number}" for number, kind in enumerate(kinds)]})
 
     def gather(self, name: str, values: np.ndarray) -> np.ndarray:
-        """The values of all workers, (num, *shape) float32; one ``name`` has one shape."""
+        """The values of all workers, ``(num, *shape)`` float32; one ``name`` has one shape."""
         values = np.asarray(values, np.float32)
         if self._member is None:
             return values[None]
