@@ -11,12 +11,12 @@ from typing import Iterable, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
+from cian.choices import IGNORE
 from cian.data.label_png import GRAY, PALETTE, decode_index_png, palette_of
 from cian.data.pictures import UPRIGHT, png_orientation
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, decoding, read_bytes, read_text
 
-IGNORE = 255
 # Far above any photograph; Pillow warns of larger pictures, and a filter for that warning would not
 # be safe between threads.
 MAX_PIXELS = 2 ** 26

@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
+from cian.choices import LONELY, ORDERS, PAIRINGS
 from cian.data.groups import (
     EpochAccount,
     account,
@@ -19,10 +20,6 @@ from cian.data.groups import (
     random_groups,
 )
 from cian.errors import InputError
-
-PAIRINGS = ("common", "even", "random")
-ORDERS = ("original", "counter")
-LONELY = ("end", "skip")
 
 
 def pack_array(values: Any) -> str:

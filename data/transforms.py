@@ -13,11 +13,10 @@ from typing import NamedTuple, Sequence, Tuple
 import cv2
 import numpy as np
 
+from cian.choices import IGNORE, LABEL_PADDINGS, LABEL_RESIZES
 from cian.errors import InputError
 
-IGNORE = 255
-LABEL_RESIZES = ("bilinear", "nearest")
-LABEL_PADDINGS = {"background": 0, "ignore": IGNORE}
+PADDED = {"background": 0, "ignore": IGNORE}  # value of padded pixels of a label map
 
 
 class Draw(NamedTuple):
@@ -54,7 +53,7 @@ class CropTransform:
     label_padding: str = "background"
 
     def __post_init__(self) -> None:
-        for field, choices in (("label_resize", LABEL_RESIZES), ("label_padding", tuple(LABEL_PADDINGS))):
+        for field, choices in (("label_resize", LABEL_RESIZES), ("label_padding", LABEL_PADDINGS)):
             if getattr(self, field) not in choices:
                 raise InputError(f"{getattr(self, field)!r} is not allowed", field=field,
                                  remedy=f"use one of: {', '.join(choices)}")
@@ -106,7 +105,7 @@ class CropTransform:
         below, right = self.crop_px - window.shape[0], self.crop_px - window.shape[1]
         if below or right:
             window = cv2.copyMakeBorder(window, 0, below, 0, right, cv2.BORDER_CONSTANT,
-                                        value=[LABEL_PADDINGS[self.label_padding]])
+                                        value=[PADDED[self.label_padding]])
         if self.label_resize == "nearest":
             out[:] = window[::self.stride, ::self.stride]
         else:

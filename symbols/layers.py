@@ -21,7 +21,7 @@ from typing import Any, Callable, List, Sequence
 
 from mxnet.gluon import HybridBlock, nn
 
-IGNORE = 255  # label of a pixel that takes part in no loss
+from cian.choices import IGNORE as IGNORE
 
 
 class BatchNorm(HybridBlock):

@@ -12,11 +12,8 @@ from typing import Any, List, Tuple
 
 from mxnet.gluon import HybridBlock
 
+from cian.choices import COMPLETION_LABELS, COMPLETION_TARGETS, NORMALISATIONS
 from cian.errors import InputError
-
-NORMALISATIONS = ("device", "image")
-COMPLETION_LABELS = ("seed", "image")
-COMPLETION_TARGETS = ("cross", "own")
 
 
 def _check(field: str, value: str, allowed: Tuple[str, ...]) -> None:

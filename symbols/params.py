@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock, ParameterDict
 
+from cian.choices import PIXEL_MEAN
 from cian.errors import InputError, PathLike
 
 from .metadata import write_metadata
@@ -19,7 +20,7 @@ from .params_file import read_params, write_params
 Contexts = Union[None, mx.Context, Sequence[mx.Context]]
 NEW_LAYER_STD = 0.01  # paper, "Reproducibility"
 # Mean and variance of ImageNet's RGB, 0..255: where bn_data starts when no file brings its statistics.
-PIXEL_MEAN, PIXEL_VARIANCE = (123.68, 116.779, 103.939), (58.4 ** 2, 57.1 ** 2, 57.4 ** 2)
+PIXEL_VARIANCE = (58.4 ** 2, 57.1 ** 2, 57.4 ** 2)
 AUXILIARY = ("_moving_mean", "_moving_var")
 
 

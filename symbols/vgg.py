@@ -12,13 +12,13 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from mxnet.gluon import HybridBlock, nn
 
+from cian.choices import PIXEL_MEAN
 from cian.errors import InputError
 
 from .layers import Backbone, Part, convolution
 
 # Of each of the five blocks: convolutions, their dilation, the stride of the 3x3 pooling after them.
 BLOCKS: Tuple[Tuple[int, int, int], ...] = ((2, 1, 2), (2, 1, 2), (3, 1, 2), (3, 1, 1), (3, 2, 1))
-PIXEL_MEAN = (123.68, 116.779, 103.939)  # of ImageNet's RGB; the model zoo's weights expect it subtracted
 
 
 class VGG16(Backbone):

@@ -19,6 +19,18 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import yaml
 
+from cian.choices import (
+    AFFINITIES,
+    COMPLETION_LABELS,
+    COMPLETION_TARGETS,
+    LABEL_PADDINGS,
+    LABEL_RESIZES,
+    LONELY,
+    MERGES,
+    NORMALISATIONS,
+    ORDERS,
+    PAIRINGS,
+)
 from cian.data.pictures import JPEG_WARNINGS
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write_bytes, read_text
@@ -77,10 +89,10 @@ class NetworkConfig:
         "resnet101_largefov",
         "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or efficientnet_lite0")
     affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)",
-                           ("none", "self", "cross"))
+                           AFFINITIES)
     group_size: int = option(2, "images in a group of common class; 2 is one reference for each query",
                              low=2, high=1024)
-    merge_type: str = option("max", "merge of the messages, Eq. 5", ("max", "avg"))
+    merge_type: str = option("max", "merge of the messages, Eq. 5", MERGES)
     merge_self: bool = option(True, "the image's message to itself takes part in the merge")
     embed_channels: int = option(0, "channels of query, key and value; 0 is half of the backbone's", low=0,
                                  high=65536)
@@ -95,13 +107,13 @@ class LossConfig:
     completion: bool = option(True, "add the completion loss (+CP)")
     completion_labels: str = option(
         "seed", "classes that Eq. 7 lets through: those of the cropped, downsampled seed (original code) "
-        "or the image-level labels and background (paper)", ("seed", "image"))
+        "or the image-level labels and background (paper)", COMPLETION_LABELS)
     completion_target: str = option(
         "cross", "branch whose argmax is the target: the cross one for both losses (original code) or each "
-        "its own (paper's Eq. 7-9)", ("cross", "own"))
+        "its own (paper's Eq. 7-9)", COMPLETION_TARGETS)
     normalise: str = option(
         "device", "divide by the mean number of pixels over the device's batch (original code) or by each "
-        "image's own (paper's Eq. 6, 8)", ("device", "image"))
+        "image's own (paper's Eq. 6, 8)", NORMALISATIONS)
 
 
 @dataclass(frozen=True)
@@ -134,21 +146,21 @@ class TrainConfig:
         hashed="changed")
     pairing: str = option(
         "common", "how groups are drawn: common (original's queue), even (every image a query once an "
-        "epoch) or random (Table 3)", ("common", "even", "random"))
+        "epoch) or random (Table 3)", PAIRINGS)
     lonely: str = option(
         "end", "common pairing of an image that shares no class with any other: end the epoch at its turn "
-        "(original code) or skip it", ("end", "skip"))
+        "(original code) or skip it", LONELY)
     order: str = option(
         "original",
         "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
-        ("original", "counter"))
+        ORDERS)
     scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales", low=0.01, high=100)
     mirror: bool = option(True, "random horizontal flip")
     label_padding: str = option("background", "label of padded pixels: background (original code) or ignore",
-                                ("background", "ignore"))
+                                LABEL_PADDINGS)
     label_resize: str = option(
         "bilinear", "reduction of labels to stride 8: bilinear of the indices (original code) or nearest",
-        ("bilinear", "nearest"))
+        LABEL_RESIZES)
     seed: int = option(0, "seed of weights, order and augmentation", low=0, high=MAX_SEED)
     keep: int = option(5, "checkpoints to keep", low=1, high=10 ** 6, hashed=False)
     save_every: int = option(0, "also save every so many steps; 0 saves at the end of an epoch", low=0,

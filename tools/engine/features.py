@@ -19,6 +19,7 @@ import numpy as np
 from mxnet.gluon import HybridBlock
 from tqdm import tqdm
 
+from cian.choices import STRIDE
 from cian.data.feature_file import FeatureFile
 from cian.data.records import RecordSet
 from cian.data.transforms import scaled_size
@@ -27,7 +28,7 @@ from cian.files import locked
 from cian.symbols.layers import Backbone, chain, constant_parts
 
 FORMAT = 1  # of the digest: what a change of this module must count up
-STRIDE, PROBE_PX = 8, 65
+PROBE_PX = 65
 
 
 @dataclass(frozen=True)

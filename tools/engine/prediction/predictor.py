@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
+from cian.choices import STRIDE
 from cian.data.classes import ClassTable
 from cian.errors import InputError, PathLike
 from cian.files import sha256_of
@@ -21,8 +22,6 @@ from cian.tools.engine.fitting import Fit
 from cian.tools.engine.models.model_files import Network, open_model
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.finishing import Finished, Task, finish
-
-STRIDE = 8
 
 
 class Coarse(Protocol):

@@ -11,6 +11,7 @@ from typing import Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
+from cian.choices import STRIDE
 from cian.data.classes import ClassTable
 from cian.errors import InputError, PathLike
 from cian.symbols.cam import CAMClassifier
@@ -19,8 +20,6 @@ from cian.symbols.params import load_params
 from cian.tools.engine.config import SeedConfig
 from cian.tools.engine.fitting import resize_matrix
 from cian.tools.engine.seeds.features import network_input
-
-STRIDE = 8  # of the classifier's maps, pixels
 
 
 class CamMaps:
