@@ -1,11 +1,12 @@
 """Gluon HybridBlocks of CIAN: backbones, the affinity module, the siamese network, CAM classifiers
 and losses.
 """
+from cian.choices import IGNORE
+
 from .affinity import MERGES, CrossImageAffinity
 from .backbones import BACKBONES, build_backbone
 from .cam import CAMClassifier
 from .cian import CIAN, MODELS, build_model
-from .layers import IGNORE
 from .losses import CIANLoss, CompletionLoss, SeedLoss
 from .metadata import metadata_path, read_metadata, write_metadata
 from .multiscale import MultiScale, scaled_side

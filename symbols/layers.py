@@ -21,8 +21,6 @@ from typing import Any, Callable, List, Sequence
 
 from mxnet.gluon import HybridBlock, nn
 
-from cian.choices import IGNORE as IGNORE
-
 
 class BatchNorm(HybridBlock):
     """Batch normalisation with the parameter names of MXNet's symbols: gamma, beta, moving_mean, moving_var.
