@@ -41,7 +41,10 @@ def read_xml_labels(path: PathLike, classes: ClassTable) -> Labels:
     difficult: Set[int] = set()
     for number, item in enumerate(_voc_objects(root, path), 1):
         texts = {_tag(child): (child.text or "").strip() for child in item}
-        flag = texts.get("difficult") or "0"
+        if texts.get("deleted") == "1":  # LabelMe keeps what was removed
+            continue
+        flag = {"true": "1", "false": "0", "": "0"}.get(texts.get("difficult", "").lower(),
+                                                        texts.get("difficult"))
         if flag not in ("0", "1"):
             raise InputError(f"'difficult' is 0 or 1, not {flag!r}", file=path, field=f"object {number}")
         index = _foreground_index(texts.get("name", ""), classes, path, f"object {number}")
@@ -84,6 +87,9 @@ def _read_cvat(root: ElementTree.Element, path: PathLike, classes: ClassTable) -
     """Labels of every image of CVAT's format "for images": those of its shapes and tags."""
     labels: Dict[str, Labels] = {}
     problems: List[InputError] = []
+    if not any(_tag(item) == "image" for item in root):
+        raise InputError("holds no <image>, so it is not CVAT's format \"for images\"", file=path,
+                         remedy="export it in that format, or write VOC's layout")
     for image in (item for item in root if _tag(item) == "image"):
         name = image_name(image.get("name", ""))
         try:
@@ -118,7 +124,7 @@ def read_labels_file(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
         Naming every line with an unknown class, without a class, or with a name that occurred
         before, and every value that is neither 0 nor 1.
     """
-    suffix = os.path.splitext(os.fspath(path))[1]
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix in (".npz", ".npy"):
         return _labels_of_arrays(*(_read_npz if suffix == ".npz" else _read_npy)(path), path, classes)
     if suffix == ".xml":
@@ -137,7 +143,8 @@ def read_labels_file(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
                                  remedy="write all classes of an image in one line")
             if len(words) == 1:
                 raise InputError("has no label", file=path, field=where,
-                                 remedy="label it or take it off the list")
+                                 remedy="write NAME class class ..., with blanks between them"
+                                 if "," in name or ";" in name else "label it or take it off the list")
             labels[name] = tuple(sorted({_foreground_index(word, classes, path, where)
                                          for word in words[1:]}))
         except InputError as problem:
@@ -249,7 +256,7 @@ def _key(key: Any, path: PathLike) -> str:
     """A name as arrays and dicts have it: text, bytes, or IRN's number 2007000032 for 2007_000032."""
     if isinstance(key, bytes):
         key = key.decode("utf-8", "surrogateescape")
-    if isinstance(key, int) and len(str(key)) == 10:
+    if isinstance(key, (int, np.integer)) and len(str(key)) == 10:
         key = f"{str(key)[:4]}_{str(key)[4:]}"
     if not isinstance(key, str) or not key.strip():
         raise InputError(f"{key!r} is no name of an image", file=path, field="names")

@@ -142,12 +142,15 @@ def write_label_png(path: PathLike, labels: np.ndarray) -> None:
         picture.save(stream, "png")
 
 
-def read_label_png(path: PathLike, num_classes: Optional[int] = None) -> np.ndarray:
+def read_label_png(path: PathLike, num_classes: Optional[int] = None, *,
+                   palette_classes: Optional[int] = None) -> np.ndarray:
     """Read a palette or 8-bit gray PNG as (H, W) uint8 class indices.
 
     Parameters
     ----------
     num_classes : refuse pixels that are neither below it nor 255.
+    palette_classes : classes whose colours a palette must not give to other indices; default
+        ``num_classes``, or all.
 
     Raises
     ------
@@ -155,11 +158,11 @@ def read_label_png(path: PathLike, num_classes: Optional[int] = None) -> np.ndar
         Naming the file: missing, damaged, turned by EXIF, colours in place of indices, colours of
         other classes than the indices', or a value that no class has.
     """
-    return decode_label_png(read_bytes(path), path, num_classes)
+    return decode_label_png(read_bytes(path), path, num_classes, palette_classes=palette_classes)
 
 
 def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] = None, *,
-                     check_palette: bool = True) -> np.ndarray:
+                     palette_classes: Optional[int] = None, check_palette: bool = True) -> np.ndarray:
     """:func:`read_label_png` of a file's content; ``path`` is for messages, and without
     ``check_palette`` the values count, whatever colours they have.
     """
@@ -183,7 +186,7 @@ def decode_label_png(content: bytes, path: PathLike, num_classes: Optional[int] 
     if labels is None:
         labels = _decode_any_png(content, path)
     if colour_type == PALETTE and check_palette:
-        _check_colours(labels, palette_of(content), path, num_classes)
+        _check_colours(labels, palette_of(content), path, palette_classes or num_classes)
     if num_classes is not None:
         strangers = np.flatnonzero(np.bincount(labels.ravel(),
                                                minlength=256)[num_classes:IGNORE]) + num_classes

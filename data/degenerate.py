@@ -44,6 +44,14 @@ def check_pixels(counts: np.ndarray, class_names: Sequence[str], what: str, file
     return odd
 
 
+def oddities(counts: np.ndarray, class_names: Sequence[str], what: str, file: PathLike = "") -> List[str]:
+    """:func:`check_pixels` where no stage follows: what it would refuse is odd too."""
+    try:
+        return check_pixels(counts, class_names, what, file)
+    except InputError as error:
+        return [error.problem]
+
+
 def tell(odd: Sequence[str], file: PathLike) -> None:
     """Print what is odd, a line each, on standard error."""
     for text in odd:

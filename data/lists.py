@@ -24,6 +24,10 @@ def check_list(path: PathLike) -> Tuple[List[str], List[InputError]]:
         elif len(name.split()) > 1:
             problems.append(InputError(f"holds {name!r}, not one name", file=path, field=where,
                                        remedy="write one image name a line, without labels"))
+        elif not name.isprintable():
+            problems.append(InputError(f"{name!r} holds characters that cannot be seen", file=path,
+                                       field=where,
+                                       remedy="remove them"))
         elif os.path.isabs(name) or ".." in name.split("/"):
             problems.append(InputError(f"{name!r} leaves the image folder", file=path, field=where))
         elif name in first_line:
@@ -45,7 +49,7 @@ def image_name(text: str) -> str:
         stems = [os.path.splitext(word)[0] for word in words]
         if os.path.basename(stems[0]) == os.path.basename(stems[1]):
             return os.path.basename(stems[0])
-    name = text.strip()
+    name = os.path.normpath(text.strip()) if text.strip() else ""
     return os.path.splitext(name)[0] if name.endswith(IMAGE_SUFFIXES) else name
 
 

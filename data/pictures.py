@@ -22,7 +22,6 @@ from cian.files import decoding
 # of an image; its pixels take three bytes each, and decoding it twice as much for a moment
 MAX_PIXELS = 2 ** 27
 _SMALLER = "make it smaller, or copy it again if it is not of that size"
-JPEG_WARNINGS = ("refuse", "harmless", "accept")
 ORIENTATION = 0x0112  # tag of EXIF
 UPRIGHT = 1
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -107,7 +106,7 @@ def decode_jpeg(content: bytes, path: PathLike, warnings: str = "harmless") -> P
 
     Parameters
     ----------
-    warnings : one of :data:`JPEG_WARNINGS`. Where the decoder warns, 'refuse' takes nothing;
+    warnings : where the decoder warns, 'refuse' takes nothing;
         'harmless' takes files that have no warning left once an unusual header is put right,
         padding before the end is cut off or a missing end is added, so that no pixel is lost;
         'accept' takes everything that OpenCV decodes.
@@ -237,7 +236,7 @@ def eight_bits(samples: np.ndarray, path: Optional[PathLike] = None) -> np.ndarr
     remedy = "scale its samples to 0..255 and save it as an 8-bit picture"
     if samples.dtype == np.uint8:
         return samples
-    if samples.dtype != np.uint16:
+    if samples.dtype.newbyteorder("=") != np.uint16:
         raise InputError(f"has samples of type {samples.dtype}", file=path, remedy=remedy)
     if samples.max(initial=0) < 2 ** 15:
         raise InputError(f"has 16 bits a sample, but none above {samples.max(initial=0)} of 65535, so it "

@@ -10,10 +10,10 @@ import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels
 from cian.data.classes import ClassTable
-from cian.data.degenerate import check_pixels, tell
+from cian.data.degenerate import check_pixels, oddities, tell
 from cian.data.lists import check_resolved_list
 from cian.data.packing import pack_images, pack_labels
-from cian.data.provenance import check_label_folder
+from cian.data.provenance import PREDICTIONS, check_label_folder, label_manifest
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
@@ -160,7 +160,10 @@ def _check_seeds(folder: PathLike, paths: Sequence[str], classes: ClassTable, si
     checked = check_labels(paths, classes.num_classes, sizes=sizes, workers=workers)
     if not checked.problems:
         try:
-            tell(check_pixels(checked.counts, classes.names, "the seeds", folder), folder)
+            # what a network predicts may be background alone
+            predicted = os.path.basename(label_manifest(folder) or "") == PREDICTIONS
+            check = oddities if predicted else check_pixels
+            tell(check(checked.counts, classes.names, "the seeds", folder), folder)
         except InputError as problem:
             checked.problems.append(problem)
     return checked

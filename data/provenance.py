@@ -1,28 +1,15 @@
 """What a folder of label maps says about itself: the manifest beside maps that this program has made."""
 from __future__ import annotations
 
-import json
 import os
-from typing import Any, Dict, Iterable, Optional
+from typing import Iterable, Optional
 
 from cian.data.classes import ClassTable, require_same
 from cian.data.pictures import refuse_turned
-from cian.errors import InputError, PathLike
-from cian.files import read_text
+from cian.errors import PathLike
+from cian.files import read_json
 
 SEEDS, PREDICTIONS = "seeds.json", "predictions.json"
-
-
-def read_json(path: PathLike, what: str, remedy: str) -> Dict[str, Any]:
-    """A JSON file that holds an object of keys; an :class:`InputError` that calls it ``what`` otherwise."""
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON ({error})", file=path, remedy=remedy) from error
-    if not isinstance(content, dict):
-        raise InputError(f"is not {what}", file=path, remedy=remedy)
-    return content
 
 
 def label_manifest(folder: PathLike) -> Optional[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cian.data.records import RecordSet
 from cian.data.transforms import CropTransform, Draw
-from cian.errors import InputError
+from cian.errors import InputError, MachineError
 from cian.processes import end_with_parent
 
 Sample = Tuple[int, Draw]  # position of the image, what is random about it
@@ -72,7 +72,7 @@ class BatchMaker:
         return self.images.image(index)
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(MachineError):
     """A loader process ended without being asked to."""
 
 

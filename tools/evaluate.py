@@ -5,8 +5,12 @@ import os
 import sys
 from typing import Any, Dict, Optional, Sequence
 
+import numpy as np
+
 from cian.data.classes import load_classes
+from cian.data.degenerate import oddities, tell
 from cian.data.lists import MASK_FOLDER, list_path, resolve_list
+from cian.data.provenance import check_label_folder
 from cian.errors import InputError, run_tool
 from cian.files import Problems, write_json
 from cian.tools.arguments import config_from, make_parser
@@ -44,20 +48,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not (data.mask_root or data.root):
         raise InputError("no ground truth was named", field="--groundtruth-root", remedy="give it, or --data")
     truth = data.mask_root or os.path.join(data.root, MASK_FOLDER)
+    classes = load_classes(data.classes)
+    for folder, what in ((predictions, "predictions"), (truth, "masks")):
+        check_label_folder(folder, classes, classes.file or "VOC's class list", what)
     try:
-        result = evaluate(resolve_list(data.root, split), predictions, truth,
-                          load_classes(data.classes).names, subset=args.subset, workers=config.run.workers,
-                          progress=sys.stderr.isatty())
+        result = evaluate(resolve_list(data.root, split), predictions, truth, classes.names,
+                          subset=args.subset, workers=config.run.workers, progress=sys.stderr.isatty())
     except Problems as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
-        print(f"error: {len(error.problems)} problems in {predictions}, nothing was scored; {error.remedy}",
+        print(f"error: {len(error.problems)} problems in {error.file}, nothing was scored; {error.remedy}",
               file=sys.stderr)
         return 1
     content = describe(result, predictions, truth, list_path(data.root, split))
     target = args.json or predictions + ".json"
-    write_json(target, content)
     print(text_table(("class", "IoU %"), score_rows(result)))
+    tell(oddities(np.pad(result.confusion.sum(axis=0), (0, 256 - len(classes))), classes.names,
+                  "the predictions"), predictions)
+    write_json(target, content)
     print(f"{result.images} images of {content['list']}" + (
         f", {len(result.unscored)} of it not scored" if result.unscored else "") + f"; written to {target}")
     return 0

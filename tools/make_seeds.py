@@ -65,6 +65,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[str, Any]:
+    from cian.data.provenance import check_label_folder
     from cian.environment import usable_cores
     from cian.files import write_json
     from cian.tools.engine.devices import parse_devices
@@ -78,6 +79,8 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
     device, workers = parse_devices(config.run.devices)[0], config.run.workers or usable_cores()
     net, digest = load_classifier(resolve_checkpoint(args.classifier or config.run.snapshot), images.classes,
                                   device)
+    if args.measure:
+        check_label_folder(args.measure, images.classes, images.path, "masks", images.turned())
     settings, maps = config.seeds, CamMaps.of(net, config.seeds, device)
     if settings.thresholds == "auto":
         settings = choose_thresholds(settings, images, maps)

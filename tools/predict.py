@@ -22,6 +22,8 @@ from cian.tools.engine.prediction.processes import NetworkProcesses, choose_proc
 
 if TYPE_CHECKING:
     from cian.tools.engine.images import Sample
+    from cian.tools.engine.prediction.inference import InferenceReport
+    from cian.tools.engine.prediction.outputs import Outputs
 
 EPILOG = """\
 What is done is skipped, so an interrupted run goes on by the same command; a folder that holds
@@ -50,10 +52,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.pid is not None and args.pid >= 0:  # the original's way to use several GPUs: a process for each
         devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
     samples = shard(find_samples(args, config), part)
-    classes = getattr(args, "data.classes")
+    # the class list counts where it was named, or where image-level labels are read by it
+    named = getattr(args, "data.classes") or config.data.classes != "voc" or config.predict.filter_labels
     opened: Dict[str, Any] = {
         "path": checkpoint, "settings": config.predict, "model": getattr(args, "network.model") or "",
-        "classes": load_classes(classes) if classes else None}
+        "classes": load_classes(config.data.classes) if named else None}
     root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
     left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
     batches = -(-left // config.predict.batch_size)
@@ -68,11 +71,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                           overlays=args.overlay, probabilities=args.probabilities)
         report = predict_samples([*predictors, *beside.predictors(predictors[0], model)], samples, outputs,
                                  batch_size=config.predict.batch_size, workers=config.run.workers,
-                                 progress=not args.quiet)
+                                 progress=not args.quiet, jpeg_warnings=config.data.jpeg_warnings)
+    return describe(report, outputs)
+
+
+def describe(report: InferenceReport, outputs: Outputs) -> int:
+    """Print what was done, what is odd about it and what could not be done; the exit code."""
+    from cian.data.degenerate import oddities, tell
+    if report.predicted:
+        tell(oddities(report.pixels, outputs.class_names, "the predictions"), outputs.root)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, "
-          f"{len(report.problems)} could not be read; " f"in {outputs.root}")
+          f"{len(report.problems)} could not be read; in {outputs.root}")
     return 1 if report.problems else 0
 
 
@@ -119,17 +130,15 @@ def retrain_settings(args: argparse.Namespace, config: Config) -> Config:
 
 def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:
     """The images that were asked for."""
-    from cian.data.tree import DatasetTree
-    from cian.tools.engine.images import find_images, tree_samples
+    from cian.tools.engine.images import data_tree, find_images, tree_samples
     data = config.data
     if args.images:
         if args.retrain_labels or config.predict.filter_labels:
             raise InputError("needs the lists and labels of a data set", field="--images",
                              remedy="name the data set with --data")
         return find_images(args.images)
-    tree = DatasetTree(data.root, image_root=data.image_root, annotation_root=data.annotation_root,
-                       labels_file=data.labels_file, classes=data.classes)
-    return tree_samples(tree, data.train_list if args.retrain_labels else data.val_list,
+    return tree_samples(data_tree(data, seeds=False), data.train_list if args.retrain_labels
+                        else data.val_list,
                         config.predict.filter_labels)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from cian.errors import InputError, run_tool
+from cian.tools.engine.reproduction.data_state import hold_to_data
 from cian.tools.engine.reproduction.experiments import find_experiments
 from cian.tools.engine.reproduction.plan import Measurement, Place, plan, random_starts
 from cian.tools.engine.reproduction.run import run_all
@@ -50,6 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         for stage in stages:
             print(f"{'done' if stage.done else 'run '}  {' '.join(['python', *stage.command[1:]])}")
         return 0
+    hold_to_data(place)
     try:
         run_all(stages, waiting, args.jobs)
     finally:

@@ -21,7 +21,8 @@ from cian.errors import InputError, run_tool
 from cian.processes import run_child
 from cian.tools.arguments import config_from, make_parser, resolved
 from cian.tools.engine.config import Config, check_recorded, load_config, save_config
-from cian.tools.engine.prediction.outputs import label_folder
+from cian.tools.engine.images import data_tree
+from cian.tools.engine.prediction.outputs import label_folder, read_manifest
 from cian.tools.engine.training.watch import KVSTORE_ALONE, join
 
 EPILOG = ("The folder SNAPSHOT_retrain gets what tools/train.py writes; "
@@ -80,22 +81,34 @@ def second_round(config: Config, first: str, first_seeds: str) -> Config:
                           run={"snapshot": first + SUFFIX})
 
 
+def _missing(config: Config, start: str) -> List[str]:
+    """Names of the training list without a label that was made from this checkpoint and this image."""
+    from cian.symbols.metadata import metadata_path, read_metadata
+    from cian.tools.engine.ledger import Ledger, unchanged
+    from cian.tools.engine.training.sources import training_names
+
+    names, folder = training_names(config), config.data.label_root
+    made_by = read_manifest(folder) or {}
+    if os.path.exists(metadata_path(start)) and made_by.get("checkpoint") != read_metadata(start)["sha256"]:
+        return names
+    ledger = Ledger(folder)
+    tree = data_tree(config.data, seeds=False) if config.data.root or config.data.image_root else None
+    return [name for name in names if not os.path.isfile(os.path.join(folder, f"{name}.png"))
+            or tree and not unchanged(tree.image_path(name), ledger[name].get("files", {}).get("image", []))]
+
+
 def _predict_missing(config: Config, first: str, start: str) -> None:
     """Predict the training list in a process of its own (loaders fork, which a process that has
     used MXNet should not).
     """
-    from cian.tools.engine.training.sources import training_names
-
-    missing = [name for name in training_names(config)
-               if not os.path.isfile(os.path.join(config.data.label_root, f"{name}.png"))]
+    missing = _missing(config, start)
     if not missing:
         return
     if config.run.kvstore != KVSTORE_ALONE:
         raise InputError(f"lacks {len(missing)} labels of the second round", file=config.data.label_root,
                          remedy="make them first, with tools/predict.py --retrain-labels")
-    print(
-        f"{len(missing)} labels of the second round are missing in {config.data.label_root}; predicting them",
-        flush=True)
+    print(f"{len(missing)} labels of the second round are missing in {config.data.label_root}, or were made "
+          "from something else; predicting them", flush=True)
     os.makedirs(config.run.snapshot, exist_ok=True)
     settings = os.path.join(config.run.snapshot, "labels.yaml")
     save_config(config.replace(run={"snapshot": first}), settings)

@@ -13,6 +13,7 @@ import os
 from typing import List, Optional, Sequence, Tuple
 
 from cian.data.classes import load_classes
+from cian.data.provenance import check_label_folder
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config
@@ -108,6 +109,8 @@ def draw_gallery(args: argparse.Namespace, config: Config, page: Page) -> None:
             raise InputError(f"{text!r} is not of the form TITLE=FOLDER", field="--predictions")
         columns.append((title, folder))
     tree = data_tree(config.data, masks=True)
+    for _, folder in columns:
+        check_label_folder(folder, tree.classes, tree.classes.file or "VOC's class list", "predictions")
     page.heading("Predictions")
     print(write_gallery(args.out, tree, args.names or tree.names(config.data.val_list)[:args.count], columns,
                         page=page))

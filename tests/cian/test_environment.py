@@ -148,3 +148,38 @@ def test_gpu_number_beyond_the_machines_is_refused(monkeypatch):
     monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: FakeDriver(8, 0))
     with pytest.raises(ValueError, match="gpu:3 does not exist; the driver reports 1"):
         environment.check_gpu(3)
+
+
+def group(tmp_path, files, membership):
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text)
+    (tmp_path / "cgroup").write_text(membership)
+    return {"root": str(tmp_path / "fs"), "membership": str(tmp_path / "cgroup")}
+
+
+@pytest.mark.parametrize(("files", "membership", "expected"), [
+    ({"memory/docker/a/limit": "1000\n"}, "4:memory:/docker/a\n0::/\n", [[1000]]),
+    ({"memory/limit": "1000\n"}, "4:memory:/docker/not/seen/inside\n", [[1000]]),
+    ({"cpu,memory/limit": "7"}, "3:cpu,memory:/\n", [[7]]),
+    ({"a/b/max": "max\n", "a/max": "2000\n"}, "0::/a/b\n", [[-1], [2000]]),
+    ({"max": "garbage"}, "0::/\n", []), ({}, "", [])])
+def test_limits_of_both_versions_of_control_groups_are_read_upwards(tmp_path, files, membership, expected):
+    paths = group(tmp_path, files, membership)
+    assert environment.limits("memory", ["limit"], ["max"], **paths) == expected
+
+
+@pytest.mark.parametrize(("quota", "cores"), [([150000, 100000], 2), ([20000, 100000], 1), ([-1, 100000], 9)])
+def test_a_containers_share_of_processor_time_bounds_the_cores(monkeypatch, quota, cores):
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: range(9))
+    monkeypatch.setattr(environment, "limits", lambda *_: [quota])
+    assert environment.usable_cores() == cores
+
+
+def test_memory_is_bounded_by_the_container_and_by_ulimit(monkeypatch):
+    machine = environment.usable_memory()
+    monkeypatch.setattr(environment, "limits", lambda *_: [[2 ** 62], [12345 * 2 ** 10]])
+    assert environment.usable_memory() == 12345 * 2 ** 10 < machine
+    code = ("import resource; from cian import environment as e; "
+            "resource.setrlimit(resource.RLIMIT_AS, (2 ** 33, 2 ** 33)); print(e.usable_memory() < 2 ** 33)")
+    assert run_python(code).stdout.strip() == "True"

@@ -1,7 +1,9 @@
 """How entry points end."""
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -43,3 +45,29 @@ def test_closed_output_ends_quietly():
         run.stdout.close()
         assert run.stderr.read() == ""
         assert run.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize(("body", "shown"), [
+    ("open('nowhere/x')", "error: nowhere/x: No such file or directory"),
+    ("os.write(os.open('/dev/full', os.O_WRONLY), b'x')", "error: No space left on device"),
+    ("raise MemoryError", "error: there is not enough memory"),
+    ("raise type('MXNetError', (Exception,), {})('Failed to allocate CPU Memory')",
+     "error: there is not enough"),
+    ("raise MachineError('a process died')", "error: a process died"),
+    ("os.kill(os.getpid(), 0), os.execv('/', ['/'])",
+     "error: Permission denied|error: /: Permission denied")])
+def test_what_the_machine_fails_at_is_told_in_one_line(body, shown):
+    program = ("import os\nfrom cian.errors import MachineError, run_tool\n"
+               f"def main():\n    {body}\nrun_tool(main)")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and re.match(shown, run.stderr) and len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_that_the_terminal_cannot_show_are_printed_with_escapes(encoding):
+    program = ("from cian.errors import InputError, run_tool\ndef main():\n    print('d\\udce9\\u20ac')\n"
+               "    raise InputError('x', file='d\\udce9\\u20ac')\nrun_tool(main)")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60,
+                         env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert run.returncode == 2 and b"\\udce9" in run.stdout and b"\\udce9" in run.stderr
+    assert b"Traceback" not in run.stderr

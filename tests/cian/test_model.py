@@ -88,7 +88,7 @@ def test_other_images_are_refused_with_their_shape(image):
     ({"size_px": 2}, "predict.size_px: 2 is below 9"),
     ({"scales": [0.5]}, "scales: .* 1 first"),
     ({"device": "tpu:0"}, "'tpu:0' is not a device"),
-    ({"classes": ["background", "dog", "cat"]}, "has other classes than were given"),
+    ({"classes": ["background", "dog", "cat"]}, "has other classes than the list that was given"),
 ])
 def test_wrong_settings_are_named(checkpoint, given, message):
     with pytest.raises(InputError, match=message):

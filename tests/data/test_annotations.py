@@ -248,3 +248,18 @@ def test_an_image_is_found_under_every_usual_suffix(tmp_path, suffix):
     (tmp_path / f"a{suffix}").touch()
     assert DatasetTree(image_root=tmp_path).image_path("a") == str(tmp_path / f"a{suffix}")
     assert DatasetTree(image_root=tmp_path).image_path("b") == str(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(("inside", "labels"), [
+    ("<object><name>dog</name><deleted>1</deleted></object><object><name>cat</name></object>", (1,)),
+    ("<object><name>dog</name><difficult>True</difficult></object><object><name>cat</name></object>", (1,))])
+def test_objects_that_labelme_has_deleted_do_not_count_and_truth_may_be_a_word(tmp_path, inside, labels):
+    (tmp_path / "a.xml").write_text(f"<annotation>{inside}</annotation>")
+    assert read_xml_labels(tmp_path / "a.xml", CLASSES) == labels
+
+
+def test_cvats_format_for_videos_is_told(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotations><track label='dog'><box frame='0'/></track></annotations>")
+    for read in (read_xml_labels, read_labels_file):
+        with pytest.raises(InputError, match='not CVAT.s format "for images"'):
+            read(tmp_path / "a.xml", CLASSES)

@@ -70,3 +70,10 @@ def test_suffixes_and_the_two_paths_of_deeplab_mean_the_name(tmp_path):
     assert read_list(tmp_path / "a.txt") == ["a", "b", "2007", "v1.2"]
     (tmp_path / "b.txt").write_text("a.jpg\na.png\nx/1.jpg y/2.png\n")
     assert [problem.field for problem in check_list(tmp_path / "b.txt")[1]] == ["line 2", "line 3"]
+
+
+@pytest.mark.parametrize("name", ["a\u200b", "a\x07", "a\u202e"])
+def test_characters_that_cannot_be_seen_are_told(tmp_path, name):
+    (tmp_path / "a.txt").write_text(f"{name}\n./b\n", encoding="utf-8")
+    names, problems = check_list(tmp_path / "a.txt")
+    assert names == ["b"] and "cannot be seen" in str(problems[0])

@@ -80,7 +80,8 @@ def test_a_preset_on_the_command_line_wins_over_the_files(tmp_path):
                           ("train.scales=[1, 0.5]", (1.0, 0.5)), ("train.scales=0.5", (0.5,)),
                           ("run.devices=cpu:0,cpu:1", ("cpu:0", "cpu:1")),
                           ("run.devices=[gpu:0]", ("gpu:0",)), ("data.train_list=2007", "2007"),
-                          ("network.pretrained=", ""), ("train.freeze=stage1,conv0", ("stage1", "conv0"))])
+                          ("network.pretrained=", ""), ("train.freeze=stage1,conv0", ("stage1", "conv0")),
+                          ("train.freeze=''", ()), ("train.freeze=['a,b', c]", ("a,b", "c"))])
 def test_an_override_is_read_as_its_keys_type(text, expected):
     value = get(load_config(overrides=[text]), text.partition("=")[0])
     assert value == expected and type(value) is type(expected)
@@ -207,7 +208,8 @@ def test_numbers_and_truth_values_are_read_as_they_are_written(text, value):
                                   "train.lr=null",
     "train.mirror=maybe", "train.seed=4294967296", "train.scales=[1, inf]", "train.scales=0",
                                   "train.momentum=9",
-    "seeds.foreground_threshold=30", "run.workers=100000", "train.freeze=conv0_,", "train.scales=1,,2"])
+    "seeds.foreground_threshold=30", "run.workers=100000", "train.freeze=conv0_,", "train.scales=1,,2",
+                                  "run.devices=[cpu:0", "run.snapshot=a\0b"])
 def test_a_value_that_cannot_be_meant_is_refused(text):
     with pytest.raises(InputError, match=text.partition("=")[0].replace(".", r"\.")):
         load_config(overrides=[text])
@@ -229,7 +231,8 @@ def test_nothing_of_the_command_line_is_dropped():
 
 
 @pytest.mark.parametrize("content", ["[]\n", "0\n", "false\n", "base: [a, b]\n", "base: ''\n",
-                                     "preset: [a]\n", "train:\n"])
+                                     "preset: [a]\n", "train:\n",
+                                     "? [a, b]\n: c\n"])
 def test_a_file_that_says_something_else_is_not_taken_for_an_empty_one(tmp_path, content):
     with pytest.raises(InputError, match="a.yaml|preset"):
         load_config([write(tmp_path / "a.yaml", content)])

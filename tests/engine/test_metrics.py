@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cian.data.classes import write_label_png
+from cian.data.classes import read_label_png, write_label_png
 from cian.errors import InputError
 from cian.files import Problems
+from cian.tools.engine.ledger import Ledger
 from cian.tools.engine.metrics import Evaluation, confusion_matrix, evaluate, pair_counts, score_rows
 
 CLASSES = ("background", "cat", "dog", "cow")
@@ -149,3 +151,30 @@ def test_processes_count_as_threads_do(folders):
     used, confusion = json.loads(done.stdout)
     assert used == ["ProcessPoolExecutor"]
     np.testing.assert_array_equal(confusion, by_threads.confusion)
+
+
+def test_what_is_wrong_with_the_truth_is_not_blamed_on_the_predictions(folders):
+    names, pred, truth, _ = folders
+    for name in names:
+        Image.fromarray(np.zeros((8, 11, 3), np.uint8)).save(truth / f"{name}.png")
+    with pytest.raises(Problems) as caught:
+        evaluate(names, pred, truth, CLASSES)
+    assert caught.value.file == str(truth) and caught.value.remedy == "mend the truth"
+    assert all("convert_masks" in problem.remedy for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_truth_without_any_class_is_no_measure(folders, value):
+    names, pred, truth, _ = folders
+    for name in names:
+        shape = read_label_png(truth / f"{name}.png").shape
+        write_label_png(truth / f"{name}.png", np.full(shape, value))
+    with pytest.raises(InputError, match="not one pixel of the truth has a class"):
+        evaluate(names, pred, truth, CLASSES)
+
+
+def test_a_prediction_of_a_turned_image_is_not_scored(folders):
+    names, pred, truth, _ = folders
+    Ledger(pred).add(names[0], {}, {"orientation": 6})
+    with pytest.raises(Problems, match=rf"{names[0]}: was made from an image that EXIF says is to be turned"):
+        evaluate(names, pred, truth, CLASSES)

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cian.data.classes import write_label_png
 from cian.errors import InputError
@@ -86,3 +87,32 @@ def test_predictions_or_truth_that_were_not_named_are_asked_for(tree):
         main(["--data", str(tree)])
     with pytest.raises(InputError, match="--groundtruth-root"):
         main(["--prediction-root", str(tree)])
+
+
+@pytest.mark.parametrize("folder", ["snapshot/pred_crf", "SegmentationClassAug"])
+def test_predictions_and_truth_of_other_classes_are_refused(tree, folder):
+    (tree / folder / "predictions.json").write_text('{"classes": ["background", "dog", "cat"]}')
+    with pytest.raises(InputError,
+                       match="has other classes than .*classes.txt: class 1 is 'dog' here and 'cat'"):
+        main(arguments(tree))
+    with pytest.raises(InputError, match="has other classes than VOC's class list"):
+        main([argument for argument in arguments(tree)
+              if "classes" not in argument] if folder.startswith("snapshot") else arguments(tree)[:2]
+             + arguments(tree)[4:])
+
+
+def test_the_table_is_printed_also_where_its_file_cannot_be_written(tree, capsys):
+    with pytest.raises(InputError, match="cannot be written"):
+        main(arguments(tree, "--json", str(tree / "classes.txt" / "figures.json")))
+    assert "mean IoU" in capsys.readouterr().out
+
+
+def test_a_palette_in_another_order_is_not_scored(tree, capsys):
+    path = tree / "SegmentationClassAug" / "a.png"
+    picture = Image.fromarray(np.array([[1, 0]], np.uint8))
+    picture.putpalette([128, 0, 0, 0, 0, 0])
+    picture.save(path)
+    assert main(arguments(tree)) == 1
+    printed = capsys.readouterr().err
+    assert "another program has ordered its palette anew" in printed
+    assert "predict the whole list" not in printed

@@ -128,7 +128,7 @@ def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypat
                               "--overlay")) == 0
     assert len(seen) == 3 + 2  # the second image went to the other process
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.*"))
-    assert len(files) == 4 * len(NAMES["val"]) + 4  # and their manifests
+    assert len(files) == 4 * len(NAMES["val"]) + 8  # and their manifests and ledgers
     assert files == sorted(path.relative_to(tmp_path / "2") for path in (tmp_path / "2").rglob("*.*"))
     for name in files:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name

@@ -24,11 +24,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import resource
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 # The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that
 # holds each.
@@ -63,8 +64,82 @@ def users_environment() -> Dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Number of cores this process may run on (its affinity mask, not the machine's size)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Number of cores this process may run on: its affinity mask and its container's share of
+    processor time, not the machine's size.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    for quota, period in limits("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), ("cpu.max",)):
+        if quota > 0 and period > 0:
+            cores = min(cores, max(1, int(quota / period + 0.5)))
+    return cores
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process and its children may use: the machine's, or less where a
+    container (memory cgroup, version 1 or 2) or ``ulimit -v`` or ``-d`` says so.
+    """
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    bounds += [limit for limit, *_ in limits("memory", ("memory.limit_in_bytes",), ("memory.max",))
+               if limit > 0]
+    virtual, resident = _pages("/proc/self/statm")
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft = resource.getrlimit(kind)[0]
+        if soft != resource.RLIM_INFINITY:  # counts what is mapped and not used, too
+            bounds.append(max(soft - (virtual - resident), 1))
+    return min(bounds)
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process uses."""
+    return _pages("/proc/self/statm")[1]
+
+
+def _pages(path: str) -> Tuple[int, int]:
+    try:
+        with open(path, encoding="ascii") as stream:
+            words = stream.read().split()
+        return int(words[0]) * os.sysconf("SC_PAGE_SIZE"), int(words[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):  # not Linux
+        return 0, 0
+
+
+def limits(controller: str, old: Sequence[str], new: Sequence[str], root: str = "/sys/fs/cgroup",
+           membership: str = "/proc/self/cgroup") -> List[List[int]]:
+    """Limits of this process's control group and of those above it; -1 stands for none.
+
+    Parameters
+    ----------
+    old, new : files of the controller in cgroup version 1 and 2; the numbers in them are joined.
+    """
+    try:
+        with open(membership, encoding="utf-8", errors="surrogateescape") as stream:
+            groups = [line.rstrip("\n").split(":", 2) for line in stream if line.count(":") >= 2]
+    except OSError:  # not Linux
+        return []
+    found = []
+    for _, names, path in groups:
+        if names and controller not in names.split(","):
+            continue
+        tops = [os.path.join(root, folder) for folder in ((names, controller) if names else ("unified", ""))]
+        top = next((folder for folder in tops if os.path.isdir(folder)), root)
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        # a container sees its own group at the top, under the name that it has outside
+        for depth in range(len(parts), -1, -1):
+            numbers = _numbers([os.path.join(top, *parts[:depth], name) for name in (old if names else new)])
+            if numbers:
+                found.append(numbers)
+    return found
+
+
+def _numbers(paths: Sequence[str]) -> List[int]:
+    numbers = []
+    for path in paths:
+        try:
+            with open(path, encoding="ascii") as stream:
+                numbers += [-1 if word == "max" else int(word) for word in stream.read().split()]
+        except (OSError, ValueError):
+            return []
+    return numbers
 
 
 def keep_freed_memory(limit: int = 2 ** 25) -> None:

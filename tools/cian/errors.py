@@ -1,6 +1,7 @@
 """The one exception for wrong input: it names the file, the field and the remedy."""
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Callable, Optional, Union
@@ -45,14 +46,43 @@ def _rebuild(problem, file, field, remedy):
     return InputError(problem, file=file, field=field, remedy=remedy)
 
 
+class MachineError(RuntimeError):
+    """What the machine failed at, such as a process that was killed for lack of memory: told in one line."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or MXNet (which is not imported here) could not get the memory they asked for."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "MXNetError" and (
+        "allocat" in text or "bad_alloc" in text)
+
+
+def _told(error: BaseException) -> Optional[str]:
+    """One line for what is no defect of the program; None for what is."""
+    if isinstance(error, MachineError):
+        return str(error)
+    if is_out_of_memory(error):
+        return ("there is not enough memory; use fewer processes (run.workers, run.processes), smaller "
+                "batches or smaller images")
+    if isinstance(error, OSError):
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2)
+                 if isinstance(name, (str, bytes))]
+        return ": ".join([*names, f"{error.strerror or error} (the system's error {error.errno})"])
+    return None
+
+
 def run_tool(main: Callable[[], Optional[int]]) -> None:
     """Run an entry point and end the process as a command-line user expects.
 
     Returns of ``main`` are exit codes (``None`` is 0). An :class:`InputError` prints ``error: ...``
-    on standard error as one line and exits 2; an interrupt exits 130; a reader that closed our
-    output early (``| head``) ends it quietly with 141. Any other exception is a defect and keeps
-    its traceback.
+    on standard error as one line and exits 2, and so does an error of the system or a lack of
+    memory, with 1; an interrupt exits 130; a reader that closed our output early (``| head``) ends it
+    quietly with 141. Any other exception is a defect and keeps its traceback. Names that the
+    terminal's encoding does not have are printed with escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     end_with_starter()
     try:
         code = main() or 0
@@ -68,3 +98,9 @@ def run_tool(main: Callable[[], Optional[int]]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(1)

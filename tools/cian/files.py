@@ -98,8 +98,10 @@ def atomic_write(path: PathLike, mode: str = "wb", *, sync: bool = False,
         raise write_error(error, final) from error
     try:
         try:
+            # names that are not UTF-8 are written as they are
+            text: Dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
             # the lock is that of ``descriptor``, which stays open until the file has its name
-            with open(os.dup(descriptor), mode, encoding=None if "b" in mode else "utf-8") as stream:
+            with open(os.dup(descriptor), mode, **text) as stream:
                 yield stream
                 if sync:
                     stream.flush()
@@ -211,13 +213,11 @@ def read_text(path: PathLike) -> str:
     """
     content, remedy = read_bytes(path), "save it as UTF-8"
     if b"\0" in content:
-        raise InputError("is not UTF-8 text (it holds zero bytes, as UTF-16 has them)", file=path,
-                         remedy=remedy)
+        raise InputError("is not UTF-8 text (zero bytes, as UTF-16 has them)", file=path, remedy=remedy)
     try:
         return content.decode().replace("\ufeff", "")
     except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text ({error.reason} at byte {error.start})", file=path,
-                         remedy=remedy) from error
+        raise InputError(f"is not UTF-8 text ({error})", file=path, remedy=remedy) from error
 
 
 def read_json(path: PathLike, kind: str, remedy: str) -> Dict[str, Any]:
@@ -288,8 +288,9 @@ def locked(path: PathLike, what: str, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)  # its holder removed the file between our open and our lock
     _held.add(descriptor)
     try:
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, and nobody learns who has it
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         if descriptor in _held:  # not in a forked process

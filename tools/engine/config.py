@@ -23,6 +23,7 @@ from cian.choices import (
     AFFINITIES,
     COMPLETION_LABELS,
     COMPLETION_TARGETS,
+    JPEG_WARNINGS,
     LABEL_PADDINGS,
     LABEL_RESIZES,
     LONELY,
@@ -31,7 +32,6 @@ from cian.choices import (
     ORDERS,
     PAIRINGS,
 )
-from cian.data.pictures import JPEG_WARNINGS
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.fitting import FITS

@@ -22,6 +22,7 @@ from cian.environment import keep_freed_memory, usable_cores
 from cian.errors import InputError, PathLike
 from cian.files import Problems
 from cian.processes import end_with_parent
+from cian.tools.engine.ledger import Ledger
 
 CHUNK = 16  # images that a process takes at a time
 
@@ -157,6 +158,10 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     if subset and not scored:
         raise InputError("no image of the list has a prediction", file=prediction_root)
 
+    ledger = Ledger(prediction_root)
+    problems += [InputError("was made from an image that EXIF says is to be turned (orientation "
+                            f"{ledger[name]['orientation']}), and its truth may not be turned", field=name)
+                 for name in scored if "orientation" in ledger[name]]
     total = np.zeros((len(class_names), len(class_names)), np.int64)
     present = [name for name in scored if name in found]
     score = functools.partial(_score, prediction_root, truth_root, len(class_names))
@@ -168,8 +173,17 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
             else:
                 total += result
     if problems:
-        raise Problems(problems, file=prediction_root,
-                       remedy="predict the whole list again, or score a part of it with --subset")
+        of_truth = [problem for problem in problems if _is_in(problem.file, truth_root)]
+        remedy = "mend the truth" if of_truth else ""
+        if len(of_truth) < len(problems):
+            remedy += " and " * bool(of_truth)
+            remedy += "predict the whole list again, or score a part of it with --subset"
+        raise Problems(problems, file=truth_root if len(of_truth) == len(problems) else prediction_root,
+                       remedy=remedy)
+    if not total[1:].any():
+        raise InputError(f"not one pixel of the truth has a class: {int(total.sum())} are background and the "
+                         "rest is ignored", file=truth_root,
+                         remedy=f"look at the masks; in masks of 0 and {IGNORE} write the class for {IGNORE}")
     return Evaluation(tuple(class_names), total, len(scored),
                       tuple(name for name in names if name not in found))
 
@@ -178,14 +192,19 @@ def _score(prediction_root: str, truth_root: str, num_classes: int, name: str) -
                                                                                         InputError]:
     """The confusion matrix of one image, or what is wrong with it."""
     try:
-        prediction = read_label_png(os.path.join(prediction_root, name + ".png"))
-        truth = read_label_png(os.path.join(truth_root, name + ".png"))
+        prediction = read_label_png(os.path.join(prediction_root, name + ".png"), palette_classes=num_classes)
+        truth = read_label_png(os.path.join(truth_root, name + ".png"), palette_classes=num_classes)
     except InputError as error:
         return error
     try:
         return confusion_matrix(truth, prediction, num_classes)
     except InputError as error:
-        return InputError(error.problem, field=name)
+        file = os.path.join(truth_root, name + ".png") if error.problem.startswith("truth") else None
+        return InputError(error.problem, field=name, file=file)
+
+
+def _is_in(file: Optional[str], folder: str) -> bool:
+    return file is not None and os.path.dirname(file).startswith(folder)
 
 
 def _pool(workers: int, count: int) -> Executor:

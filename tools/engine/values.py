@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Hashable, Any]:
         seen: Dict[Any, yaml.Mark] = {}
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} occurs twice, in line {seen[key.value].line + 1} too",
                     key.start_mark)
@@ -82,8 +82,13 @@ def items(value: Any, source: str, name: str) -> List[Any]:
     """The entries of a key that holds several: a list, or text with commas."""
     if isinstance(value, str):
         text = value.strip()
-        inside = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
-        value = [Written(entry.strip().strip("'\"")) for entry in inside.split(",")] if inside.strip() else []
+        if text.startswith("["):
+            try:
+                value = yaml.load(text, _Loader)
+            except (yaml.YAMLError, RecursionError, ValueError) as error:
+                raise InputError(f"the list {text!r} is not valid YAML", file=source, field=name) from error
+        else:
+            value = [Written(entry.strip()) for entry in text.split(",")] if text.strip("'\"") else []
     entries = list(value) if isinstance(value, (list, tuple)) else [value]
     if any(entry == "" for entry in entries):
         raise InputError("has an empty entry", file=source, field=name, remedy="remove the comma")
@@ -99,6 +104,8 @@ def scalar(value: Any, kind: type, source: str, name: str) -> Any:
         Naming source and key: a value of another type, one that is not finite, or text that is
         no value of this key.
     """
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{str(value)!r} holds a zero byte", file=source, field=name)
     if kind is str and isinstance(value, Written):
         return _unquoted(value, source, name)
     if isinstance(value, str) and kind is not str:

@@ -112,3 +112,19 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         assert (state["w"] == state["round"]).all() or state["round"] == -1
         last = max(last, state["round"])
     assert last >= 0
+
+
+def test_a_full_disk_is_told_once(tmp_path):
+    """Nothing of the archive that was begun speaks afterwards, when it is collected."""
+    program = (
+        "import gc, resource, signal, sys, numpy as np\n"
+        "from cian.errors import InputError\n"
+        "from cian.tools.engine.models.run_state import write_state\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
+        "try:\n    write_state(sys.argv[1], {'a': np.zeros(99999), 'b': 1})\n"
+        "except InputError as error:\n    print(error)\n"
+        "gc.collect()")
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x.state")], capture_output=True,
+                         text=True, timeout=100)
+    assert "x.state: cannot be written" in run.stdout and run.stderr == "" and not list(tmp_path.iterdir())

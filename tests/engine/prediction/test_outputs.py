@@ -1,5 +1,6 @@
 """From coarse logits to files: restriction to labels, CRF, and a folder that does not mix."""
 import json
+import os
 
 import cv2
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 from cian.data.classes import palette, read_label_png
 from cian.errors import InputError
 from cian.tools.engine.fitting import Fit
+from cian.tools.engine.images import Sample
+from cian.tools.engine.ledger import mark
 from cian.tools.engine.prediction.crf import CRF_PRESETS, dense_crf
 from cian.tools.engine.prediction.finishing import Finished, Task, finish, softmax
 from cian.tools.engine.prediction.outputs import MANIFEST, Outputs, overlay, read_manifest
 
 CLASSES = ("background", "cat", "dog", "cow")
+PHOTO = Sample("photo", "photo.jpg")
 IDENTITY = {"checkpoint": "abc", "settings": {"scales": [1.0]}}
 
 
@@ -74,9 +78,9 @@ def test_every_file_that_was_asked_for_is_written_and_reads_back(task, tmp_path)
     outputs = Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"], overlays=True,
                       probabilities="npz")
     result = finish(with_(task, crf=CRF_PRESETS["test"], probabilities=True))
-    assert not outputs.done("photo")
-    outputs.write(result)
-    assert outputs.done("photo")
+    assert not outputs.done(PHOTO)
+    outputs.write(result, PHOTO, [])
+    assert outputs.done(PHOTO)
     np.testing.assert_array_equal(read_label_png(tmp_path / "pred" / "photo.png"), result.labels)
     np.testing.assert_array_equal(read_label_png(tmp_path / "pred_crf" / "photo.png"), result.labels_crf)
     picture = cv2.imread(str(tmp_path / "overlay" / "photo.png"))[..., ::-1]
@@ -89,22 +93,40 @@ def test_every_file_that_was_asked_for_is_written_and_reads_back(task, tmp_path)
 def test_npy_probabilities_are_exact(task, tmp_path):
     outputs = Outputs(tmp_path, IDENTITY, CLASSES, probabilities="npy")
     result = finish(with_(task, probabilities=True))
-    outputs.write(result)
+    outputs.write(result, PHOTO, [])
     np.testing.assert_array_equal(np.load(tmp_path / "probabilities" / "photo.npy"), result.probabilities)
 
 
 def test_an_image_is_done_when_all_its_files_are_there(task, tmp_path):
     outputs = Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"])
-    outputs.write(finish(with_(task, crf=CRF_PRESETS["test"])))
+    outputs.write(finish(with_(task, crf=CRF_PRESETS["test"])), PHOTO, [])
     (tmp_path / "pred_crf" / "photo.png").unlink()
-    assert not outputs.done("photo")
+    assert not outputs.done(PHOTO)
 
 
 def test_the_same_run_finds_its_folder_again(tmp_path):
     first = Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"])
     first.write(Finished("a", np.zeros((3, 5, 3), np.uint8), np.zeros((3, 5), np.uint8),
-                         np.zeros((3, 5), np.uint8)))
-    assert Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"]).done("a")
+                         np.zeros((3, 5), np.uint8)), Sample("a", "a.jpg"), [])
+    assert Outputs(tmp_path, IDENTITY, CLASSES, crf=CRF_PRESETS["test"]).done(Sample("a", "a.jpg"))
+
+
+def test_a_prediction_of_another_image_or_of_other_classes_is_not_done(tmp_path):
+    image, empty = tmp_path / "a.jpg", np.zeros((3, 5), np.uint8)
+    image.write_bytes(b"monday")
+    sample, outputs = Sample("a", str(image), (0, 2)), Outputs(tmp_path, IDENTITY, CLASSES)
+    outputs.write(Finished("a", np.zeros((3, 5, 3), np.uint8), empty), sample, mark(image))
+    again = Outputs(tmp_path, IDENTITY, CLASSES)
+    assert again.done(sample) and not again.done(Sample("a", str(image), (0, 1)))
+    os.utime(image, (1, 1))  # copied again, the same content
+    assert again.done(sample)
+    image.write_bytes(b"sunday")
+    assert not again.done(sample)
+    with open(tmp_path / "pred" / "made_from.jsonl", "ab") as stream:
+        stream.write(b'{"name": "a", "fil')  # of a killed process
+    assert not Outputs(tmp_path, IDENTITY, CLASSES).done(sample)
+    again.remove("a")
+    assert not os.path.exists(again.path("pred", "a"))
 
 
 @pytest.mark.parametrize("identity, classes, crf, named", [

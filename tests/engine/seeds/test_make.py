@@ -105,7 +105,7 @@ def test_image_is_given_to_the_network_as_rgb(images, tmp_path):
     seen = {}
     def maps(image, classes):
         seen[image.shape] = image
-        return np.zeros((len(classes), *image.shape[:2]), np.float32)
+        return np.ones((len(classes), *image.shape[:2]), np.float32)
     make_seeds(LOW_CAM, images, maps, tmp_path / "seeds", {})
     np.testing.assert_array_equal(seen[13, 17, 3], images.image(0)[..., ::-1])
 
@@ -141,7 +141,7 @@ def test_folder_of_unknown_pngs_is_refused(images, tmp_path):
 def test_damaged_manifest_is_named(images, tmp_path):
     make_seeds(LOW_CAM, images, Ramp(), tmp_path / "seeds", {})
     (tmp_path / "seeds" / MANIFEST).write_text('{"hash"')
-    with pytest.raises(InputError, match="seeds.json: is not valid JSON"):
+    with pytest.raises(InputError, match="seeds.json: is not .*not valid JSON"):
         make_seeds(LOW_CAM, images, Ramp(), tmp_path / "seeds", {})
 
 
@@ -248,3 +248,46 @@ def test_mask_of_another_size_is_named(images, masks, tmp_path):
     with pytest.raises(InputError, match="masks.*is 4x3 pixels, its image 17x"):
         make_seeds(replace(LOW_CAM, strong_ratio=1.0), images, Ramp(), tmp_path / "strong", {},
                    strong_masks=masks)
+
+
+def with_maps(tmp_path, images, value=255):
+    for name, (height, width) in zip(images.names, images.sizes):
+        saliency = np.zeros((height, width), np.uint8)
+        saliency[:, width // 2:] = value
+        cv2.imwrite(str(tmp_path / "maps" / f"{name}.png"), saliency)
+    return SeedConfig(saliency="images", saliency_root=str(tmp_path / "maps"))
+
+
+def test_a_saliency_map_of_another_content_makes_its_seed_anew(images, tmp_path):
+    (tmp_path / "maps").mkdir()
+    config = with_maps(tmp_path, images)
+    assert make_seeds(config, images, Ramp(), tmp_path / "seeds", {}) == 5
+    assert make_seeds(config, images, Ramp(), tmp_path / "seeds", {}) == 0
+    height, width = images.sizes[3]
+    cv2.imwrite(str(tmp_path / "maps" / "photo_3.png"), np.full((height, width), 255, np.uint8))
+    assert make_seeds(config, images, Ramp(), tmp_path / "seeds", {}) == 1
+    assert not (read_label_png(tmp_path / "seeds" / "photo_3.png") == 0).any()
+
+
+def test_saliency_of_0_and_1_is_refused(images, tmp_path):
+    (tmp_path / "maps").mkdir()
+    with pytest.raises(InputError, match="photo_0.png: holds 0 and 1 alone, and saliency is 0..255"):
+        make_seeds(with_maps(tmp_path, images, 1), images, Ramp(), tmp_path / "seeds", {})
+
+
+def test_seeds_without_any_class_are_refused(images, tmp_path):
+    def maps(image, classes):
+        return np.zeros((len(classes), *image.shape[:2]), np.float32)
+    with pytest.raises(InputError, match="seeds: not one pixel of the seeds has a class, all are background"):
+        make_seeds(LOW_CAM, images, maps, tmp_path / "seeds", {})
+
+
+def test_saliency_and_strong_masks_beside_turned_images_are_refused(images, tmp_path, monkeypatch):
+    (tmp_path / "maps").mkdir()
+    config = with_maps(tmp_path, images)
+    monkeypatch.setattr(type(images), "turned", lambda self: ["photo_2"])
+    with pytest.raises(InputError, match="saliency maps of 1 images that EXIF says are .*photo_2"):
+        make_seeds(config, images, Ramp(), tmp_path / "seeds", {})
+    with pytest.raises(InputError, match="masks of 1 images"):
+        make_seeds(replace(LOW_CAM, strong_ratio=0.5), images, Ramp(), tmp_path / "seeds", {},
+                   strong_masks=tmp_path / "maps")

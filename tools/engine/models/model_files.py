@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
-from cian.data.classes import ClassTable
+from cian.data.classes import ClassTable, require_same
 from cian.errors import InputError, PathLike
 from cian.files import sha256_of
 from cian.symbols.cian import CIAN
@@ -181,9 +181,9 @@ def _classes(metadata: Mapping[str, Any], given: Optional[ClassTable], path: str
         raise InputError("must be a list of names", file=path, field="classes",
                          remedy="export it again with tools/export.py")
     table = ClassTable(own, file=path) if own is not None else given
-    if table is None or (given is not None and given != table):
-        raise InputError("has other classes than were given", file=path, field="classes",
-                         remedy="leave out --classes (in Python: classes=)")
+    assert table is not None
+    if given is not None:
+        require_same(table.names, path, given.names, given.file or "the list that was given")
     if num_classes not in (None, table.num_classes):
         raise InputError(f"has {num_classes} classes, and {table.num_classes} are named", file=path,
                          field="classes", remedy="name as many, background first")

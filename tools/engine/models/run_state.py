@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, Dict, Optional
+import zipfile
+from typing import IO, Any, Callable, Dict, Mapping, Optional
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def write_state(path: PathLike, tree: Dict[str, Any], before: Optional[Callable[
     plain = _strip(tree, "", arrays)
     arrays[_TREE] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
     with atomic_write(path, sync=True, before=before) as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        write_arrays(stream, arrays)
 
 
 def read_state(path: PathLike) -> Dict[str, Any]:
@@ -51,6 +52,17 @@ def read_state(path: PathLike) -> Dict[str, Any]:
     with decoding(path, "is damaged", "remove it to start the run anew, or restore a copy"), np.load(
             os.fspath(path), allow_pickle=False) as arrays:
         return _fill(json.loads(arrays[_TREE].tobytes()), arrays)
+
+
+def write_arrays(stream: IO[bytes], arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
+    """Write NumPy arrays as ``np.savez`` does; where that fails half way, nothing is written or said
+    afterwards.
+    """
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(stream, "w", kind) as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(value), allow_pickle=False)
 
 
 def _strip(node: Any, place: str, arrays: Dict[str, np.ndarray]) -> Any:

@@ -3,6 +3,7 @@ another configuration.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict
@@ -12,12 +13,15 @@ import cv2
 import numpy as np
 
 from cian.data.classes import palette, write_label_png
+from cian.data.provenance import PREDICTIONS as MANIFEST
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write, atomic_write_bytes, read_text
+from cian.files import atomic_write, atomic_write_bytes, read_json
+from cian.tools.engine.images import Sample
+from cian.tools.engine.ledger import Ledger, Mark
+from cian.tools.engine.models.run_state import write_arrays
 from cian.tools.engine.prediction.crf import CRFPreset
 from cian.tools.engine.prediction.finishing import Finished
 
-MANIFEST = "predictions.json"
 PROBABILITIES = ("npy", "npz")
 LABEL_FOLDERS = ("train_aug_pred", "train_aug_pred_crf")  # of the second round, without and with CRF
 
@@ -62,6 +66,7 @@ class Outputs:
                              remedy=f"use one of: {', '.join(PROBABILITIES)}")
         self.root, self.class_names, self.crf = os.fspath(root), tuple(class_names), crf
         self.overlays, self.probabilities, self._folders = overlays, probabilities, folders
+        self._ledgers: Dict[str, Ledger] = {}
         described = {**identity, "classes": list(class_names)}
         with_crf = {**described, "crf": None if crf is None else asdict(crf)}
         self._claim(folders[0], {**described, "crf": None})
@@ -86,14 +91,17 @@ class Outputs:
             found["probabilities"] = self.path("probabilities", name, "." + self.probabilities)
         return found
 
-    def done(self, name: str) -> bool:
-        """Whether every file of the image is there; files appear whole, so an interrupted run
-        leaves none in between.
+    def done(self, sample: Sample) -> bool:
+        """Whether every file of the image is there and was made from this image with these classes;
+        files appear whole, so an interrupted run leaves none in between.
         """
-        return all(os.path.exists(path) for path in self.paths(name).values())
+        return all(os.path.exists(path) and self._ledger(path).same(
+            sample.name, {"image": sample.path}, allowed=sample.allowed)
+            for path in self.paths(sample.name).values())
 
-    def write(self, finished: Finished) -> None:
-        """Write all files of one image."""
+    def write(self, finished: Finished, sample: Sample, image: Mark,
+              notes: Optional[Mapping[str, Any]] = None) -> None:
+        """Write all files of one image, and what they were made from: ``image`` as it was read."""
         paths = self.paths(finished.name)
         write_label_png(paths["pred"], finished.labels)
         if finished.labels_crf is not None:
@@ -103,6 +111,20 @@ class Outputs:
             atomic_write_bytes(paths["overlay"], cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
         if self.probabilities:
             self._write_probabilities(paths["probabilities"], finished)
+        for path in paths.values():
+            self._ledger(path).add(sample.name, {"image": image}, notes, allowed=sample.allowed)
+
+    def remove(self, name: str) -> None:
+        """Remove what is there of an image that is not done."""
+        for path in self.paths(name).values():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _ledger(self, path: str) -> Ledger:
+        folder = os.path.relpath(path, self.root).split(os.sep)[0]
+        if folder not in self._ledgers:
+            self._ledgers[folder] = Ledger(os.path.join(self.root, folder))
+        return self._ledgers[folder]
 
     def _write_probabilities(self, path: str, finished: Finished) -> None:
         if finished.probabilities is None:
@@ -111,8 +133,8 @@ class Outputs:
             if self.probabilities == "npy":
                 np.save(stream, finished.probabilities)
             else:
-                np.savez_compressed(stream, probabilities=finished.probabilities.astype(np.float16),
-                                    classes=np.array(self.class_names))
+                write_arrays(stream, {"probabilities": finished.probabilities.astype(np.float16),
+                                      "classes": np.array(self.class_names)}, compressed=True)
 
     def _claim(self, folder: str, identity: Mapping[str, Any]) -> None:
         """Write the manifest of a new folder, or compare with that of an old one."""
@@ -137,12 +159,4 @@ def read_manifest(folder: PathLike) -> Optional[Dict[str, Any]]:
     path = os.path.join(os.fspath(folder), MANIFEST)
     if not os.path.exists(path):
         return None
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"is not valid JSON ({error})", file=path,
-                         remedy="remove its folder and predict again") from error
-    if not isinstance(content, dict):
-        raise InputError("does not describe predictions", file=path,
-                         remedy="remove its folder and predict again")
-    return content
+    return read_json(path, "a manifest of predictions", "remove its folder and predict again")

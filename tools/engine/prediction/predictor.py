@@ -13,6 +13,7 @@ import numpy as np
 
 from cian.choices import STRIDE
 from cian.data.classes import ClassTable
+from cian.environment import resident_memory, usable_memory
 from cian.errors import InputError, PathLike
 from cian.files import sha256_of
 from cian.symbols.layers import reorder_sums
@@ -22,6 +23,8 @@ from cian.tools.engine.fitting import Fit
 from cian.tools.engine.models.model_files import Network, open_model
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.finishing import Finished, Task, finish
+
+WORK_BYTES = 2 ** 10  # a pixel of an image, beside the affinity: feature maps of the network, logits, the CRF
 
 
 class Coarse(Protocol):
@@ -137,11 +140,13 @@ class Predictor:
         if self.device.device_type != "cpu":
             return
         needed = affinity_bytes(size, max(self.settings.scales), images * (2 if self.settings.mirror else 1))
-        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // self.sharers
+        needed += WORK_BYTES * size[0] * size[1] * images + resident_memory()
+        have = usable_memory() // self.sharers
         if needed > have:
             each = f" for each of {self.sharers} processes" if self.sharers > 1 else ""
-            raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.0f} GiB for "
-                             "its affinity, and this machine " f"has {have / 2 ** 30:.0f}{each}", remedy=(
+            raise InputError(f"an image of {size[1]}x{size[0]} pixels needs {needed / 2 ** 30:.1f} GiB, "
+                             "most for its affinity, and this process may use "
+                             f"{have / 2 ** 30:.1f}{each}", remedy=(
                 "use run.processes=1, " if each else "") + "make it smaller, or use predict.fit=warp")
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Sequence
 import numpy as np
 
 from cian.environment import USERS_VALUES, usable_cores
-from cian.errors import InputError
+from cian.errors import InputError, MachineError
 from cian.processes import end_with_parent
 from cian.tools.engine.devices import split_devices
 from cian.tools.engine.fitting import Fit
@@ -156,7 +156,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise MachineError(
             "a process with a network died (out of memory?); run.processes=1 needs less") from error
 
 

@@ -124,7 +124,7 @@ def run_stage(stage: Stage, threads: int = 0) -> Dict[str, Any]:
     log = stage.folder / "stage.log"
     environment = {**users_environment(), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     started = time.monotonic()
-    with open(log, "a", encoding="utf-8") as stream:
+    with open(log, "a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(f"$ {' '.join(stage.command)}\n")
         stream.flush()
         code = run_child(stage.command, environment, stdout=stream, stderr=subprocess.STDOUT,

@@ -7,12 +7,14 @@ import contextlib
 import hashlib
 import json
 import os
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
+from cian.data.classes import require_same
+from cian.data.degenerate import tell
 from cian.data.iterators import ClassificationIter
 from cian.data.records import RecordSet
 from cian.environment import usable_cores
@@ -61,6 +63,9 @@ def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mappi
         raise InputError("no folder for the classifier was named", field="run.snapshot",
                          remedy="give --snapshot FOLDER")
     device = parse_devices(config.run.devices)[0]
+    for other in (score or {}).values():
+        require_same(other.classes.names, other.path, images.classes.names, images.path)
+    tell(_unlearnable(images), images.path)
     with contextlib.ExitStack() as stack:
         snapshot = stack.enter_context(Snapshot(config.run.snapshot, f"{config.cam.model}_cam"))
         run = stack.enter_context(CamRun(config, images, snapshot, device, backbone_options or {}))
@@ -237,6 +242,15 @@ class CamRun:
         rows = [self.net(network_input(image, self.device)).asnumpy()[0]
                 for image in images_rgb(images, range(len(images)), self._workers)]
         return np.stack(rows)
+
+
+def _unlearnable(images: RecordSet) -> List[str]:
+    """What no classifier can learn from the image-level labels, a sentence each."""
+    share = images.labels[:, 1:].mean(axis=0)
+    names = np.array(images.classes.foreground)
+    found = (("no image has", share == 0), ("every image has", share == 1))
+    return [f"{problem} {', '.join(names[which])}, so that nothing can be learned of it"
+            for problem, which in found if which.any()]
 
 
 def build_classifier(settings: CamConfig, num_foreground: int, device: mx.Context,

@@ -75,8 +75,13 @@ def _continued(path: str, shape: tuple) -> np.memmap:
             return _open(path, shape, "r+")
         except InputError:
             os.unlink(path)  # interrupted while it was laid out
-    table = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    fresh = f"{path}.new"
+    table = np.lib.format.open_memmap(fresh, "w+", np.float32, shape)
+    with open(fresh, "r+b") as stream:  # a full disk is an error here, and a signal in the mapped file
+        os.posix_fallocate(stream.fileno(), 0, os.path.getsize(fresh))
     table[:] = np.nan
+    table.flush()
+    os.replace(fresh, path)
     return table
 
 

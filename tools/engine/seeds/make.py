@@ -19,14 +19,18 @@ import numpy as np
 from tqdm import tqdm
 
 from cian.data.classes import IGNORE, read_label_png, write_label_png
+from cian.data.degenerate import check_pixels, tell
+from cian.data.pictures import refuse_turned
+from cian.data.provenance import SEEDS as MANIFEST
+from cian.data.provenance import check_label_folder
 from cian.data.records import RecordSet
 from cian.errors import InputError, PathLike
 from cian.files import changed_keys, read_json, write_json
 from cian.tools.engine.config import SeedConfig
+from cian.tools.engine.ledger import Ledger, mark
+from cian.tools.engine.seeds.balance import label_pixels
 from cian.tools.engine.seeds.overlap import overlapped
-from cian.tools.engine.seeds.saliency import barrier_saliency, read_saliency
-
-MANIFEST = "seeds.json"
+from cian.tools.engine.seeds.saliency import barrier_saliency, read_saliency, saliency_path
 
 # Called for each image with (name, cams (K, H, W), classes).
 Watch = Callable[[str, np.ndarray, Sequence[int]], None]
@@ -103,17 +107,17 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     ------
     InputError
         A folder with seeds of other settings; an image that cannot be read; a saliency map or mask
-        that is missing or does not fit.
+        that is missing or does not fit; seeds without a pixel of any class.
     """
     folder = os.fspath(folder)
-    check_saliency(config)
+    check_saliency(config, images)
     strong = _strong_choice(config, images, strong_masks)
     claim_folder(folder, _settings(config, images, source, strong))
-    done, replaced = existing(folder), set(strong)
+    ledger, replaced = Ledger(folder), set(strong)
+    sources = {name: _sources(config, name, strong_masks if name in replaced else "")
+               for name in images.names}
+    done = {name for name in existing(folder) if not sources.get(name) or ledger.same(name, sources[name])}
     todo = [index for index, name in enumerate(images.names) if watch or name not in done]
-
-    def load(index: int) -> Tuple[int, np.ndarray]:
-        return index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)
 
     def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray,
                                                                              List[int]]]:
@@ -129,6 +133,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             watch(name, cams, classes)
         if name in done:
             return False
+        marks = {key: mark(path) for key, path in sources[name].items()}
         if name in replaced:
             seeds = _read_mask(strong_masks, name, images)
         else:
@@ -136,16 +141,31 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold,
                                  config.background_threshold, config.conflicts)
         write_label_png(os.path.join(folder, f"{name}.png"), seeds)
+        if marks:
+            ledger.add(name, marks)
         return True
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
-        finished = overlapped(writers, finish, activate(overlapped(readers, load, todo)))
-        return sum(tqdm(finished, total=len(todo), desc="seeds", unit="image",
-                        disable=None if progress else True))
+        finished = overlapped(writers, finish, activate(overlapped(
+            readers, lambda index: (index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)), todo)))
+        written = sum(tqdm(finished, total=len(todo), desc="seeds", unit="image",
+                           disable=None if progress else True))
+    counts = label_pixels(folder, images.names, workers).sum(axis=0)
+    tell(check_pixels(counts, images.classes.names, "the seeds", folder), folder)
+    return written
 
 
-def check_saliency(config: SeedConfig) -> None:
-    """Refuse ``images`` without a folder and a folder without ``images``."""
+def _sources(config: SeedConfig, name: str, masks: PathLike) -> Dict[str, str]:
+    """The files beside image and classifier that a seed is made from; ``masks`` where it is one of those."""
+    if masks:
+        return {"mask": os.path.join(os.fspath(masks), f"{name}.png")}
+    return {"saliency": saliency_path(config.saliency_root, name)} if config.saliency == "images" else {}
+
+
+def check_saliency(config: SeedConfig, images: RecordSet) -> None:
+    """Refuse ``images`` without a folder, a folder without ``images``, and maps of turned images."""
+    if config.saliency == "images":
+        refuse_turned(images.turned(), "saliency maps", config.saliency_root)
     if config.saliency == "images" and not os.path.isdir(config.saliency_root):
         raise InputError("is no folder of saliency maps", file=config.saliency_root or None,
                          field="seeds.saliency_root",
@@ -231,6 +251,8 @@ def _strong_choice(config: SeedConfig, images: RecordSet, strong_masks: PathLike
                          else f"{config.strong_ratio:g} of the seeds are to be ground truth",
                          file=masks or None, field="seeds.strong_ratio",
                          remedy="name the folder of NAME.png with --strong-masks")
+    if strong:
+        check_label_folder(masks, images.classes, images.path, "masks", images.turned())
     if masks and not config.strong_ratio:
         raise InputError("is not read with seeds.strong_ratio=0", file=masks, field="--strong-masks",
                          remedy="give a ratio too")

@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 
 from cian.choices import STRIDE
-from cian.data.classes import ClassTable
+from cian.data.classes import ClassTable, require_same
 from cian.errors import InputError, PathLike
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import read_metadata
@@ -115,10 +115,7 @@ def load_classifier(path: PathLike, classes: ClassTable,
     if metadata.get("kind") != "cam":
         raise InputError("is not a CAM classifier", file=path,
                          remedy="name the file that tools/train_cam.py wrote")
-    if tuple(metadata["classes"]) != classes.foreground:
-        raise InputError(
-            f"was trained for {', '.join(metadata['classes'])}, the data has {', '.join(classes.foreground)}",
-            file=path, field="classes", remedy="train it on this data, or name its class list with --classes")
+    require_same([classes.names[0], *metadata["classes"]], path, classes.names, classes.file or "the data")
     net = CAMClassifier(**metadata["network"])
     load_params(net, path, ctx=device)
     net.hybridize()

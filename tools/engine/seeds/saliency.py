@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cian.data.pictures import UPRIGHT, png_orientation
 from cian.errors import InputError, PathLike
 from cian.files import decoding, read_bytes
 
@@ -115,6 +116,11 @@ def border_contrast(lab: np.ndarray) -> np.ndarray:
     return (np.sum(distances, axis=0) - np.max(distances, axis=0)).astype(np.float32)
 
 
+def saliency_path(root: PathLike, name: str) -> str:
+    """The file of a user's saliency map."""
+    return os.path.join(os.fspath(root), f"{name}.png")
+
+
 def read_saliency(root: PathLike, name: str, shape: tuple) -> np.ndarray:
     """A user's saliency map ``root``/NAME.png, 0..255 for 0..1.
 
@@ -125,9 +131,10 @@ def read_saliency(root: PathLike, name: str, shape: tuple) -> np.ndarray:
     Raises
     ------
     InputError
-        Naming the file: missing, not an 8-bit image, or of another size than ``shape`` (H, W).
+        Naming the file: missing, not an 8-bit image, of another size than ``shape`` (H, W), or of 0
+        and 1 in place of 0 and 255.
     """
-    path = os.path.join(os.fspath(root), f"{name}.png")
+    path = saliency_path(root, name)
     content, remedy = read_bytes(path), "saliency maps are 8-bit gray PNG files in their images' sizes"
     with decoding(path, "is not a readable image", remedy):
         announced = Image.open(io.BytesIO(content)).size[::-1]
@@ -140,6 +147,12 @@ def read_saliency(root: PathLike, name: str, shape: tuple) -> np.ndarray:
     if saliency.dtype != np.uint8 or saliency.ndim != 2:
         raise InputError(f"has {saliency.dtype} values of shape {saliency.shape}", file=path,
                          remedy="saliency maps are 8-bit gray PNG files, 0..255 for 0..1")
+    if b"eXIf" in content and png_orientation(content) != UPRIGHT:
+        raise InputError("has an EXIF orientation, and saliency maps have none", file=path,
+                         remedy="store it upright")
+    if saliency.max() == 1:
+        raise InputError("holds 0 and 1 alone, and saliency is 0..255 for 0..1", file=path,
+                         remedy="multiply the maps by 255")
     return saliency.astype(np.float32) / 255
 
 

@@ -35,7 +35,7 @@ def choose_thresholds(config: SeedConfig, images: RecordSet, maps: Maps) -> Seed
     if config.saliency == "low_cam":
         raise InputError("needs a second cue, and low_cam is the first one", field="seeds.thresholds",
                          remedy="take seeds.saliency=builtin or images, or give the thresholds")
-    check_saliency(config)
+    check_saliency(config, images)
     labelled = np.flatnonzero(images.labels[:, 1:].any(axis=1))
     if not len(labelled):
         raise InputError("no image has a class to choose them by", field="seeds.thresholds")

@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cian.errors import InputError, PathLike
+from cian.files import write_error
 
 
 class Meter:
@@ -92,7 +93,7 @@ class RunLog:
         path = os.path.join(os.fspath(folder), f"{name}.log")
         try:
             os.makedirs(folder, exist_ok=True)
-            self._text = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
+            self._text = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path) from error
         self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"),
@@ -112,7 +113,10 @@ class RunLog:
     def line(self, text: str) -> None:
         """One line with the time of day, to the text log and the terminal."""
         stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
-        self._text.write(stamped + "\n")
+        try:
+            self._text.write(stamped + "\n")
+        except OSError as error:
+            raise write_error(error, self._text.name) from error
         if self._speaks:
             tqdm.write(stamped, file=sys.stdout)
             sys.stdout.flush()

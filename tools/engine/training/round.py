@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import cv2
 import mxnet as mx
 
+from cian.data.classes import require_same
 from cian.data.iterators import DeviceFeed, PairIter
 from cian.data.records import RecordSet
 from cian.data.windows import Maps
@@ -34,7 +35,7 @@ from cian.tools.engine.models.snapshot import (
 from cian.tools.engine.training.distributed import Workers, source_digest, values_digest
 from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
 from cian.tools.engine.training.precision import begin_mixed, refuse_cpus
-from cian.tools.engine.training.sources import open_training_records
+from cian.tools.engine.training.sources import ANEW, open_training_records, refuse_other_sources, run_sources
 from cian.tools.engine.training.step import NotFinite, Trainer, learning_rate, network_values
 from cian.tools.engine.training.watch import Member
 
@@ -73,6 +74,10 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, member: Op
             snapshot = stack.enter_context(kind(config.run.snapshot, config.network.model, config.train.keep))
             state = _state_to_resume(snapshot, workers.as_one(config), os.fspath(start), fresh)
             images, seeds = (stack.enter_context(records) for records in open_training_records(config))
+        if start and os.path.exists(metadata_path(start)):
+            require_same(read_metadata(start)["classes"], start, images.classes.names, images.path)
+        sources = run_sources(config, start, images, seeds)
+        refuse_other_sources(state, sources, snapshot.folder)
         iterator = None
         if not config.train.features:  # forks its workers before other threads
             iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts), None, workers))
@@ -88,7 +93,8 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, member: Op
             with workers.in_turn("features"):
                 maps = training_features(config, net, images, contexts[0])
             iterator = stack.enter_context(pair_iterator(config, images, seeds, len(contexts), maps, workers))
-        run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start), workers)
+        run = TrainingRun(config, snapshot, net, images, iterator, contexts, os.fspath(start), workers,
+                          sources)
         if state is not None:
             run.load_state_dict(state)
             messages.append(
@@ -173,7 +179,8 @@ class TrainingRun:
 
     def __init__(self, config: Config, snapshot: Snapshot, net: CIAN, images: RecordSet, iterator: PairIter,
                  contexts: Sequence[mx.Context], start: str = "",
-                 workers: Optional[Workers] = None) -> None:
+                 workers: Optional[Workers] = None, sources: Optional[Mapping[str, str]] = None) -> None:
+        self._sources = dict(sources or {})
         self.config, self.snapshot, self.net, self.images, self.start = config, snapshot, net, images, start
         self.epoch = self.batch = self.step = 0
         self._workers = workers or Workers()
@@ -207,7 +214,8 @@ class TrainingRun:
 
     def state_dict(self) -> Dict[str, Any]:
         """Everything that decides how the run goes on."""
-        return {"identity": _rounded(self._whole, self.start), "epoch": self.epoch, "batch": self.batch,
+        return {"identity": _rounded(self._whole, self.start), "sources": self._sources,
+                "epoch": self.epoch, "batch": self.batch,
                 "step": self.step, "iterator": self._feed.state_dict(), "trainer": self._trainer.state_dict(),
                 "meter": self._meter.state_dict()}
 
@@ -352,19 +360,18 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
     if fresh:
         snapshot.clear()
     state = snapshot.load_state()
-    remedy = "use another --snapshot, or --fresh to remove its checkpoints and start anew"
     if state is None:
         if find_checkpoints(snapshot.folder, snapshot.model):
             raise InputError(
                 f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from",
-                file=snapshot.folder, remedy=remedy)
+                file=snapshot.folder, remedy=ANEW)
         return None
     # a state from before the key rounds as the original
     was, now = {"run.sums": "original", **state["identity"]}, _rounded(config, start)
     changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in changed_keys(was, now)]
     if changed:
         raise InputError(f"belongs to a run of another configuration: {'; '.join(changed[:3])}",
-                         file=snapshot.folder, remedy=remedy)
+                         file=snapshot.folder, remedy=ANEW)
     return state
 
 

@@ -4,14 +4,18 @@ training opens them.
 from __future__ import annotations
 
 import os
-from typing import List, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from cian.data.classes import load_classes, require_same
 from cian.data.lists import resolve_list
 from cian.data.preparation import prepare, prepare_seeds
 from cian.data.records import RecordSet
-from cian.errors import InputError
+from cian.errors import InputError, PathLike
 from cian.tools.engine.config import Config
 from cian.tools.engine.images import data_tree
+from cian.tools.engine.ledger import mark
+
+ANEW = "use another --snapshot, or --fresh to remove its checkpoints and start anew"
 
 
 def list_name(name_or_path: str) -> str:
@@ -43,7 +47,7 @@ def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
     data, own = config.data, os.path.join(config.run.snapshot, "records")
     name = list_name(data.train_list)
     if data.records:
-        images = RecordSet.open(data.records, name)
+        images = _named_classes(config, RecordSet.open(data.records, name))
         seeds = prepare_seeds(images, data.label_root, own,
                               workers=config.run.workers) if data.label_root else RecordSet.open(
             data.records, f"{name}_seeds")
@@ -68,7 +72,7 @@ def open_images(config: Config, name_or_path: str) -> RecordSet:
         As :func:`open_training_records`, or when there is no folder to pack into.
     """
     if config.data.records:
-        return RecordSet.open(config.data.records, list_name(name_or_path))
+        return _named_classes(config, RecordSet.open(config.data.records, list_name(name_or_path)))
     if not config.run.snapshot:
         raise InputError(
             "no folder of packed images was named", field="data.records",
@@ -76,3 +80,28 @@ def open_images(config: Config, name_or_path: str) -> RecordSet:
     tree = data_tree(config.data, seeds=False)
     return prepare(tree, name_or_path, os.path.join(config.run.snapshot, "records"),
                    workers=config.run.workers).images
+
+
+def run_sources(config: Config, start: PathLike, images: RecordSet, seeds: RecordSet) -> Dict[str, str]:
+    """The content that a run depends on: its images, seeds and first weights, by their digests."""
+    weights = os.fspath(start) or config.network.pretrained
+    return {"images": images.identity, "seeds": seeds.identity,
+            "first weights": mark(weights)[-1] if os.path.isfile(weights) else weights or "random"}
+
+
+def refuse_other_sources(state: Optional[Mapping[str, Any]], sources: Mapping[str, str],
+                          snapshot: PathLike) -> None:
+    """Refuse to go on with other content under the same names; states of before this was kept say nothing."""
+    known = (state or {}).get("sources", {})
+    changed = [key for key, value in sources.items() if known.get(key, value) != value]
+    if changed:
+        raise InputError(f"belongs to a run whose {' and '.join(changed)} had another content",
+                         file=snapshot, remedy=ANEW)
+
+
+def _named_classes(config: Config, images: RecordSet) -> RecordSet:
+    """The set, if a class list that was named is its own."""
+    if config.data.classes != "voc":
+        require_same(images.classes.names, images.path, load_classes(config.data.classes).names,
+                     config.data.classes)
+    return images
