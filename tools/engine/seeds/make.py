@@ -141,8 +141,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold,
                                  config.background_threshold, config.conflicts)
         write_label_png(os.path.join(folder, f"{name}.png"), seeds)
-        if marks:
-            ledger.add(name, marks)
+        ledger.add(name, marks)
         return True
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
@@ -150,8 +149,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             readers, lambda index: (index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)), todo)))
         written = sum(tqdm(finished, total=len(todo), desc="seeds", unit="image",
                            disable=None if progress else True))
-    counts = label_pixels(folder, images.names, workers).sum(axis=0)
-    tell(check_pixels(counts, images.classes.names, "the seeds", folder), folder)
+    _check_seeds(folder, images, workers)
     return written
 
 
@@ -160,6 +158,12 @@ def _sources(config: SeedConfig, name: str, masks: PathLike) -> Dict[str, str]:
     if masks:
         return {"mask": os.path.join(os.fspath(masks), f"{name}.png")}
     return {"saliency": saliency_path(config.saliency_root, name)} if config.saliency == "images" else {}
+
+
+def _check_seeds(folder: PathLike, images: RecordSet, workers: int) -> None:
+    """All seeds together; see :func:`~cian.data.degenerate.check_pixels`."""
+    counts = label_pixels(folder, images.names, workers).sum(axis=0)
+    tell(check_pixels(counts, images.classes.names, "the seeds", folder), folder)
 
 
 def check_saliency(config: SeedConfig, images: RecordSet) -> None:
