@@ -154,9 +154,13 @@ def test_partners_share_a_class_and_come_next_in_a_circle(tree):
     assert pairs_by_class(tree, "val", 4) == [("a", "c"), ("b", "c"), ("c", "d"), ("d", "a")]
 
 
-def test_an_image_without_partner_is_named(tree, tmp_path):
+def test_images_without_partner_are_passed_over_and_a_list_of_them_is_refused(tree, tmp_path):
+    (tmp_path / "three.txt").write_text("d\nb\nc\n")
+    assert pairs_by_class(tree, tmp_path / "three.txt", 1) == [("d", "c")]
+    (tmp_path / "three.txt").write_text("b\nd\na\n")
+    assert pairs_by_class(tree, tmp_path / "three.txt", 1) == [("d", "a")]
     (tmp_path / "two.txt").write_text("a\nb\n")
-    with pytest.raises(InputError, match="a: shares no class"):
+    with pytest.raises(InputError, match="two.txt: has no two images that share a class"):
         pairs_by_class(tree, tmp_path / "two.txt", 1)
 
 

@@ -45,6 +45,7 @@ def test_seeds_without_any_label_are_told_and_not_divided_by(tmp_path):
     (0.2, (0.1, 0.2, 0.3), ["objects are 20% of the labelled pixels"]),
     (0.8, (0.1, 0.2, 0.3), ["objects are 80% of the labelled pixels"]),
     (0.5, (0.01, 0.2, 0.2), ["cat: 1.0% of its images' pixels, where 20.0% is usual"]),
+    (0.5, (0.0, 0.0, 0.4), ["cat: 0.0% of its images' pixels", "dog: 0.0% of its images' pixels"]),
     (0.5, (0.1, 0.1, 0.4), ["cow: 40.0% of its images' pixels, where 10.0% is usual"]),
 ])
 def test_shares_far_from_the_others_and_a_wrong_balance_are_implausible(objects, shares, expected):

@@ -233,19 +233,22 @@ def gallery(images: Sequence[np.ndarray], columns: Sequence[Tuple[str, Sequence[
 
 
 def pairs_by_class(tree: DatasetTree, name_or_path: str, count: int) -> List[Tuple[str, str]]:
-    """The first ``count`` names of a list, each with the next one (in a circle) that shares a class
-    with it.
+    """The first ``count`` names of a list that share a class with another, each with the next such
+    one (in a circle).
     """
     names = tree.names(name_or_path)
     labels = tree.labels(names)[:, 1:]
     pairs = []
-    for at in range(min(count, len(names))):
+    for at in range(len(names)):
+        if len(pairs) == count:
+            break
         order = [(at + step) % len(names) for step in range(1, len(names))]
         partner = next((other for other in order if (labels[at] & labels[other]).any()), None)
-        if partner is None:
-            raise InputError("shares no class with another image of the list", field=names[at],
-                             remedy="name a pair with --pair")
-        pairs.append((names[at], names[partner]))
+        if partner is not None:
+            pairs.append((names[at], names[partner]))
+    if not pairs:
+        raise InputError("has no two images that share a class", file=name_or_path,
+                         remedy="name a pair with --pair")
     return pairs
 
 

@@ -68,7 +68,7 @@ def implausible(balance: Dict[str, Any]) -> List[str]:
                      f"{'loses' if share < OBJECTS[0] else 'swells'} objects; "
                      f"{'lower' if share < OBJECTS[0] else 'raise'} seeds.background_threshold or "
                      f"{'lower' if share < OBJECTS[0] else 'raise'} seeds.foreground_threshold")
-    shares = [row["share"] for row in balance["classes"].values() if row["share"] is not None]
+    shares = [row["share"] for row in balance["classes"].values() if row["share"]]
     usual = float(np.median(shares)) if shares else 0.0
     for name, row in balance["classes"].items():
         if row["images"] and row["without"] > WITHOUT * row["images"]:
