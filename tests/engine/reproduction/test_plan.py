@@ -225,7 +225,7 @@ def test_the_report_tells_every_look_at_masks_even_of_earlier_settings(place):
         for stage in measurement.scores.values():
             finish(stage, value)
     when = "2026-01-05T00:00:00+00:00"
-    assert looked_cells(settled) == [["tree/train", "other settings", "2", when, when],
+    assert looked_cells(settled) == [["tree/train", "not of this report", "2", when, when],
                                      ["tree/val", "table2/cp", "4", when, when]]
 
 

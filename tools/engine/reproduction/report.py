@@ -210,8 +210,8 @@ def record(measurement: Measurement) -> Dict[str, Any]:
 
 
 def looked_cells(measurements: Sequence[Measurement]) -> List[List[str]]:
-    """Every score that is in the folder of the stages, of these rows or of other settings, by list
-    and row, in the order of ``LOOKED_HEADER``: masks are opened for them alone.
+    """Every score that is in the folder of the stages, of these rows or of other settings and lists,
+    by list and row, in the order of ``LOOKED_HEADER``: masks are opened for them alone.
     """
     stages = {stage.folder: m.experiment.name for m in reversed(measurements) for stage in m.scores.values()}
     found: Dict[Tuple[str, str], List[str]] = {}
@@ -220,7 +220,7 @@ def looked_cells(measurements: Sequence[Measurement]) -> List[List[str]]:
             score = json.loads(read_text(done.with_name("score.json")))
             tree = os.path.basename(os.path.dirname(score["truth"]))
             place = f"{tree}/{os.path.splitext(os.path.basename(score['list']))[0]}"
-            found.setdefault((place, stages.get(done.parent, "other settings")), []).append(
+            found.setdefault((place, stages.get(done.parent, "not of this report")), []).append(
                 json.loads(read_text(done)).get("finished", "unknown"))
     return [[*key, str(len(times)), min(times), max(times)]
             for key, times in sorted(found.items(), key=lambda item: (min(item[1]), item[0]))]
