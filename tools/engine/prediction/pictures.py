@@ -238,7 +238,7 @@ def pairs_by_class(tree: DatasetTree, name_or_path: str, count: int) -> List[Tup
     """
     names = tree.names(name_or_path)
     labels = tree.labels(names)[:, 1:]
-    pairs = []
+    pairs: List[Tuple[str, str]] = []
     for at in range(len(names)):
         if len(pairs) == count:
             break
