@@ -13,14 +13,20 @@ from .efficientnet import EfficientNetLite0
 from .resnet import ResNet
 from .vgg import VGG16
 
+# Gluon's v2 of depth 50 and 101 are resnet50 and resnet101; of 18 and 34 they lack a projection.
+RESNETS = {**{f"resnet{depth}": (depth, "zoo") for depth in (18, 34, 50, 101)},
+           **{f"resnet{depth}_{variant}": (depth, variant)
+              for depth, variant in ((18, "v2"), (34, "v2"), (50, "v1b"), (101, "v1b"), (101, "v1"))}}
 BACKBONES: Dict[str, Callable[..., HybridBlock]] = {
-    **{f"resnet{depth}": partial(ResNet, depth) for depth in (18, 34, 50, 101)},
+    **{name: partial(ResNet, *arguments) for name, arguments in RESNETS.items()},
     "vgg16": VGG16,
     "efficientnet_lite0": EfficientNetLite0,
 }
 # Options that make a backbone small enough for a test, under the same parameter names.
-TINY: Dict[str, Dict[str, Any]] = {**{f"resnet{depth}": {"units": (2, 1, 1, 1), "widths": (4, 8, 12, 16, 20)}
-                                      for depth in (18, 34, 50, 101)},
+_TINY_WIDTHS = {"zoo": (4, 8), "v2": (8, 8), "v1": (4, 16), "v1b": (4, 16)}  # v2: a unit not projected
+TINY: Dict[str, Dict[str, Any]] = {**{name: {"units": (2, 1, 1, 1),
+                                             "widths": (*_TINY_WIDTHS[variant], 12, 16, 20)}
+                                      for name, (_, variant) in RESNETS.items()},
                                    "vgg16": {"widths": (3, 4, 5, 6, 7), "top_channels": 10},
                                    "efficientnet_lite0": {"repeats": (1, 1, 1, 2, 1, 2, 1),
                                                           "widths": (4, 3, 3, 4, 5, 5, 6, 7, 14)}}

@@ -32,7 +32,7 @@ class BatchNorm(HybridBlock):
     ----------
     channels : int
     fix_gamma : bool
-        Hold gamma at 1.
+        Compute with a gamma of 1; the parameter keeps its value, as in the original's files.
     use_global_stats : bool
         Normalise with the moving statistics while training too, and never change them. Outside of
         training they are used always.
@@ -59,6 +59,8 @@ class BatchNorm(HybridBlock):
                                           differentiable=False)
 
     def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, moving_mean: Any, moving_var: Any) -> Any:
+        if self._settings["fix_gamma"]:
+            gamma = F.identity(gamma)  # MXNet writes 1 into the array that it is given
         return F.BatchNorm(x, gamma, beta, moving_mean, moving_var, name="fwd", **self._settings)
 
 

@@ -148,13 +148,18 @@ def read_params(path: PathLike) -> Tuple[Arrays, Arrays]:
     InputError
         As :func:`read_arrays`, and for names of another kind of file.
     """
+    return module_parts(read_arrays(path), path)
+
+
+def module_parts(arrays: Arrays, path: PathLike) -> Tuple[Arrays, Arrays]:
+    """As :func:`read_params`, of arrays by their full names; ``path`` names the file in errors."""
     parts: Dict[str, Arrays] = {"arg": {}, "aux": {}}
-    for full_name, array in read_arrays(path).items():
+    for full_name, array in arrays.items():
         kind, _, name = full_name.partition(":")
         if kind not in parts or not name:
             raise InputError(
                 "is not named as a file of MXNet's Module", file=path, field=full_name,
-                remedy="names must start with arg: or aux:; Gluon's save_parameters() writes other names")
+                remedy="names must start with arg: or aux:; Gluon's zoo is read as pretrained weights")
         parts[kind][name] = array
     if not parts["arg"]:
         raise InputError("holds no parameters", file=path, remedy=DAMAGED)

@@ -22,7 +22,8 @@ BLOCKS: Tuple[Tuple[int, int, int], ...] = ((2, 1, 2), (2, 1, 2), (3, 1, 2), (3,
 
 
 class VGG16(Backbone):
-    """Features of VGG16: (N, 3, H, W) raw RGB to (N, out_channels, (H-1)//8+1, (W-1)//8+1).
+    """Features of VGG16: (N, 3, H, W) raw RGB to (N, out_channels, (H-1)//8+1, (W-1)//8+1), or
+    (N, out_channels, H//32, W//32) at output stride 32.
 
     Parameters
     ----------
@@ -31,20 +32,26 @@ class VGG16(Backbone):
         end with the last pooling, as the paper's CAM classifier does ("Initial Seeds").
     widths : channels of the five blocks
     top_channels : channels of fc6 and fc7
+    output_stride : 8, or 32 for the classification network's own: five 2x2 poolings, no dilation
     """
 
     head: Dict[str, Any] = {"name": "fc8", "kernel": 1, "dilation": 1, "use_bias": True}
     new_layers = ("fc6_", "fc7_", "fc8_")
 
     def __init__(self, *, top: bool = True, widths: Sequence[int] = (64, 128, 256, 512, 512),
-                 top_channels: int = 1024) -> None:
+                 top_channels: int = 1024, output_stride: int = 8) -> None:
         super().__init__(prefix="")
+        if output_stride not in (8, 32):
+            raise InputError(f"there is no VGG16 of output_stride {output_stride}", field="output_stride",
+                             remedy="use one of: 8, 32")
+        self._dilated = output_stride == 8
         if len(widths) != len(BLOCKS):
             raise InputError(f"needs {len(BLOCKS)} widths, not {len(widths)}", field="widths")
         self.out_channels = top_channels if top else widths[-1]
         self.convolutions = nn.HybridSequential(prefix="")
         channels = 3
         for block, (count, dilation, _) in enumerate(BLOCKS):
+            dilation = dilation if self._dilated else 1
             for i in range(count):
                 name = f"conv{block + 1}_{i + 1}_"
                 self.convolutions.add(convolution(widths[block], channels, 3, name, dilation=dilation,
@@ -62,7 +69,7 @@ class VGG16(Backbone):
         parts, convolutions = [Part(self._centred)], iter(self.convolutions)
         for count, _, stride in BLOCKS:
             parts += [Part(partial(self._convolved, layer), layer) for layer in islice(convolutions, count)]
-            parts.append(Part(partial(self._pooled, stride)))
+            parts.append(Part(partial(self._pooled, *((3, stride, 1) if self._dilated else (2, 2, 0)))))
         return [*parts, *(self.top or ())]
 
     @staticmethod
@@ -75,5 +82,6 @@ class VGG16(Backbone):
         return F.Activation(layer(x), act_type="relu")
 
     @staticmethod
-    def _pooled(stride: int, F: Any, x: Any) -> Any:
-        return F.Pooling(x, kernel=(3, 3), stride=(stride, stride), pad=(1, 1), pool_type="max")
+    def _pooled(kernel: int, stride: int, pad: int, F: Any, x: Any) -> Any:
+        return F.Pooling(x, kernel=(kernel, kernel), stride=(stride, stride), pad=(pad, pad),
+                         pool_type="max")

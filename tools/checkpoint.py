@@ -1,8 +1,8 @@
 """Shows how a checkpoint fits a network, name by name, and hands momentum on between this project
 and MXNet's Module.
 
-Reads .params files of this project, of the original code and of MXNet's model zoo. The exit code is
-1 when a name is missing, extra or of another shape.
+Reads .params files of this project and of the original code, and every file that network.pretrained
+takes. The exit code is 1 when a name is missing, extra or of another shape.
 
   python tools/checkpoint.py original/resnet101_largefov-0019.params --num-cls 21 --states
   original/resnet101_largefov-0019.states python tools/checkpoint.py
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         help="network that it should fit [default: its metadata's, else the beginning of its name]")
     result.add_argument("--num-cls", type=int, default=0, metavar="N",
                         help="classes and background [default: its metadata's, else 21]")
+    result.add_argument("--names", action="store_true", help="also the names that fit")
     result.add_argument("--states", metavar="FILE",
                         help="also read the momentum in this .states file of MXNet's Module")
     result.add_argument(
@@ -39,14 +40,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser().parse_args(argv)
-    from cian.symbols.params import load_params
+    from cian.symbols.params import assign
+    from cian.symbols.pretrained import read_pretrained
     from cian.tools.engine.models import optimiser_states
 
     network = build(args)
     # '' is a prefix of every name: a report in place of an error
-    report = load_params(network, args.params, new=("",))
+    report = assign(network, read_pretrained(network, args.params).values, source=args.params, new=("",))
     print(f"{args.params}: {network.settings['model']} with {network.settings['num_classes']} classes, "
-          f"{len(report.loaded)} arrays fit")
+          f"{len(report.loaded)} arrays fit" + (f": {', '.join(report.loaded)}" if args.names else ""))
     wrong = {"missing": report.missing, "extra": report.extra, "of another shape": report.mismatched}
     for kind, names in wrong.items():
         print(f"  {len(names)} {kind}" + (f": {', '.join(names)}" if names else ""))

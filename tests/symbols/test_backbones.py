@@ -7,11 +7,9 @@ from cian.errors import InputError
 from cian.symbols import BACKBONES, MODELS, build_backbone
 from cian.symbols.backbones import TINY
 
-RNG = np.random.RandomState(0)
-
 
 def images(count, height, width):
-    return RNG.uniform(0, 255, (count, 3, height, width)).astype(np.float32)
+    return np.random.RandomState(0).uniform(0, 255, (count, 3, height, width)).astype(np.float32)
 
 
 def test_every_backbone_has_a_tiny_form_and_a_model():

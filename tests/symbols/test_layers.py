@@ -51,6 +51,16 @@ def test_batch_norm_moves_its_statistics_only_without_global_ones(frozen, refere
     assert set(found) == {"bn_gamma", "bn_beta"} and all(np.abs(g).max() > 0 for g in found.values())
 
 
+@pytest.mark.parametrize("mode", [{"active": False}, {}, {"static_alloc": True, "static_shape": True}])
+def test_a_fixed_gamma_keeps_the_number_of_its_file(mode, randomise, gradients):
+    block = BatchNorm(2, "bn_", fix_gamma=True, use_global_stats=True)
+    before = randomise(block)["bn_gamma"]
+    block.hybridize(**{"active": True, **mode})
+    block(mx.nd.array(X))
+    gradients(block, X)
+    np.testing.assert_array_equal(block.gamma.data().asnumpy(), before)
+
+
 def test_fixed_gamma_is_one(randomise):
     block = BatchNorm(2, "bn_", fix_gamma=True)
     randomise(block)

@@ -86,5 +86,7 @@ def test_dilation_replaces_the_stride_from_the_first_unit_of_a_stage_on():
 
 
 def test_an_unknown_depth_is_refused():
-    with pytest.raises(InputError, match="ResNet-49.*18, 34, 50, 101"):
+    with pytest.raises(InputError, match="depth 49.*18, 34, 50, 101"):
         ResNet(49)
+    with pytest.raises(InputError, match="variant v3.*zoo, v2, v1, v1b"):
+        ResNet(50, "v3")

@@ -1,8 +1,9 @@
-"""PyTorch's legacy files, read without running them."""
+"""PyTorch's files of both formats, read without running them."""
 import io
 import os
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -64,6 +65,15 @@ def torch_file(tensors, numbers, keys=("7",), magic=MAGIC):
     return b"".join(parts) + b"".join(struct.pack("<q", len(n)) + n.tobytes() for n in numbers)
 
 
+def zip_file(tensors, members, order=b"little", **options):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", **options) as archive:
+        for name, data in {"data.pkl": dumped(tensors), "byteorder": order, "version": b"3", **{
+                f"data/{key}": numbers.tobytes() for key, numbers in members.items()}}.items():
+            archive.writestr(f"weights/{name}", data)
+    return stream.getvalue()
+
+
 NUMBERS = np.arange(30, dtype=np.float32)
 
 
@@ -96,8 +106,61 @@ def test_a_file_that_asks_for_anything_else_is_refused_and_not_run(module, name,
     assert not os.path.exists(trap)
 
 
-def test_the_admitted_names_are_four():
-    assert len(ADMITTED) == 4
+def test_the_admitted_names_are_seven():
+    assert len(ADMITTED) == 7
+
+
+def test_a_zip_archive_gives_what_the_legacy_format_does():
+    source = storage(30)
+    tensors = {"a": tensor(source, (2, 3), (1, 2), offset=4),
+               "n": tensor(storage(1, "LongStorage", "8"), (), ())}
+    members = {"7": NUMBERS, "8": np.array([5])}
+    found, legacy = (read_torch_arrays(content, "x.pth") for content in (
+        zip_file(tensors, members), torch_file(tensors, members.values(), keys=("7", "8"))))
+    np.testing.assert_array_equal(found["a"], [[4, 6, 8], [5, 7, 9]])
+    assert found["n"] == 5 and all(np.array_equal(found[name], legacy[name]) for name in legacy)
+
+
+def test_parameters_are_read_as_their_tensors():
+    inner = tensor(storage(30), (2, 3), (3, 1))
+    rebuilt = Call(Global("torch._utils", "_rebuild_parameter"), inner, True, OrderedDict())
+    found = read_torch_arrays(zip_file({"a": rebuilt}, {"7": NUMBERS}), "x.pth")
+    np.testing.assert_array_equal(found["a"], NUMBERS[:6].reshape(2, 3))
+    old = ADMITTED["torch.nn.parameter", "Parameter"]()
+    old.__setstate__((3, True))
+    assert old.tensor == 3
+
+
+HALF = {"a": tensor(storage(30, "HalfStorage"), (2,), (1,))}
+VIEW = ("pid", ("storage", Global("torch", "FloatStorage"), "7", "cpu", 30, ("8", 0, 30)))
+TWICE = {"a": tensor(storage(9000), (9000,), (1,)), "b": tensor(storage(30), (2,), (1,))}
+
+
+@pytest.mark.parametrize("content, message", [
+    (zip_file({"a": tensor(storage(30), (2,), (1,))}, {"7": NUMBERS[:-1]}), "cut off"),
+    (zip_file({"a": tensor(storage(30), (2,), (1,))}, {"7": NUMBERS}, compression=zipfile.ZIP_DEFLATED),
+     "compressed"),
+    (zip_file({"a": tensor(storage(30), (2,), (1,))}, {"7": NUMBERS}, order=b"big"), "big-endian"),
+    (zip_file({"a": tensor(storage(30), (2,), (1,))}, {}), "cannot be read"),
+    (zip_file(HALF, {"7": NUMBERS}), "numbers are of the type Half"),
+    (torch_file(HALF, [NUMBERS]), "type Half"),
+    (torch_file(TWICE, [NUMBERS]), "outside of its storage"),
+    (torch_file({"a": tensor(storage(30), (10 ** 9,), (0,))}, [NUMBERS]), "outside of its storage"),
+    (torch_file({"a": tensor(VIEW, (2,), (1,))}, [NUMBERS]), "no storage"),
+    (zip_file({"state_dict": {"a": 3}}, {}), "state_dict: is no tensor.*state_dict()"),
+    (zip_file(3, {}), "not a state dict"),
+    (zip_file(Call(Global("os", "system"), "true"), {}), "asks for os.system")])
+def test_files_of_other_content_are_refused(content, message):
+    with pytest.raises(InputError, match=f"x.pth.*{message}"):
+        read_torch_arrays(content, "x.pth")
+
+
+def test_an_archive_of_something_else_is_told_to_be_unpacked():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("resnet50_v2.params", b"x")
+    with pytest.raises(InputError, match="x.zip.*ZIP archive.*unpack"):
+        read_torch_arrays(stream.getvalue(), "x.zip")
 
 
 def test_other_formats_are_refused():

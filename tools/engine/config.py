@@ -39,6 +39,10 @@ from cian.tools.engine.values import Written, items, read_layers, scalar
 
 MAX_SEED = 2 ** 32 - 1  # of NumPy's generators
 CRFS = ("none", "test", "retrain", "deeplab")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet18_v2", "resnet34_v2", "resnet50_v1b",
+             "resnet101_v1b", "resnet101_v1", "vgg16", "efficientnet_lite0")  # those of cian.symbols
+PRETRAINED = ("ImageNet weights: a .params, .pth or .safetensors file (docs/voc.md says which); 'gluon' "
+              "fetches GluonCV's; 'package' for efficientnet_lite0; empty is random")
 
 
 def option(default: Any, text: str, choices: Tuple[Any, ...] = (), low: Optional[float] = None,
@@ -85,9 +89,8 @@ class DataConfig:
 class NetworkConfig:
     """The segmentation network (paper, sections 'CIAN Module' and 'Multiple Pairs')."""
 
-    model: str = option(
-        "resnet101_largefov",
-        "BACKBONE_largefov: resnet18, resnet34, resnet50, resnet101, vgg16 or efficientnet_lite0")
+    model: str = option("resnet101_largefov",
+                        f"BACKBONE_largefov: {', '.join(BACKBONES[:-1])} or {BACKBONES[-1]}")
     affinity: str = option("cross", "none (vanilla DeepLab), self (the paper's baseline) or cross (CIAN)",
                            AFFINITIES)
     group_size: int = option(2, "images in a group of common class; 2 is one reference for each query",
@@ -96,8 +99,7 @@ class NetworkConfig:
     merge_self: bool = option(True, "the image's message to itself takes part in the merge")
     embed_channels: int = option(0, "channels of query, key and value; 0 is half of the backbone's", low=0,
                                  high=65536)
-    pretrained: str = option(
-        "", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
+    pretrained: str = option("", PRETRAINED)
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,8 @@ class TrainConfig:
 class CamConfig:
     """The CAM classifier (paper, section 'Initial Seeds')."""
 
-    model: str = option("vgg16", "backbone of the classifier",
-                        ("vgg16", "efficientnet_lite0", "resnet18", "resnet34", "resnet50", "resnet101"))
-    pretrained: str = option(
-        "", "ImageNet weights: a .params file; 'package' for efficientnet_lite0; empty is random")
+    model: str = option("vgg16", "backbone of the classifier", BACKBONES)
+    pretrained: str = option("", PRETRAINED)
     epochs: int = option(15, "epochs", low=1, high=10 ** 6)
     batch_size: int = option(16, "images a step", low=1, high=65536)
     crop_px: int = option(321, "side of the training crop, pixels", low=9, high=16384)

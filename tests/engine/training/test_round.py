@@ -451,7 +451,7 @@ def test_the_masks_are_not_opened_by_training(make_config, tmp_path, make_voc_tr
      (["network.group_size=3", "train.batch_size=4"], "use a multiple of 3"),
      (["run.snapshot="], "run.snapshot: no folder for the checkpoints was named"),
      (["network.model=resnet19_largefov"], "there is no model 'resnet19_largefov'"),
-     (["network.pretrained=nowhere.params"], "nowhere.params: cannot be read"),
+     (["network.pretrained=nowhere.params"], "nowhere.params: does not exist"),
      (["network.pretrained=package"], "only efficientnet_lite0 has its ImageNet weights in a package"),
      (["data.label_root="], "data.label_root: no seeds were named"),
      (["data.label_root=nowhere"], "nowhere: is not a folder"), (["data.root=nowhere"], "nowhere"),

@@ -28,7 +28,8 @@ def condition(network: CIAN, images: np.ndarray, seed: int) -> None:
     unit. So the channels here are mostly on (beta above three gammas) or off, the statistics of all
     batch norms are those of ``images``, features are small against the classifier's weights,
     classes start balanced, and the affinity tells pixels apart. ``bn_out_gamma`` is not zero (a
-    first round zeroes it).
+    first round zeroes it). ``bn_data_gamma``, with which nobody computes, is not 1, so that a file
+    tells who overwrites it.
     """
     initialize(network, seed, zero_gamma=False)
     random = np.random.RandomState(seed)
@@ -48,6 +49,8 @@ def condition(network: CIAN, images: np.ndarray, seed: int) -> None:
     network(mx.nd.array(images))
     for hook in hooks:
         hook.detach()
+    gamma = network.collect_params()["bn_data_gamma"]
+    gamma.set_data(mx.nd.array(random.uniform(1.2, 1.8, gamma.shape)))
 
 
 def _balance(network: CIAN, feature: mx.nd.NDArray) -> None:

@@ -73,11 +73,11 @@ def make_inputs(case: TrainCase, weights: str, photographs: Sequence[str] = ()) 
                else random_images(case.batch_size, case.image_px, case.seed + step)
                for step in range(max(STEPS))]
     condition(network, batches[0], case.seed)
+    save_params(network, weights)
     inputs: Arrays = {}
     for step, images in enumerate(batches):
         logits = network(mx.nd.array(images))[1].asnumpy()
         inputs[f"data{step}"], inputs[f"label{step}"] = images, labels_for(logits, case.seed + step)
-    save_params(network, weights)
     return inputs
 
 

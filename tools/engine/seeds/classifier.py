@@ -23,7 +23,7 @@ from cian.files import changed_keys, read_json, sha256_of, write_json
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params import configure_training, initialize, named_values
-from cian.symbols.pretrained import load_pretrained
+from cian.symbols.pretrained import SOURCES, load_pretrained
 from cian.tools.engine.config import CamConfig, Config, save_config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.models.snapshot import Snapshot
@@ -289,10 +289,10 @@ def sigmoid_loss(logits: mx.nd.NDArray, labels: mx.nd.NDArray) -> mx.nd.NDArray:
 
 
 def weights_digest(settings: CamConfig) -> str:
-    """What the backbone starts from: 'package', the SHA-256 of the file, or the seed of random weights."""
+    """What the backbone starts from: its source, the file's SHA-256, or the seed of random weights."""
     if not settings.pretrained:
         return f"random {settings.seed}"
-    return settings.pretrained if settings.pretrained == "package" else sha256_of(settings.pretrained)
+    return settings.pretrained if settings.pretrained in SOURCES else sha256_of(settings.pretrained)
 
 
 def _shown(value: Optional[float]) -> str:
