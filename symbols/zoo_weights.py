@@ -1,7 +1,7 @@
 """ImageNet weights of other zoos under this package's names, by exact arithmetic.
 
 Their networks see images in 0..1, less a mean, divided by a deviation; ours see 0..255 and normalise
-by ``bn_data`` (ResNets) or subtract :data:`~cian.symbols.vgg.PIXEL_MEAN` (VGG16). The difference
+by ``bn_data`` (ResNets) or subtract :data:`~cian.choices.PIXEL_MEAN` (VGG16). The difference
 goes into the statistics of ``bn_data``, or into ``conv1_1``.
 """
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Dict, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from .vgg import BLOCKS, PIXEL_MEAN
+from cian.choices import PIXEL_MEAN
+
+from .vgg import BLOCKS
 
 Arrays = Dict[str, np.ndarray]
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))  # of RGB in 0..1

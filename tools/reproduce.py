@@ -18,11 +18,11 @@ from typing import List, Optional, Sequence, Tuple
 
 from cian.errors import InputError, run_tool
 from cian.tools.engine.reproduction.data_state import hold_to_data
-from cian.tools.engine.reproduction.experiments import find_experiments
+from cian.tools.engine.reproduction.experiments import Experiment, find_experiments
 from cian.tools.engine.reproduction.plan import Measurement, Place, plan, random_starts
 from cian.tools.engine.reproduction.run import run_all
 from cian.tools.engine.reproduction.stages import estimate, in_order
-from cian.tools.engine.reproduction.voc import check_voc, write_submission
+from cian.tools.engine.reproduction.voc import check_voc, write_submissions, write_train_aug
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 TITLES = {2: "Table 2: ablation", 3: "Table 3: common-class against random-class pairs",
@@ -37,14 +37,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                   else os.path.abspath(args.classes), args.train_list, args.val_list,
                   Path(args.out).resolve(), args.saliency_root and os.path.abspath(args.saliency_root),
                   args.score_list, args.score_data and os.path.abspath(args.score_data))
+    if args.sbd:
+        print(f"train_aug: {write_train_aug(place.data, args.sbd)}")
+    if args.dry_run:
+        from cian.tools.engine.reproduction.needs import needs
+
+        chosen = [row.config for table in args.table for row in rows_of(args, table)]
+        if told := needs(place, chosen, voc=args.dataset == "voc"):
+            print("\n".join(f"missing: {problem}" for problem in told))
+            return 2
     if args.dataset == "voc":
         check_voc(place.data, place.train_list, place.val_list)
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
     stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
     waiting = [stage for stage in stages if not stage.done]
     for key in random_starts(row for _, rows in tables for row in rows):
-        print(f"note: {key} is empty, so that backbones start from random weights; the paper's have "
-              f"ImageNet's (--set {key}=FILE.params)")
+        print(f"note: {key} is empty: random weights, not the paper's of ImageNet (--set {key}=gluon)")
     print(f"{len(stages)} stages, {len(stages) - len(waiting)} done; time left: "
           f"{estimate(stages, waiting, args.jobs)}", flush=True)
     if args.dry_run:
@@ -57,7 +65,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     finally:
         write_report(args, tables, place)
     if args.submission:
-        submit(tables, place)
+        write_submissions([row for _, rows in tables for row in rows], place)
     return 0
 
 
@@ -96,8 +104,20 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="stages side by side, the cores divided among them [default: 1]")
     parser.add_argument("--dry-run", action="store_true",
-                        help="print the stages, their commands and the time left, and stop")
+                        help="print what is missing, else the stages, their commands and the time left")
+    parser.add_argument("--sbd", metavar="FOLDER", help="first write the list train_aug from VOC's lists and "
+                        "the train.txt and val.txt of the Semantic Boundaries Dataset there")
     return parser.parse_args(argv)
+
+
+def rows_of(args: argparse.Namespace, table: int) -> List[Experiment]:
+    """The chosen rows of a table."""
+    rows = find_experiments(args.experiments, args.dataset, table, args.overrides, args.preset)
+    wanted = [row for row in rows if not args.rows or row.path.stem in args.rows]
+    if not wanted:
+        raise InputError(f"none of {', '.join(args.rows)} is a row of table {table}", field="--rows",
+                         remedy=f"there are: {', '.join(row.path.stem for row in rows)}")
+    return wanted
 
 
 def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[Measurement]:
@@ -106,15 +126,7 @@ def measurements_of(args: argparse.Namespace, table: int, place: Place) -> List[
         seeds = [int(text) for text in args.seeds.split(",")]
     except ValueError as error:
         raise InputError(f"{args.seeds!r} is not a list of whole numbers", field="--seeds") from error
-    rows = find_experiments(args.experiments, args.dataset, table, args.overrides, args.preset)
-    known = [row.path.stem for row in rows]
-    wanted = [name for name in known if not args.rows or name in args.rows]
-    if not wanted:
-        raise InputError(f"none of {', '.join(args.rows)} is a row of table {table}", field="--rows",
-                         remedy=f"there are: {', '.join(known)}")
-    return [plan(row, place, seed) for row in rows if row.path.stem in wanted for seed in seeds]
-
-
+    return [plan(row, place, seed) for row in rows_of(args, table) for seed in seeds]
 
 
 def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:
@@ -132,15 +144,6 @@ def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurem
     command += "".join(f" --{key} {value}" for key, value in given.items() if value)
     write(tables, command, versions(), target)
     print(f"report: {target}.md and {target}.html")
-
-
-def submit(tables: List[Tuple[str, List[Measurement]]], place: Place) -> None:
-    """Archives for the test server; the rows must have been run with --val-list test."""
-    for _, rows in tables:
-        for row in rows:
-            folder = row.scores["val"].after[0].folder
-            target = place.out / f"{row.experiment.name.replace('/', '-')}-{row.seed}.tgz"
-            print(f"submission: {write_submission(folder / 'pred_crf', place.data, place.val_list, target)}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from gluoncv.model_zoo import get_model
 from gluoncv.model_zoo.resnetv1b import BottleneckV1b, ResNetV1b
 from mxnet.gluon.model_zoo import vision
 
+from cian.choices import PIXEL_MEAN
 from cian.symbols import CIAN, load_pretrained
 from cian.symbols.pretrained import GLUON, read_pretrained
-from cian.symbols.vgg import PIXEL_MEAN
 from cian.symbols.zoo_weights import MEAN, STD, find_layout, our_names
 
 UNITS, WIDTHS, BASIC = (2, 1, 1, 1), (4, 16, 12, 16, 20), (8, 8, 12, 16, 20)

@@ -4,11 +4,12 @@ from __future__ import annotations
 import os
 import tarfile
 from pathlib import Path
-from typing import List
+from typing import List, Sequence
 
-from cian.data.lists import resolve_list
+from cian.data.lists import read_list, resolve_list, write_list
 from cian.errors import InputError, PathLike
 from cian.files import Problems, atomic_write
+from cian.tools.engine.reproduction.plan import Measurement, Place
 
 # Names in the lists of the paper, section 'Datasets'.
 COUNTS = {"train_aug": 10582, "val": 1449, "test": 1456}
@@ -16,11 +17,12 @@ DOWNLOADS = """PASCAL VOC 2012 is not complete in {root}. It takes:
   1. VOCtrainval_11-May-2012.tar from the challenge's page (host.robots.ox.ac.uk/pascal/VOC/voc2012):
      JPEGImages/, Annotations/ and ImageSets/Segmentation/val.txt;
   2. SegmentationClassAug/ of the Semantic Boundaries Dataset (Hariharan et al. 2011) in VOC's palette,
-     12,031 masks: its names make the list train_aug, and its masks score the predictions;
+     12,031 masks: its names make the list train_aug (or --sbd does, of SBD's own lists), and its masks
+     score the predictions;
   3. for Table 5's test column VOC2012test.tar from the evaluation server, with
      ImageSets/Segmentation/test.txt.
-Beside it, ImageNet weights of MXNet's model zoo (resnet-50-0000.params, resnet-101-0000.params,
-vgg16-0000.params) and saliency maps."""
+Beside it, ImageNet weights (network.pretrained=gluon cam.pretrained=gluon fetches them) and saliency
+maps. docs/voc.md tells all of it."""
 
 
 def check_voc(root: PathLike, *lists: str) -> None:
@@ -80,3 +82,28 @@ def write_submission(predictions: PathLike, root: PathLike, test_list: str, path
             archive.add(os.path.join(predictions, f"{name}.png"),
                         f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png")
     return os.fspath(path)
+
+
+def write_submissions(measurements: Sequence[Measurement], place: Place) -> None:
+    """Archives of all rows for the test server; the rows must have been run with --val-list test."""
+    for row in measurements:
+        folder = row.scores["val"].after[0].folder
+        target = place.out / f"{row.experiment.name.replace('/', '-')}-{row.seed}.tgz"
+        print(f"submission: {write_submission(folder / 'pred_crf', place.data, place.val_list, target)}")
+
+
+def write_train_aug(root: PathLike, sbd: PathLike) -> str:
+    """Write the list ``train_aug`` of a VOC 2012 tree: the names of VOC's ``trainval`` and of SBD's
+    ``train`` and ``val`` that are not in VOC's ``val``, sorted; no mask is opened. Returns its path.
+
+    Raises
+    ------
+    InputError
+        When a list is missing, naming it.
+    """
+    folder = Path(root) / "ImageSets" / "Segmentation"
+    names = {name for path in (folder / "trainval.txt", Path(sbd) / "train.txt", Path(sbd) / "val.txt")
+             for name in read_list(path)}
+    target = folder / "train_aug.txt"
+    write_list(target, sorted(names - set(read_list(folder / "val.txt"))))
+    return os.fspath(target)
