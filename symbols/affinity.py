@@ -14,7 +14,7 @@ The matrix of the normalised k_ij is ``affinity``, (N, K, Q): each column, a que
 """
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import mxnet as mx
@@ -23,6 +23,10 @@ from mxnet.gluon import HybridBlock
 from cian.errors import InputError
 
 from .layers import BatchNorm, convolution
+
+# A residual (N, C, H, W) as what it comes from: the centred message (N, E, H, W), columns (1, C, E, 1), slope
+# and shift (1, C, 1, 1): residual = slope * (sum over e of message_e * columns_e) + shift.
+Folded = Tuple[Any, Any, Any, Any]
 
 MERGES: Dict[str, Callable[[Any, List[Any]], Any]] = {
     "max": lambda F, messages: reduce(F.maximum, messages),
@@ -53,7 +57,7 @@ class CrossImageAffinity(HybridBlock):
         A module whose layers are used in place of new ones.
 
     Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1,
-    else [self residual, cross residual], each (N, C, H, W).
+    else [self residual, cross residual], each (N, C, H, W), or with ``folded`` a :data:`Folded`.
     """
 
     def __init__(self, channels: int, embed_channels: int = 0, group_size: int = 2, merge_type: str = "max",
@@ -78,10 +82,11 @@ class CrossImageAffinity(HybridBlock):
             self.query, self.key, self.value, self.out, self.norm = (shared.query, shared.key, shared.value,
                                                                      shared.out, shared.norm)
 
-    def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
+    def hybrid_forward(self, F: Any, feat: Any, folded: bool = False) -> List[Any]:
+        residual = partial(self._folded, F) if folded else lambda message: self.norm(self.out(message))
         query, key, value, like = self._embed(F, feat)
         message_self = self._message(F, query, key, value, like)
-        residual_self = self.norm(self.out(message_self))
+        residual_self = residual(message_self)
         if self.group_size == 1:
             return [residual_self]
         # Split once, as in the original: with three or more images the sums of gradients are
@@ -93,7 +98,36 @@ class CrossImageAffinity(HybridBlock):
                                           self._rolled(F, values, shift), like))
         if self.merge_self:
             messages.append(message_self)
-        return [residual_self, self.norm(self.out(self._merge(F, messages)))]
+        return [residual_self, residual(self._merge(F, messages))]
+
+    def _folded(self, F: Any, message: Any) -> Folded:
+        """phi_o(message) without its map of C channels: out and norm are linear in the message once
+        the norm has its statistics, which follow from the message's own mean and covariance.
+        """
+        width = self.out._in_channels
+        unit = F.reshape(F.one_hot(F.arange(width), depth=width), shape=(1, width, width, 1))
+        columns = self.out(unit)  # (1, C, E, 1)
+        matrix = F.reshape(columns, shape=(-1, width))
+        flat = F.reshape(message, shape=(0, 0, -1))  # (N, E, Q)
+        mean = F.mean(F.mean(flat, axis=2), axis=0, keepdims=True)  # (1, E)
+        fixed = F.BlockGrad(mean)
+        # The sum of what is centred is 0, and so is what the mean's gradient would add to its square.
+        centred = flat - F.broadcast_like(F.expand_dims(fixed, axis=2), flat)
+        pixels = F.sum(F.ones_like(F.slice_axis(flat, axis=1, begin=0, end=1)))
+        covariance = F.broadcast_div(F.sum(F.batch_dot(centred, centred, transpose_b=True), axis=0), pixels)
+        variance = F.reshape(F.sum(F.dot(matrix, covariance) * matrix, axis=1), shape=(1, -1))  # (1, C)
+        std = F.sqrt(F.maximum(variance, 1e-12))
+        # Two pixels of the map's mean and variance: what the norm makes of them is its line.
+        middle = F.dot(mean, matrix, transpose_b=True)
+        points = F.concat(middle + std, middle - std, dim=0)
+        above, below = F.split(F.reshape(self.norm(F.reshape(points, shape=(2, -1, 1, 1))), shape=(2, -1)),
+                               num_outputs=2, axis=0)
+        upper, lower = F.split(points, num_outputs=2, axis=0)
+        slope = (above - below) / F.maximum(upper - lower, 1e-12)  # 2 std as it was rounded
+        # what the mean adds to the centred map is 0, its gradient is not
+        shift = (above + below) / 2 - slope * F.dot(mean - fixed, matrix, transpose_b=True)
+        return (F.reshape_like(centred, message), columns, F.reshape(slope, shape=(1, -1, 1, 1)),
+                F.reshape(shift, shape=(1, -1, 1, 1)))
 
     def compare(self, feat_query: mx.nd.NDArray, feat_reference: mx.nd.NDArray) -> Dict[str, mx.nd.NDArray]:
         """What one query takes from itself and from one reference, for pictures (Fig. 3); runs imperatively.

@@ -94,7 +94,7 @@ class CIAN(HybridBlock):
         return super().forward(x, *args)
 
     def hybrid_forward(self, F: Any, x: Any) -> List[Any]:
-        return _branch_logits(self, self.backbone(x))
+        return _branch_logits(F, self, self.backbone(x))
 
     def for_prediction(self) -> CIAN:
         """A network on the same parameters that returns [logits] of single images, by self-affinity
@@ -142,13 +142,15 @@ class Branches(HybridBlock):
         self.head, self.affinity = net.head, net.affinity
 
     def hybrid_forward(self, F: Any, feat: Any) -> List[Any]:
-        return _branch_logits(self, self.above(feat))
+        return _branch_logits(F, self, self.above(feat))
 
 
-def _branch_logits(net: Union[CIAN, Branches], feat: Any) -> List[Any]:
+def _branch_logits(F: Any, net: Union[CIAN, Branches], feat: Any) -> List[Any]:
     """Logits of the features alone, or of each branch's features with its residual (Eq. 4)."""
     if net.affinity is None:
         return [net.head(feat)]
+    if net.affinity.reordered and net.head.reordered:
+        return net.head(feat, net.affinity.hybrid_forward(F, feat, folded=True))
     return [net.head(feat + residual) for residual in net.affinity(feat)]
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, List, Sequence
 
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import HybridBlock, Parameter, nn
 
 
 class BatchNorm(HybridBlock):
@@ -103,16 +103,20 @@ def chain(parts: Sequence[HybridBlock]) -> nn.HybridSequential:
     return chained
 
 
-def constant_parts(backbone: Backbone) -> int:
+def _has_gradient(param: Parameter) -> bool:
+    return param.grad_req != "null"
+
+
+def constant_parts(backbone: Backbone, trains: Callable[[Parameter], bool] = _has_gradient) -> int:
     """Number of parts from the first on whose features of an image are the same in every step of a
     training: no parameter of theirs trains, none drops out, and batch norms do not follow the
     batch.
     """
     parts = backbone.parts()
-    return next((number for number, part in enumerate(parts) if not _is_constant(part)), len(parts))
+    return next((number for number, part in enumerate(parts) if not _is_constant(part, trains)), len(parts))
 
 
-def _is_constant(part: HybridBlock) -> bool:
+def _is_constant(part: HybridBlock, trains: Callable[[Parameter], bool]) -> bool:
     changing: List[HybridBlock] = []
 
     def look(layer: HybridBlock) -> None:
@@ -121,7 +125,7 @@ def _is_constant(part: HybridBlock) -> bool:
             changing.append(layer)
 
     part.apply(look)
-    return not changing and all(param.grad_req == "null" for param in part.collect_params().values())
+    return not (changing or any(map(trains, part.collect_params().values())))
 
 
 class DepthwiseConvolution(nn.Conv2D):
@@ -171,6 +175,10 @@ class TapConvolution(nn.Conv2D):
     every filter and place in the kernel, which are shifted and added: the same values up to
     rounding, in two fifths of the time on a CPU, where oneDNN's direct kernels for few filters are
     slow.
+
+    Inputs: x (N, in_channels, H, W), and where it is reordered also a list of
+    :data:`~cian.symbols.affinity.Folded` residuals. Outputs: (N, channels, H, W); with residuals the
+    list of those of x + residual for each.
     """
 
     def __init__(self, channels: int, in_channels: int, kernel: int, prefix: str, *, dilation: int = 1,
@@ -179,13 +187,29 @@ class TapConvolution(nn.Conv2D):
                          use_bias=use_bias, in_channels=in_channels, prefix=prefix)
         self.reordered = False
 
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any = None) -> Any:
-        (kernel, _), (padding, _), (dilation, _) = (self._kwargs[key] for key in ("kernel", "pad", "dilate"))
-        if not self.reordered or kernel == 1:
+    def hybrid_forward(self, F: Any, x: Any, residuals: Sequence[Any] = (), *, weight: Any,
+                       bias: Any = None) -> Any:
+        if not residuals and (not self.reordered or self._kwargs["kernel"] == (1, 1)):
             return super().hybrid_forward(F, x, weight, bias)
         # row by row of the kernel
         weight = F.reshape(F.transpose(weight, axes=(2, 3, 0, 1)), shape=(-1, self._in_channels, 1, 1))
-        maps = F.Convolution(x, weight, kernel=(1, 1), num_filter=kernel ** 2 * self._channels, no_bias=True)
+        taps = {"kernel": (1, 1), "num_filter": self._kwargs["kernel"][0] ** 2 * self._channels}
+        maps = F.Convolution(x, weight, **taps, no_bias=True)
+        if not residuals:
+            return self._gathered(F, maps, bias)
+        results = []
+        for message, columns, slope, shift in residuals:
+            folded = F.Convolution(columns, F.broadcast_mul(weight, slope), **taps, no_bias=True)
+            folded = F.expand_dims(F.reshape(folded, shape=(-3, 0, 0)), axis=3)  # (maps, E, 1, 1)
+            shift = F.reshape(F.Convolution(shift, weight, **taps, no_bias=True), shape=(-1,))
+            results.append(self._gathered(F, maps + F.Convolution(message, folded, shift, **taps), bias))
+        return results
+
+    def _gathered(self, F: Any, maps: Any, bias: Any) -> Any:
+        """The maps of all places in the kernel, shifted and added."""
+        (kernel, _), (padding, _), (dilation, _) = (self._kwargs[key] for key in ("kernel", "pad", "dilate"))
+        if kernel == 1:
+            return maps if bias is None else F.broadcast_add(maps, F.reshape(bias, shape=(1, -1, 1, 1)))
         maps = F.pad(maps, mode="constant", pad_width=(0, 0, 0, 0, *4 * (padding,)))
         # None: to the end
         shifts = [(place * dilation, place * dilation - 2 * padding or None) for place in range(kernel)]

@@ -95,11 +95,16 @@ def configure_training(net: HybridBlock, *, lr_mult_new: float = 10.0, decay_bet
     for name, param in parameters.items():
         if name.endswith(AUXILIARY):
             continue
-        backbone_norm = name.endswith(("_gamma", "_beta")) and not name.startswith("bn_out_")
-        param.grad_req = "null" if backbone_norm or (freeze and name.startswith(freeze)) else "write"
+        param.grad_req = "write" if trains(name, freeze) else "null"
         param.lr_mult = lr_mult_new if name.startswith(tuple(net.fast_layers)) else 1.0
         param.wd_mult = 1.0 if name.endswith(("_weight", "_gamma")) or (decay_beta
                                                                         and name.endswith("_beta")) else 0.0
+
+
+def trains(name: str, freeze: Tuple[str, ...] = ()) -> bool:
+    """Whether a parameter trains, as :func:`configure_training` has it."""
+    norm = name.endswith(("_gamma", "_beta")) and not name.startswith("bn_out_")
+    return not (norm or name.endswith(AUXILIARY) or name.startswith(freeze))
 
 
 def save_params(net: HybridBlock, path: PathLike, metadata: Optional[Mapping[str, Any]] = None) -> None:

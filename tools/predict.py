@@ -60,11 +60,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
     left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
     batches = -(-left // config.predict.batch_size)
-    with NetworkProcesses(choose_processes(config.run.processes or int(args.pid is not None), devices,
-                                           batches), opened) as beside:
-        contexts = parse_devices(devices)
+    wanted = 1 if config.predict.features else config.run.processes or int(args.pid is not None)
+    with NetworkProcesses(choose_processes(wanted, devices, batches), opened) as beside:
         from cian.tools.engine.prediction.predictor import load_predictors, prediction_settings
-        predictors, model = load_predictors(devices=contexts, **opened)
+        from cian.tools.engine.prediction.stored import StoredPredictor
+        from cian.tools.engine.training.sources import open_images
+        predictors, model = load_predictors(devices=parse_devices(devices), **opened)
+        if config.predict.features:
+            images = open_images(config, config.data.val_list)
+            predictors = [StoredPredictor(live, images, config.run) for live in predictors]
         outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)},
                           predictors[0].class_names, folders=folders,
                           crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
@@ -119,13 +123,13 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def retrain_settings(args: argparse.Namespace, config: Config) -> Config:
-    """With predict.retrain_fit and .retrain_crf in place of .fit and .crf, where the command line
-    names neither.
+    """With the training list in place of the validation list, and predict.retrain_fit and
+    .retrain_crf in place of .fit and .crf, where the command line names neither.
     """
     named = {text.partition("=")[0].strip() for text in args.overrides}
-    return config.replace(predict={key: getattr(config.predict, f"retrain_{key}") for key in ("fit", "crf")
-                                   if f"predict.{key}" not in named
-                                   and getattr(args, f"predict.{key}") is None})
+    asked = {key: getattr(config.predict, f"retrain_{key}") for key in ("fit", "crf")
+             if f"predict.{key}" not in named and getattr(args, f"predict.{key}") is None}
+    return config.replace(data={"val_list": config.data.train_list}, predict=asked)
 
 
 def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:
@@ -133,13 +137,11 @@ def find_samples(args: argparse.Namespace, config: Config) -> List[Sample]:
     from cian.tools.engine.images import data_tree, find_images, tree_samples
     data = config.data
     if args.images:
-        if args.retrain_labels or config.predict.filter_labels:
+        if args.retrain_labels or config.predict.filter_labels or config.predict.features:
             raise InputError("needs the lists and labels of a data set", field="--images",
                              remedy="name the data set with --data")
         return find_images(args.images)
-    return tree_samples(data_tree(data, seeds=False), data.train_list if args.retrain_labels
-                        else data.val_list,
-                        config.predict.filter_labels)
+    return tree_samples(data_tree(data, seeds=False), data.val_list, config.predict.filter_labels)
 
 
 if __name__ == "__main__":

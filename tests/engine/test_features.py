@@ -12,7 +12,9 @@ from cian.data.tree import DatasetTree
 from cian.data.windows import WindowMaker, WindowTransform
 from cian.errors import InputError
 from cian.symbols.backbones import build_backbone
+from cian.symbols.layers import constant_parts
 from cian.symbols.params import configure_training, initialize
+from cian.tools.engine.config import RunConfig
 from cian.tools.engine.features import Below, View, stored_features
 
 VIEWS = [View(scale, mirror, 33) for scale in (0.5, 1.25) for mirror in (False, True)]
@@ -34,13 +36,18 @@ def make_below(name="resnet18", seed=1, freeze=None):
     backbone.fast_layers = ()
     initialize(backbone, seed)
     configure_training(backbone, freeze=FREEZE[name] if freeze is None else freeze)
-    return Below(backbone, mx.cpu())
+    return Below(backbone, constant_parts(backbone), mx.cpu())
+
+
+def stored(below, images, views, folder, limit=1.0):
+    return stored_features(below, images, views, RunConfig(features_root=str(folder), features_gb=limit),
+                           progress=False)
 
 
 @pytest.mark.parametrize("name", FREEZE)
 def test_a_window_is_that_of_the_features_computed_then_and_there_bit_for_bit(images, tmp_path, name):
     below = make_below(name)
-    maker = WindowMaker(stored_features(below, images, VIEWS, tmp_path, 1, progress=False), images,
+    maker = WindowMaker(stored(below, images, VIEWS, tmp_path), images,
                         WindowTransform(33, scales=(0.5, 1.25)))
     random, seen = np.random.RandomState(0), set()
     for index in 12 * list(range(len(images))):
@@ -71,10 +78,10 @@ def test_features_are_computed_once_and_interrupted_ones_go_on(images, tmp_path,
 
     monkeypatch.setattr(images, "image", counting)
     with pytest.raises(KeyboardInterrupt):
-        stored_features(below, images, VIEWS, tmp_path, 1, progress=False)
-    files = stored_features(below, images, VIEWS, tmp_path, 1, progress=False)
+        stored(below, images, VIEWS, tmp_path)
+    files = stored(below, images, VIEWS, tmp_path)
     assert computed == [0, 1, 2, 3, 0, 1, 1, 2, 3, *2 * [0, 1, 2, 3]]
-    again = stored_features(make_below(), images, VIEWS, tmp_path, 1, progress=False)
+    again = stored(make_below(), images, VIEWS, tmp_path)
     assert len(computed) == 17 and [len(file.missing()) for file in again.values()] == [0] * 4
     for key, file in files.items():
         assert all((file[index] == again[key][index]).all() for index in range(4))
@@ -85,49 +92,48 @@ def test_other_weights_another_cut_and_other_images_have_files_of_their_own(imag
     others = prepare(DatasetTree(root, classes=f"{root}/classes.txt"), "train", tmp_path / "records").images
     cases = [(make_below(), images), (make_below(seed=2), images),
              (make_below(freeze=(*FREEZE["resnet18"], "stage3_")), images), (make_below(), others)]
-    paths = {stored_features(below, records, [View()], tmp_path / "f", 1, progress=False)[1.0, False].path
+    paths = {stored(below, records, [View()], tmp_path / "f")[1.0, False].path
              for below, records in cases}
     assert len(paths) == 4 == len([name for name in os.listdir(tmp_path / "f") if name.endswith(".f16")])
 
 
 def test_images_that_need_no_padding_share_their_features_whatever_the_window(images, tmp_path):
     def path(pixels):
-        return stored_features(make_below(), images, [View(1.0, False, pixels)], tmp_path, 1,
-                               progress=False)[1.0, False].path
+        return stored(make_below(), images, [View(1.0, False, pixels)], tmp_path)[1.0, False].path
     assert path(33) == path(1) == path(47) != path(49)
 
 
 def test_a_damaged_map_is_named_before_it_is_used(images, tmp_path):
-    file, = stored_features(make_below(), images, VIEWS[:1], tmp_path, 1, progress=False).values()
+    file, = stored(make_below(), images, VIEWS[:1], tmp_path).values()
     content = bytearray(open(file.path, "rb").read())  # noqa: SIM115
     content[len(content) * 5 // 8] ^= 1
     with open(file.path, "wb") as stream:
         stream.write(content)
-    file, = stored_features(make_below(), images, VIEWS[:1], tmp_path, 1, progress=False).values()
+    file, = stored(make_below(), images, VIEWS[:1], tmp_path).values()
     assert file[1].any() and file[3].any()
     with pytest.raises(InputError, match=r"train-0\.5-\w+\.f16: image_02: does not match its checksum"):
         file[2]
     os.truncate(file.path, len(content) - 2)
     with pytest.raises(InputError, match=r"\.f16: has \d+ bytes in place of \d+; remove"):
-        stored_features(make_below(), images, VIEWS[:1], tmp_path, 1)
+        stored(make_below(), images, VIEWS[:1], tmp_path)
 
 
 def test_the_size_is_told_before_anything_is_computed_and_refused_above_the_bound(images, tmp_path, capsys,
                                                                                   monkeypatch):
     with pytest.raises(InputError, match=r"run\.features_gb: .*allow more than 1e-09"):
-        stored_features(make_below(), images, VIEWS, tmp_path, 1e-9)
+        stored(make_below(), images, VIEWS, tmp_path, 1e-9)
     told = capsys.readouterr().out
     assert "features of 4 images in 4 views: 0.00 GB in" in told and not os.listdir(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match="GB left.*make room"):
-        stored_features(make_below(), images, VIEWS, tmp_path, 1)
+        stored(make_below(), images, VIEWS, tmp_path)
 
 
 def test_features_beyond_float16_are_refused_naming_the_image(images, tmp_path):
     below = make_below()
     below.net.collect_params()["stage2_unit1_conv2_weight"].data()[:] *= 1e6
     with pytest.raises(InputError, match="image_00: its features are not finite in float16"):
-        stored_features(below, images, VIEWS, tmp_path, 1, progress=False)
+        stored(below, images, VIEWS, tmp_path)
 
 
 @pytest.mark.parametrize("name, freeze, told", [
@@ -147,4 +153,4 @@ def test_the_cut_is_below_dropout_and_below_batch_norms_that_follow_the_batch():
     initialize(moving)
     configure_training(moving, freeze=("conv0_", "stage"))
     with pytest.raises(InputError, match="follows the batch is at stride 1: bn_data_gamma"):
-        Below(moving, mx.cpu())
+        Below(moving, constant_parts(moving), mx.cpu())

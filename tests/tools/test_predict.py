@@ -121,7 +121,7 @@ def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
 def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(Predictor, "start",
-                        lambda self, images, start=Predictor.start: seen.append(len(images))
+                        lambda self, images, names, start=Predictor.start: seen.append(len(images))
                         or start(self, images))
     for count in ("1", "2"):
         assert main(arguments(tree, tmp_path / count, "--processes", count, "--probabilities", "npy",

@@ -240,6 +240,9 @@ class PredictConfig:
     retrain_crf: str = option(
         "retrain", "CRF preset for the labels of the second round; none: the predictions without CRF", CRFS,
         hashed="changed")
+    features: str = option(
+        "", "stored: take what lies below the layers that were trained from stored features of the list; "
+        "empty: compute it", ("", "stored"), hashed="changed")
     batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, high=65536, hashed=False)
 
 

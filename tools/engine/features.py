@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import cv2
 import mxnet as mx
@@ -25,7 +25,8 @@ from cian.data.records import RecordSet
 from cian.data.transforms import scaled_size
 from cian.errors import InputError
 from cian.files import locked
-from cian.symbols.layers import Backbone, chain, constant_parts
+from cian.symbols.layers import Backbone, chain
+from cian.tools.engine.config import RunConfig
 
 FORMAT = 1  # of the digest: what a change of this module must count up
 PROBE_PX = 65
@@ -63,18 +64,24 @@ class View:
         padded[:, :height, :width] = image[..., ::-1].transpose(2, 0, 1)
         return padded
 
+    def key(self, sizes: np.ndarray) -> List[Any]:
+        """What its features of images of ``sizes`` (n, 2) depend on."""
+        seen = self.sizes(sizes)
+        padded = bool((seen != View(self.scale).sizes(sizes)).any())
+        return [self.scale, self.mirror, seen.tolist() if padded else []]
+
 
 class Below:
     """The constant part of a backbone, which is computed once.
 
     Parameters
     ----------
-    backbone : with its weights, and with what trains of it set.
+    backbone : with its weights.
+    parts : how many of its parts, see :func:`~cian.symbols.layers.constant_parts`.
     device : where its features are computed.
 
     Attributes
     ----------
-    parts : number of the backbone's parts in it.
     channels : of its features.
     digest : SHA-256 of its graph and weights.
 
@@ -84,8 +91,8 @@ class Below:
         It ends above a stride of 8, because the layers from there on train.
     """
 
-    def __init__(self, backbone: Backbone, device: mx.Context) -> None:
-        self.parts, self.device = constant_parts(backbone), device
+    def __init__(self, backbone: Backbone, parts: int, device: mx.Context) -> None:
+        self.parts, self.device = parts, device
         below = backbone.parts()[:self.parts]
         self.net: HybridBlock = chain(below)
         graph = self.net(mx.sym.var("data"))
@@ -108,15 +115,15 @@ class Below:
             return maps.asnumpy()[0].transpose(1, 2, 0).astype(np.float16)
 
 
-def stored_features(below: Below, images: RecordSet, views: Sequence[View], folder: str, limit_gb: float, *,
+def stored_features(below: Below, images: RecordSet, views: Sequence[View], run: RunConfig, *,
                     progress: bool = True) -> Dict[Tuple[float, bool], FeatureFile]:
     """The features of a set's images in each view, by scale and mirror; what is missing is computed
     first, and goes on where it stopped.
 
     Parameters
     ----------
-    folder : of the files; another process that fills it is waited for.
-    limit_gb : the folder's files of features may take so many 10^9 bytes.
+    run : ``features_root`` is the folder of the files, default ``features`` beside the images'
+        records; another process that fills it is waited for. ``features_gb`` bounds the folder.
 
     Raises
     ------
@@ -124,10 +131,13 @@ def stored_features(below: Below, images: RecordSet, views: Sequence[View], fold
         They would take more than the limit or the disk allows; an image's features are not finite
         in float16; a file of another size is in the way.
     """
+    folder = run.features_root or os.path.join(images.folder, "features")
     files: Dict[Tuple[float, bool], FeatureFile] = {}
     for view in views:
         sizes = view.sizes(images.sizes)
-        path = os.path.join(folder, f"{images.name}-{view}-{_key(below, images, view, sizes)}.f16")
+        depends = json.dumps([FORMAT, images.identity, below.digest, *view.key(images.sizes)])
+        key = hashlib.sha256(depends.encode()).hexdigest()[:16]
+        path = os.path.join(folder, f"{images.name}-{view}-{key}.f16")
         shapes = np.column_stack([(sizes - 1) // STRIDE + 1, np.full(len(sizes), below.channels)])
         files[view.scale, view.mirror] = FeatureFile(path, shapes, np.float16, images.names)
     if any(file.missing().size for file in files.values()):
@@ -135,7 +145,7 @@ def stored_features(below: Below, images: RecordSet, views: Sequence[View], fold
         with locked(os.path.join(folder, ".lock"), "the folder of features", wait=True):
             for file in files.values():
                 file.refresh()
-            _check_room(list(files.values()), folder, limit_gb)
+            _check_room(list(files.values()), folder, run.features_gb)
             for view, file in zip(views, files.values()):
                 file.lay_out()
                 file.write(_computed(below, images, view, file.missing(), progress))
@@ -167,19 +177,12 @@ def _check_room(files: Sequence[FeatureFile], folder: str, limit_gb: float) -> N
                          remedy=f"allow more than {limit_gb:g}, remove old .f16 files, or use fewer scales")
 
 
-def _key(below: Below, images: RecordSet, view: View, sizes: np.ndarray) -> str:
-    padded = bool((sizes != View(view.scale).sizes(images.sizes)).any())
-    parts = [FORMAT, images.identity, below.digest, view.scale, view.mirror, sizes.tolist() if padded else []]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
 def _digest(graph: mx.sym.Symbol, net: HybridBlock) -> str:
-    """Of what a graph computes: operators, their settings and inputs, whatever their names, and the
-    weights.
+    """Of what a graph computes: operators, their settings and inputs, whatever their names and
+    whether they train, and the weights.
     """
-    nodes: List[List[object]] = [[node["op"], node.get("attrs", {}), node["inputs"],
-                                  node["name"] if node["op"] == "null" else ""]
-                                 for node in json.loads(graph.tojson())["nodes"]]
+    nodes = [node["name"] if node["op"] == "null" else [node["op"], node.get("attrs", {}), node["inputs"]]
+             for node in json.loads(graph.tojson())["nodes"]]
     digest = hashlib.sha256(json.dumps(nodes, sort_keys=True).encode())
     for name, param in sorted(net.collect_params().items()):
         digest.update(name.encode())

@@ -42,7 +42,7 @@ class ColourPredictor:
     def fit(self, image):
         return Fit.of(image.shape[:2], "native")
 
-    def start(self, images):
+    def start(self, images, names=()):
         self.batches.append(len(images))
         if images[0].shape[0] == 3:
             raise InputError("is too small", remedy="enlarge it")
@@ -106,7 +106,7 @@ def test_a_bad_image_is_reported_and_the_others_are_predicted(folder):
 
 def test_an_image_that_another_process_refuses_is_reported_too(folder):
     class Refusing(ColourPredictor):
-        def start(self, images):
+        def start(self, images, names=()):
             running = super().start(images)
             if len(self.batches) == 2:
                 running.coarse = Refused()
@@ -123,7 +123,7 @@ def test_an_image_that_another_process_refuses_is_reported_too(folder):
 
 def test_logits_that_are_not_finite_stop_the_run_and_name_the_image(folder):
     class Diverged(ColourPredictor):
-        def start(self, images):
+        def start(self, images, names=()):
             running = super().start(images)
             return Running(running.images, running.fits, running.coarse * float("nan"))
 

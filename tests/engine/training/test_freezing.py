@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cian.symbols.cian import build_model
+from cian.symbols.layers import constant_parts
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import configure_training, initialize
 from cian.tools.engine.config import Config
@@ -24,7 +25,7 @@ def batch(seed):
     return [mx.io.DataBatch(data=[pixels], label=[seeds, mx.nd.ones((4, CLASSES))], index=np.arange(4))]
 
 
-def make_trainer(frozen=(), ignored=(), stored=False):
+def make_trainer(frozen=(), ignored=(), **options):
     """``frozen`` have no gradients; those of ``ignored`` are computed, and thrown away by a speed of 0."""
     net = build_model("resnet18_largefov", tiny=True, num_classes=CLASSES)
     initialize(net, 3, zero_gamma=False)
@@ -32,13 +33,14 @@ def make_trainer(frozen=(), ignored=(), stored=False):
     for name, param in net.collect_params().items():
         if ignored and name.startswith(ignored):
             param.lr_mult = 0.0
-    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train, stored=stored)
+    return Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train, **options)
 
 
 @pytest.mark.parametrize("frozen", [(*FIRST_STAGES, "stage3_"), BACKBONE], ids=["three stages", "all"])
 def test_training_on_features_is_training_on_their_images_bit_for_bit(frozen):
     pixels, features = make_trainer(frozen), make_trainer(frozen, stored=True)
-    below = Below(make_trainer(frozen).net.backbone, mx.cpu())
+    backbone = make_trainer(frozen).net.backbone
+    below = Below(backbone, constant_parts(backbone), mx.cpu())
     for number in range(3):
         part, = batch(number)
         given = mx.io.DataBatch(data=[below.net(part.data[0])], label=part.label, index=part.index)
@@ -91,4 +93,4 @@ def test_frozen_layers_have_no_backward_pass(tmp_path):
     calls = len(weights) + 1 + 1  # conv_out and fc1 are called for both branches
     for frozen in ((), FIRST_STAGES, BACKBONE):
         left = calls - sum(name.startswith(frozen) for name in weights) if frozen else calls
-        assert backward_convolutions(make_trainer(frozen=frozen), tmp_path) == left
+        assert backward_convolutions(make_trainer(frozen, reordered=False), tmp_path) == left

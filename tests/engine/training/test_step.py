@@ -51,19 +51,25 @@ def expected_factors(name):
     return (10.0 if new else 1.0), (0.0 if name.endswith("_beta") else 1.0)
 
 
-def test_the_order_of_sums_leaves_what_is_learnt_as_it_is():
+@pytest.mark.parametrize("model", ["resnet18_largefov", "vgg16_largefov"])
+def test_the_order_of_sums_leaves_what_is_learnt_as_it_is(model):
     # the classifier's dilation, 12, is within the map
-    batch, gradients, losses = make_batch(side=129, cells=17), {}, {}
+    batch, gradients, losses, moving = make_batch(side=129, cells=17), {}, {}, {}
     for reordered in (True, False):
-        trainer = make_trainer(reordered=reordered)
+        trainer = make_trainer(model, reordered=reordered)
         losses[reordered] = trainer.step(batch, 0.01, 0)
         gradients[reordered] = {name: gradient.asnumpy()
                                 for name, gradient in trainer.optimiser.gradients().items()}
+        moving[reordered] = trainer.state_dict()["moving"][0]
         assert trainer.net.head.reordered == trainer.net.affinity.reordered == reordered
-    assert losses[True] == pytest.approx(losses[False], rel=1e-6) and np.abs(
-        gradients[False]["fc1_weight"][:, :, 0, 2]).max() > 0
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6)
+    assert model != "resnet18_largefov" or np.abs(gradients[False]["fc1_weight"][:, :, 0, 2]).max() > 0
     for name, expected in gradients[False].items():
-        assert np.linalg.norm(gradients[True][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
+        # the norm's own gradients cancel: as it is written they are 1e-5 of their size off float64's
+        limit = 1e-3 if name.startswith(("bn_out_", "conv_out_", "conv_embed_v_")) else 1e-4
+        assert np.linalg.norm(gradients[True][name] - expected) <= limit * np.linalg.norm(expected), name
+    for name, expected in moving[False].items():
+        assert np.linalg.norm(moving[True][name] - expected) <= 1e-5 * np.linalg.norm(expected), name
 
 
 def test_three_steps_are_sgd_with_momentum_decay_and_speed_by_parameter():

@@ -45,7 +45,7 @@ class Predicts(Protocol):
     def fit(self, image: np.ndarray) -> Fit:
         """How this (H, W, 3) image goes to the network."""
 
-    def start(self, images: Sequence[np.ndarray]) -> Running:
+    def start(self, images: Sequence[np.ndarray], names: Sequence[str] = ()) -> Running:
         """Set the network to work on images of one network size; does not wait for it."""
 
 
@@ -186,7 +186,8 @@ def _through_network(predictors: Sequence[Predicts], samples: Iterable[Sample], 
     batches = _batches(predictors[0], samples, batch_size, problems, read, jpeg_warnings)
     for turn, (group, images) in enumerate(batches):
         try:
-            under_way.append((group, predictors[turn % len(predictors)].start(images)))
+            names = [sample.name for sample in group]
+            under_way.append((group, predictors[turn % len(predictors)].start(images, names)))
         except Exception as error:
             problems.extend(_problems(error, group))
         if len(under_way) == 2 * len(predictors):

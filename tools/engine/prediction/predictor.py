@@ -68,6 +68,8 @@ class Predictor:
         self.settings = settings or PredictConfig()
         self.device = device or mx.cpu()
         self.class_names = tuple(class_names)
+        self.net = net
+        self.frozen: Tuple[str, ...] = ()  # prefixes of parameters that its training left as they were
         self.sharers = 1  # processes that predict on this machine at a time
         self._network = net
         if isinstance(net, mx.gluon.HybridBlock):
@@ -92,12 +94,13 @@ class Predictor:
         self._check_memory(fits[0].network_size, len(images))
         return fits
 
-    def start(self, images: Sequence[np.ndarray]) -> Running:
+    def start(self, images: Sequence[np.ndarray], names: Sequence[str] = ()) -> Running:
         """Put images whose network sizes agree into the network, and return without waiting for it.
 
         Parameters
         ----------
         images : (H, W, 3) uint8 RGB each.
+        names : of the images, for predictors that know them by name.
 
         Raises
         ------
@@ -167,6 +170,7 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
     for device in devices:
         opened = open_model(path, ctx=device, model=model, classes=classes)
         predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
+        predictors[-1].frozen = tuple(opened.metadata.get("config", {}).get("train.freeze", ()))
     # opening has held it against the file
     recorded = opened.metadata.get("sha256") if opened.kind != "onnx" else None
     digest = recorded or sha256_of(opened.path)
@@ -177,7 +181,10 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
 def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
     """What decides a prediction beside the model and the CRF, for a manifest."""
     others = ("crf", "batch_size", "retrain_fit", "retrain_crf")
-    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in others}
+    found = {key: value for key, value in dataclasses.asdict(settings).items() if key not in others}
+    if not settings.features:  # folders from before the key have none
+        del found["features"]
+    return found
 
 
 def affinity_bytes(size: Tuple[int, int], scale: float, images: int) -> int:

@@ -118,7 +118,7 @@ class ProcessPredictor:
         """How this (H, W, 3) image goes to the network."""
         return self._own.fit(image)
 
-    def start(self, images: Sequence[np.ndarray]) -> Running:
+    def start(self, images: Sequence[np.ndarray], names: Sequence[str] = ()) -> Running:
         """As that of a predictor; what the other process finds wrong with the images is raised when
         their logits are asked for.
 

@@ -18,6 +18,7 @@ from cian.environment import usable_cores
 from cian.errors import InputError, PathLike
 from cian.files import changed_keys, write_json
 from cian.symbols.cian import CIAN
+from cian.symbols.layers import constant_parts
 from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import metadata_path, read_metadata, versions
 from cian.symbols.params import assign, configure_training, initialize, load_params
@@ -150,9 +151,8 @@ def training_features(config: Config, net: CIAN, images: RecordSet, device: mx.C
     configure(net, train)
     views = [View(scale, mirror, train.crop_px) for scale in dict.fromkeys(train.scales or (1.0,))
              for mirror in ((False, True) if train.mirror else (False,))]
-    return stored_features(Below(net.backbone, device), images, views,
-                           config.run.features_root or os.path.join(images.folder, "features"),
-                           config.run.features_gb)
+    return stored_features(Below(net.backbone, constant_parts(net.backbone), device), images, views,
+                           config.run)
 
 
 def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devices: int,
