@@ -110,7 +110,7 @@ def test_a_tiny_and_a_long_image_work(net):
 def test_an_image_whose_affinity_cannot_fit_is_refused_before_the_network_runs(net, monkeypatch):
     assert affinity_bytes((513, 513), 1.25, 2) == 2 * 4 * 2 * 81 ** 2 * 41 ** 2
     monkeypatch.setattr(predictor_module, "usable_memory", lambda: 2 ** 22)
-    with pytest.raises(InputError, match="400x300 pixels needs .* GiB .*predict.fit=warp"):
+    with pytest.raises(InputError, match="400x300 pixels needs .* GiB.*predict.fit=warp"):
         Predictor(net, PredictConfig(fit="native")).start([np.zeros((300, 400, 3), np.uint8)])
 
 
