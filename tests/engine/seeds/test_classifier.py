@@ -3,7 +3,7 @@ where it stopped.
 """
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import cv2
 import mxnet as mx
@@ -199,8 +199,10 @@ def test_snapshot_of_other_settings_is_refused_until_fresh(images, tmp_path):
 
 
 def test_loss_that_is_not_finite_names_the_images(images, tmp_path):
+    config = settings(tmp_path / "cam")
+    beyond = replace(config, cam=replace(config.cam, lr=1e30))  # which no file or flag can ask for
     with pytest.raises(InputError, match="not finite in step .* with the images image_.*lower cam.lr"):
-        train_classifier(settings(tmp_path / "cam", lr=1e30), images, backbone_options=OPTIONS)
+        train_classifier(beyond, images, backbone_options=OPTIONS)
 
 
 def test_pretrained_weights_of_another_backbone_are_refused(images, tmp_path):
