@@ -43,10 +43,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         from cian.tools.engine.reproduction.needs import needs
 
         chosen = [row.config for table in args.table for row in rows_of(args, table)]
-        if told := needs(place, chosen, voc=args.dataset == "voc"):
-            print("\n".join(f"missing: {problem}" for problem in told))
-            return 2
-    if args.dataset == "voc":
+        told = needs(place, chosen, voc=args.dataset == "voc")
+        print("".join(f"missing: {problem}\n" for problem in told), end="")
+    elif args.dataset == "voc":
         check_voc(place.data, place.train_list, place.val_list)
     tables = [(TITLES[table], measurements_of(args, table, place)) for table in args.table]
     stages = in_order(stage for _, rows in tables for row in rows for stage in row.scores.values())
@@ -58,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.dry_run:
         for stage in stages:
             print(f"{'done' if stage.done else 'run '}  {' '.join(['python', *stage.command[1:]])}")
-        return 0
+        return 2 if told else 0
     hold_to_data(place)
     try:
         run_all(stages, waiting, args.jobs)
@@ -104,7 +103,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="stages side by side, the cores divided among them [default: 1]")
     parser.add_argument("--dry-run", action="store_true",
-                        help="print what is missing, else the stages, their commands and the time left")
+                        help="print what is missing, the stages, their commands and the time left, and stop")
     parser.add_argument("--sbd", metavar="FOLDER", help="first write the list train_aug from VOC's lists and "
                         "the train.txt and val.txt of the Semantic Boundaries Dataset there")
     return parser.parse_args(argv)

@@ -37,6 +37,10 @@ def place(tmp_path):
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("a\nb\nc\n", encoding="utf-8")
     (lists / "val.txt").write_text("d\ne\n", encoding="utf-8")
+    masks = tmp_path / "tree" / "SegmentationClassAug"
+    masks.mkdir()
+    for name in "abcde":
+        (masks / f"{name}.png").touch()
     classes = tmp_path / "classes.txt"
     classes.write_text("background\ncow\n", encoding="utf-8")
     return Place(str(tmp_path / "tree"), str(classes), "train", "val", tmp_path / "out")
@@ -271,6 +275,11 @@ def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
     assert shown.count("cian.tools.train ") == 2 and shown.count(
         "cian.tools.train_cam") == 1 and "not measured yet" in shown
     assert not place.out.exists() and "random weights" not in shown
+    (Path(place.data) / "SegmentationClassAug" / "d.png").unlink()
+    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
+                           place.classes, "--train-list", "train", "--out", str(place.out), "--dry-run"]) == 2
+    shown = capsys.readouterr().out
+    assert "missing: " in shown and "1 of 2 are missing, first d.png" in shown and "tools.train " in shown
 
 
 def test_another_list_changes_prediction_and_scores_alone(place, capsys):
