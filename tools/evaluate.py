@@ -17,6 +17,7 @@ from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.metrics import Evaluation, evaluate, score_rows
 from cian.tools.engine.prediction.outputs import read_manifest
 from cian.tools.engine.report import text_table
+from cian.tools.engine.shards import Shard
 
 EPILOG = """\
 A class that neither truth nor prediction has counts as 0 in the mean, as in the original code;
@@ -38,8 +39,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     own.add_argument("--subset", action="store_true",
                      help="score the images of the list that have a prediction, ignore others")
     own.add_argument("--json", metavar="FILE", help="where the figures go [default: PREDICTION_ROOT.json]")
+    own.add_argument("--shard", default="0/1", metavar="I/N",
+                     help="score every N-th image from the I-th on; tools/merge.py adds the figures up")
     args = parser.parse_args(argv)
     config = config_from(args)
+    shard = Shard.parse(args.shard)
     if not args.prediction_root and not config.run.snapshot:
         raise InputError("no predictions were named", field="--prediction-root",
                          remedy="give it, or --snapshot")
@@ -52,16 +56,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for folder, what in ((predictions, "predictions"), (truth, "masks")):
         check_label_folder(folder, classes, classes.file or "VOC's class list", what)
     try:
-        result = evaluate(resolve_list(data.root, split), predictions, truth, classes.names,
-                          subset=args.subset, workers=config.run.workers, progress=sys.stderr.isatty())
+        names = resolve_list(data.root, split)
+        result = evaluate(shard.of(names), predictions, truth, classes.names, subset=args.subset,
+                          workers=config.run.workers, progress=sys.stderr.isatty(), among=names)
     except Problems as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        print(f"error: {len(error.problems)} problems in {error.file}, nothing was scored; {error.remedy}",
-              file=sys.stderr)
-        return 1
+        return refuse(error, predictions)
     content = describe(result, predictions, truth, list_path(data.root, split))
-    target = args.json or predictions + ".json"
+    content.update(shard.describe(names) if shard.count > 1 else {})
+    target = args.json or f"{predictions}{shard.suffix}.json"
     print(text_table(("class", "IoU %"), score_rows(result)))
     tell(oddities(np.pad(result.confusion.sum(axis=0), (0, 256 - len(classes))), classes.names,
                   "the predictions"), predictions)
@@ -69,6 +71,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(f"{result.images} images of {content['list']}" + (
         f", {len(result.unscored)} of it not scored" if result.unscored else "") + f"; written to {target}")
     return 0
+
+
+def refuse(error: Problems, predictions: str) -> int:
+    """Print every problem; the exit code."""
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"error: {len(error.problems)} problems in {error.file}, nothing was scored; {error.remedy}",
+          file=sys.stderr)
+    return 1
 
 
 def describe(result: Evaluation, predictions: str, truth: str, names: str) -> Dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.config import Config
+from cian.tools.engine.shards import Shard
 
 if TYPE_CHECKING:
     from cian.data.records import RecordSet
@@ -49,8 +50,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--strong-masks", default="", metavar="MASKS",
                         help="folder of NAME.png ground truth, which replaces a portion seeds.strong_ratio "
                         "of the seeds (Table 4)")
+    parser.add_argument("--shard", default="0/1", metavar="I/N",
+                        help="every N-th image from the I-th on, for several processes or machines; "
+                        "tools/merge.py checks and joins what they wrote, and a call without "
+                        "--shard then tells their balance")
     args = parser.parse_args(argv)
     config = config_from(args)
+    args.shard = Shard.parse(args.shard)
+    if args.measure and args.shard.count > 1:
+        raise InputError("needs all seeds", field="--measure", remedy="measure when all shards are there")
     if not (args.classifier or config.run.snapshot):
         raise InputError("no classifier was named", field="--classifier",
                          remedy="name what tools/train_cam.py wrote")
@@ -88,11 +96,14 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
               f"seeds.background_threshold={settings.background_threshold:g}")
     score = CamScore(args.measure, images.classes, settings.foreground_threshold) if args.measure else None
     written = make_seeds(settings, images, maps, args.out, {"classifier": digest},
-                         strong_masks=args.strong_masks, workers=workers, watch=score, progress=True)
-    balance = seed_balance(label_pixels(args.out, images.names, workers), images.labels, images.classes)
-    write_json(os.path.join(args.out, "balance.json"), balance)
-    print(balance_table(balance))
-    print(f"{args.out}: {written} seeds written, {len(images) - written} were there")
+                         strong_masks=args.strong_masks, workers=workers, watch=score, progress=True,
+                         shard=args.shard)
+    if args.shard.count == 1:
+        balance = seed_balance(label_pixels(args.out, images.names, workers), images.labels, images.classes)
+        write_json(os.path.join(args.out, "balance.json"), balance)
+        print(balance_table(balance))
+    there = len(args.shard.of(range(len(images)))) - written
+    print(f"{args.out}: {written} seeds written, {there} were there")
     return {"cam": score.evaluation().to_dict()} if score else {}
 
 

@@ -19,6 +19,7 @@ from cian.tools.engine.config import Config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.processes import NetworkProcesses, choose_processes
+from cian.tools.engine.shards import Shard
 
 if TYPE_CHECKING:
     from cian.tools.engine.images import Sample
@@ -34,7 +35,6 @@ reported and left out, and the exit code is then 1."""
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 when images were left out."""
     from cian.data.classes import load_classes
-    from cian.tools.engine.images import shard
     from cian.tools.engine.prediction.inference import predict_samples
     from cian.tools.engine.prediction.outputs import LABEL_FOLDERS, Outputs
     args = parse(argv)
@@ -51,7 +51,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     devices, part = config.run.devices, args.shard
     if args.pid is not None and args.pid >= 0:  # the original's way to use several GPUs: a process for each
         devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
-    samples = shard(find_samples(args, config), part)
+    shard, every = Shard.parse(part), find_samples(args, config)
+    samples = shard.of(every)
     # the class list counts where it was named, or where image-level labels are read by it
     named = getattr(args, "data.classes") or config.data.classes != "voc" or config.predict.filter_labels
     opened: Dict[str, Any] = {
@@ -76,14 +77,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         report = predict_samples([*predictors, *beside.predictors(predictors[0], model)], samples, outputs,
                                  batch_size=config.predict.batch_size, workers=config.run.workers,
                                  progress=not args.quiet, jpeg_warnings=config.data.jpeg_warnings)
-    return describe(report, outputs)
+    return describe(report, outputs, shard, [sample.name for sample in every])
 
 
-def describe(report: InferenceReport, outputs: Outputs) -> int:
-    """Print what was done, what is odd about it and what could not be done; the exit code."""
+def describe(report: InferenceReport, outputs: Outputs, shard: Shard, names: Sequence[str]) -> int:
+    """Print what was done of the names, what is odd about it, what could not be done; the exit code."""
     from cian.data.degenerate import oddities, tell
     if report.predicted:
         tell(oddities(report.pixels, outputs.class_names, "the predictions"), outputs.root)
+    if not report.problems:
+        outputs.record(shard, names)
     for problem in report.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{len(report.predicted)} predicted, {len(report.skipped)} were done before, "
@@ -100,14 +103,13 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     own.add_argument("--retrain-labels", action="store_true",
                      help="labels of the training list for the second round")
     own.add_argument("--shard", default="0/1", metavar="I/N",
-                     help="every N-th image from the I-th on, for several processes or machines")
+                     help="every N-th image from the I-th on; tools/merge.py joins what they wrote")
     own = parser.add_argument_group("model and output")
     own.add_argument("--checkpoint", metavar="FILE",
                      help=".params file, snapshot folder (its last epoch), or PREFIX-symbol.json or "
                      ".onnx file of tools/export.py [default: SNAPSHOT]")
     own.add_argument("--out", metavar="FOLDER", help="where pred/ and pred_crf/ go [default: SNAPSHOT]")
-    own.add_argument("--overlay", action="store_true",
-                     help="also overlay/NAME.png, the image under its classes")
+    own.add_argument("--overlay", action="store_true", help="also overlay/NAME.png, image under classes")
     own.add_argument(
         "--probabilities", choices=("npy", "npz"), default="",
         help="also probabilities/NAME: float32 (npy), or float16, compressed, with the class names (npz)")

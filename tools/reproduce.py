@@ -20,7 +20,7 @@ from cian.errors import InputError, run_tool
 from cian.tools.engine.reproduction.data_state import hold_to_data
 from cian.tools.engine.reproduction.experiments import Experiment, find_experiments
 from cian.tools.engine.reproduction.plan import Measurement, Place, plan, random_starts
-from cian.tools.engine.reproduction.run import run_all
+from cian.tools.engine.reproduction.run import hand_out, run_all, submitter
 from cian.tools.engine.reproduction.stages import estimate, in_order
 from cian.tools.engine.reproduction.voc import check_voc, write_submissions, write_train_aug
 
@@ -59,8 +59,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             print(f"{'done' if stage.done else 'run '}  {' '.join(['python', *stage.command[1:]])}")
         return 2 if told else 0
     hold_to_data(place)
+    if hand_out(stages, argv, args.plan_json, args.stage):
+        return 0
     try:
-        run_all(stages, waiting, args.jobs)
+        run_all(stages, waiting, args.jobs, submitter(args.submit, argv))
     finally:
         write_report(args, tables, place)
     if args.submission:
@@ -76,8 +78,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="tables (Table 1: tools/complexity.py)")
     parser.add_argument("--rows", nargs="+", metavar="NAME",
                         help="rows by file name, such as baseline cp [default: all]")
-    parser.add_argument("--seeds", default="0", metavar="0,1,2",
-                        help="seeds of the training rounds [default: 0]")
+    parser.add_argument("--seeds", default="0", metavar="0,1,2", help="of the training rounds [default: 0]")
     parser.add_argument("--dataset", default="voc", help="folder below experiments/ [default: voc]")
     parser.add_argument("--experiments", default=str(EXPERIMENTS), metavar="FOLDER",
                         help="the rows' files [default: the repository's]")
@@ -86,22 +87,21 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="'voc', or a file with a class a line [default: voc]")
     parser.add_argument("--train-list", default="train_aug", metavar="FILE", help="[default: train_aug]")
     parser.add_argument("--val-list", default="val", metavar="FILE", help="[default: val]")
-    parser.add_argument("--score-list", default="", metavar="FILE",
-                        help="predict and score this list in place of the validation list")
+    parser.add_argument("--score-list", default="", metavar="FILE", help="predict and score this list")
     parser.add_argument("--score-data", default="", metavar="FOLDER",
                         help="tree of the list that is scored, with the classes of DATA [default: DATA]")
-    parser.add_argument("--saliency-root", default="", metavar="FOLDER",
-                        help="saliency images NAME.png for the background seeds")
+    parser.add_argument("--saliency-root", default="", metavar="FOLDER", help="saliency images NAME.png")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where all stages keep their results")
     parser.add_argument("--report", metavar="PATH",
                         help="the report, without ending [default: OUT/report, or report-TREE-LIST]")
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", metavar="section.key=value",
                         help="changes of every row")
     parser.add_argument("--preset", choices=("original", "paper"), help="in place of the files' own")
-    parser.add_argument("--submission", action="store_true",
-                        help="also write OUT/ROW-SEED.tgz for VOC's test server from the test list")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N",
-                        help="stages side by side, the cores divided among them [default: 1]")
+    parser.add_argument("--submission", action="store_true", help="also write archives for VOC's test server")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="stages side by side [default: 1]")
+    parser.add_argument("--plan-json", metavar="FILE", help="write stages and commands, and stop")
+    parser.add_argument("--stage", metavar="NAME", help="run this stage of the plan alone")
+    parser.add_argument("--submit", metavar="COMMAND", help="run each stage by this, for {command} its own")
     parser.add_argument("--dry-run", action="store_true",
                         help="print what is missing, the stages, their commands and the time left, and stop")
     parser.add_argument("--sbd", metavar="FOLDER", help="first write the list train_aug from VOC's lists and "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cian.errors import InputError
-from cian.tools.engine.images import Sample, find_images, read_image, shard
+from cian.tools.engine.images import Sample, find_images, read_image
 
 
 @pytest.fixture
@@ -44,19 +44,6 @@ def test_inputs_without_images_are_all_named(folder):
     with pytest.raises(InputError, match="2 problems: .*nowhere.jpg: names no image.*empty: names no image"):
         (folder / "empty").mkdir()
         find_images([str(folder / "nowhere.jpg"), str(folder / "empty")])
-
-
-def test_shards_are_disjoint_and_together_all():
-    samples = [Sample(str(k), "") for k in range(7)]
-    parts = [shard(samples, f"{k}/3") for k in range(3)]
-    assert [len(part) for part in parts] == [3, 2, 2]
-    assert sorted(names(sum(parts, []))) == names(samples)
-
-
-@pytest.mark.parametrize("text", ["2/2", "-1/2", "1", "a/b", "0/0", ""])
-def test_a_shard_that_does_not_exist_is_refused(text):
-    with pytest.raises(InputError, match="--shard"):
-        shard([], text)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])

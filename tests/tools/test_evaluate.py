@@ -7,6 +7,7 @@ from PIL import Image
 
 from cian.data.classes import write_label_png
 from cian.errors import InputError
+from cian.tools import merge
 from cian.tools.evaluate import main
 
 
@@ -39,6 +40,16 @@ def test_the_table_and_the_json_tell_the_same(tree, capsys):
     assert content["list"].endswith("val.txt") and content["images"] == 3
     for figure in ("66.67", "44.44", "absent", "80.00"):
         assert figure in printed
+
+
+def test_shards_of_a_shared_folder_together_give_the_score_of_the_whole(tree):
+    assert main(arguments(tree)) == 0
+    whole, parts = json.loads((tree / "snapshot" / "pred_crf.json").read_text()), []
+    for index in range(2):
+        assert main(arguments(tree, "--shard", f"{index}/2")) == 0
+        parts.append(str(tree / "snapshot" / f"pred_crf-{index}-of-2.json"))
+    assert merge.main(["--out", str(tree / "merged.json"), *parts]) == 0
+    assert json.loads((tree / "merged.json").read_text()) == whole
 
 
 def test_the_flags_of_the_original_work(tree):

@@ -12,6 +12,7 @@ from cian.data.classes import read_label_png
 from cian.errors import InputError
 from cian.tools import make_seeds
 from cian.tools.engine.seeds import thresholds
+from cian.tools.engine.shards import merge_folders
 
 IMAGES = 7
 
@@ -69,6 +70,20 @@ def test_measuring_changes_no_seed_and_reports_the_quality(labelled_data, cam_sn
     assert "coverage" in table and "all pixels / mean" in table
     make_seeds.main([*common, "--out", str(tmp_path / "plain"), "--measure", masks_of(labelled_data)])
     assert json.loads((tmp_path / "plain" / "quality.json").read_text()) == report
+
+
+def test_shards_in_folders_of_their_own_merge_into_the_seeds_of_the_whole(labelled_data, cam_snapshot,
+                                                                          tmp_path):
+    common = [*labelled_data, "--snapshot", cam_snapshot]
+    make_seeds.main([*common, "--out", str(tmp_path / "whole")])
+    for index in range(2):
+        make_seeds.main([*common, "--out", str(tmp_path / f"part{index}"), "--shard", f"{index}/2"])
+    assert merge_folders([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged") == IMAGES
+    make_seeds.main([*common, "--out", str(tmp_path / "merged")])  # makes none, and tells their balance
+    for name in os.listdir(tmp_path / "whole"):
+        assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with pytest.raises(InputError, match="--measure: needs all seeds"):
+        make_seeds.main([*common, "--out", str(tmp_path / "x"), "--shard", "0/2", "--measure", "masks"])
 
 
 def test_table_4_replaces_a_recorded_portion_of_the_seeds(labelled_data, cam_snapshot, tmp_path):

@@ -19,6 +19,7 @@ from cian.tools.engine.config import PredictConfig
 from cian.tools.engine.images import read_image
 from cian.tools.engine.models.snapshot import load_network
 from cian.tools.engine.prediction.predictor import Predictor
+from cian.tools.engine.shards import merge_folders
 from cian.tools.predict import main
 
 CLASSES = ("background", "cat", "dog", "cow")
@@ -114,8 +115,11 @@ def test_files_and_keys_decide_how_the_second_rounds_labels_are_made(tree, tmp_p
 def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--shard", "0/2", "--crf", "none")) == 0
     assert names_in(tmp_path / "pred") == ["v0", "v2"]
+    with pytest.raises(InputError, match="shard 1/2 is missing"):
+        merge_folders([tmp_path / "pred"])
     assert main(arguments(tree, tmp_path, "--shard", "1/2", "--crf", "none")) == 0
     assert names_in(tmp_path / "pred") == ["v0", "v1", "v2"]
+    assert merge_folders([tmp_path / "pred"]) == 3
 
 
 def test_two_processes_write_the_files_that_one_writes(tree, tmp_path, monkeypatch):

@@ -43,15 +43,6 @@ def tree_samples(tree: DatasetTree, name_or_path: str, filter_labels: bool = Fal
     return [Sample(name, tree.image_path(name), classes) for name, classes in zip(names, allowed)]
 
 
-def shard(samples: Sequence[Sample], text: str) -> List[Sample]:
-    """The part 'I/N' of the samples, every N-th from I on: the shards are disjoint and together are all."""
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"{text!r} is no shard", field="--shard",
-                         remedy="write I/N with I below N, for example 0/2 and 1/2")
-    return list(samples[int(index)::int(count)])
-
-
 def read_picture(path: str, warnings: str = "harmless") -> Picture:
     """An image file's pixels, (H, W, 3) uint8 **RGB**, with what
     :func:`~cian.data.pictures.decode_picture` says about it.

@@ -12,7 +12,7 @@ import os
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from cian.errors import InputError, PathLike
 from cian.files import Problems
 from cian.processes import end_with_parent
 from cian.tools.engine.ledger import Ledger
+from cian.tools.engine.shards import check_parts
 
 CHUNK = 16  # images that a process takes at a time
 
@@ -61,6 +62,12 @@ class Evaluation:
         """Portion of the pixels that are right; NaN without a pixel."""
         total = self.confusion.sum()
         return float(np.diag(self.confusion).sum() / total) if total else float("nan")
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Evaluation:
+        """From :meth:`to_dict`."""
+        return cls(tuple(content["iou"]), np.array(content["confusion"], np.int64), content["images"],
+                   tuple(content["unscored"]))
 
     def to_dict(self) -> Dict[str, Any]:
         """JSON-able; NaN becomes None."""
@@ -127,7 +134,7 @@ def _refuse_strangers(values: np.ndarray, num_classes: int, what: str) -> None:
 
 def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLike,
              class_names: Sequence[str], *, subset: bool = False, workers: int = 0,
-             progress: bool = False) -> Evaluation:
+             progress: bool = False, among: Sequence[str] = ()) -> Evaluation:
     """Score ``prediction_root/NAME.png`` against ``truth_root/NAME.png`` for every name.
 
     ``workers`` processes (0: one a core) work side by side; threads do where MXNet is loaded, whose
@@ -137,6 +144,7 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
     ----------
     subset : score those of the names that have a prediction, and ignore predictions that are not in
         the list. Without it both are problems.
+    among : the whole list, where ``names`` are a part of it: what else may have a prediction.
 
     Raises
     ------
@@ -154,7 +162,7 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
                                   for name in names if name not in found]
     if not subset:
         problems += [InputError("has a prediction and is not in the list", field=name)
-                     for name in sorted(found.difference(names))]
+                     for name in sorted(found.difference(names, among))]
     if subset and not scored:
         raise InputError("no image of the list has a prediction", file=prediction_root)
 
@@ -227,6 +235,35 @@ def _png_names(folder: str) -> Set[str]:
         raise InputError("is not a folder", file=folder, remedy="name the folder of predicted NAME.png")
     return {os.path.relpath(os.path.join(parent, file), folder)[:-4]
             for parent, _, files in os.walk(folder) for file in files if file.endswith(".png")}
+
+
+def merge_scores(parts: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
+    """The score of a whole list from those of its shards, by the file of each, as tools/evaluate.py
+    writes them.
+
+    Raises
+    ------
+    InputError
+        A file that is no score of a shard, or of other predictions; shards that overlap or leave gaps.
+    """
+    first = next(iter(parts))
+    merged: List[Evaluation] = []
+    for path, part in parts.items():
+        try:
+            merged.append(Evaluation.from_dict(part))
+            whole = (part["made_by"], list(part["iou"]))
+            [*part["shard"], part["of"], *part["names"]]  # noqa: B018 - they must be there
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("is not the score of a shard", file=path,
+                             remedy="score it with --shard") from error
+        if whole != (parts[first]["made_by"], list(parts[first]["iou"])):
+            raise InputError(f"is of other predictions than {first}", file=path,
+                             remedy="merge the scores of one run")
+    check_parts(parts)
+    total = Evaluation(merged[0].class_names, np.sum([one.confusion for one in merged], axis=0),
+                       sum(one.images for one in merged), sum((one.unscored for one in merged), ()))
+    return {**{key: value for key, value in parts[first].items() if key not in ("shard", "of", "names")},
+            **total.to_dict()}
 
 
 def score_rows(evaluation: Evaluation) -> List[Tuple[str, str]]:

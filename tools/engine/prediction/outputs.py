@@ -21,6 +21,7 @@ from cian.tools.engine.ledger import Ledger, Mark
 from cian.tools.engine.models.run_state import write_arrays
 from cian.tools.engine.prediction.crf import CRFPreset
 from cian.tools.engine.prediction.finishing import Finished
+from cian.tools.engine.shards import Shard
 
 PROBABILITIES = ("npy", "npz")
 LABEL_FOLDERS = ("train_aug_pred", "train_aug_pred_crf")  # of the second round, without and with CRF
@@ -90,6 +91,11 @@ class Outputs:
         if self.probabilities:
             found["probabilities"] = self.path("probabilities", name, "." + self.probabilities)
         return found
+
+    def record(self, shard: Shard, names: Sequence[str]) -> None:
+        """Say in all folders that this part of the images is done."""
+        for path in self.paths("").values():
+            shard.record(os.path.dirname(path), names)
 
     def done(self, sample: Sample) -> bool:
         """Whether every file of the image is there and was made from this image with these classes;

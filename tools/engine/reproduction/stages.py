@@ -54,6 +54,11 @@ class Stage:
     images: int = field(default=0, compare=False)
 
     @property
+    def name(self) -> str:
+        """What a plan calls it."""
+        return f"{self.kind}-{self.key}"
+
+    @property
     def command(self) -> List[str]:
         """The process to start."""
         settings = ("-c", os.fspath(self.folder / SETTINGS)) if self.config else ()

@@ -31,6 +31,9 @@ from cian.tools.engine.ledger import Ledger, mark
 from cian.tools.engine.seeds.balance import label_pixels
 from cian.tools.engine.seeds.overlap import overlapped
 from cian.tools.engine.seeds.saliency import barrier_saliency, read_saliency, saliency_path
+from cian.tools.engine.shards import Shard
+
+WHOLE = Shard()
 
 # Called for each image with (name, cams (K, H, W), classes).
 Watch = Callable[[str, np.ndarray, Sequence[int]], None]
@@ -83,7 +86,7 @@ def assign_seeds(cams: np.ndarray, classes: Sequence[int], saliency: np.ndarray,
 
 def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLike, source: Dict[str, Any], *,
                strong_masks: PathLike = "", workers: int = 1, watch: Optional[Watch] = None,
-               progress: bool = False) -> int:
+               progress: bool = False, shard: Shard = WHOLE) -> int:
     """Write ``folder``/NAME.png for every image, and the manifest of the folder.
 
     Decoding, the network and the rest (saliency, thresholds, writing) of different images overlap.
@@ -98,6 +101,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
         The manifest records the choice.
     workers : threads for decoding and as many for writing.
     watch : called with (name, cams, classes) for every image, those kept included, from the writing threads.
+    shard : the part of the images that this call makes.
 
     Returns
     -------
@@ -117,7 +121,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     sources = {name: _sources(config, name, strong_masks if name in replaced else "")
                for name in images.names}
     done = {name for name in existing(folder) if not sources.get(name) or ledger.same(name, sources[name])}
-    todo = [index for index, name in enumerate(images.names) if watch or name not in done]
+    todo = [index for index in shard.of(range(len(images))) if watch or images.names[index] not in done]
 
     def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray,
                                                                              List[int]]]:
@@ -149,7 +153,7 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
             readers, lambda index: (index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)), todo)))
         written = sum(tqdm(finished, total=len(todo), desc="seeds", unit="image",
                            disable=None if progress else True))
-    _check_seeds(folder, images, workers)
+    _check_seeds(folder, images, workers, shard)
     return written
 
 
@@ -160,8 +164,11 @@ def _sources(config: SeedConfig, name: str, masks: PathLike) -> Dict[str, str]:
     return {"saliency": saliency_path(config.saliency_root, name)} if config.saliency == "images" else {}
 
 
-def _check_seeds(folder: PathLike, images: RecordSet, workers: int) -> None:
-    """All seeds together; see :func:`~cian.data.degenerate.check_pixels`."""
+def _check_seeds(folder: PathLike, images: RecordSet, workers: int, shard: Shard) -> None:
+    """All seeds together; see :func:`~cian.data.degenerate.check_pixels`. A part is only recorded."""
+    if shard.count > 1:
+        shard.record(folder, images.names)
+        return
     counts = label_pixels(folder, images.names, workers).sum(axis=0)
     tell(check_pixels(counts, images.classes.names, "the seeds", folder), folder)
 
