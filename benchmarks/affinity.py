@@ -1,15 +1,16 @@
 """How sharp the affinity of trained networks is, and whether it finds the query's class in another image.
 
-  python benchmarks/affinity.py --checkpoints RUN [RUN ...] --data DATA --classes DATA/classes.txt
-  --json affinity.json
+  python benchmarks/affinity.py --checkpoints RUN [RUN ...] --data DATA --classes DATA/classes.txt \\
+      --json affinity.json
 
 Images of a list are paired with the next one that shares a class (masks say where, for measurement
 alone). For each checkpoint:
 
   effective    exp(entropy) of the affinity over the reference's pixels, as a share of them: 1 is
-  uniform, which averages the image self, cross  of a query pixel whose class the (other) image has:
-  the affinity's weight on that class over the share of pixels that it
-               takes there; 1 is chance. Background is left out. The spread is over the pairs.
+               uniform, which averages the image
+  self, cross  of a query pixel whose class the (other) image has: the affinity's weight on that
+               class over the share of pixels that it takes there; 1 is chance. Background is left
+               out. The spread is over the pairs.
   gamma        mean size of bn_out_gamma, which scales what the affinity adds
 """
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 from measuring import machine
 
-from cian.data.classes import IGNORE, read_label_png
+from cian.data.classes import read_label_png
 from cian.data.tree import DatasetTree
 from cian.environment import prepare
 from cian.errors import run_tool
@@ -31,55 +32,20 @@ from cian.tools.engine.images import read_image
 from cian.tools.engine.prediction.pictures import pairs_by_class
 from cian.tools.engine.report import text_table
 
-QUERY_STRIDE, REFERENCE_STRIDE = 8, 16
-
-
-def effective_share(affinity: np.ndarray) -> float:
-    """Of an affinity (K, Q) that sums to 1 over K: the mean over queries of exp(entropy) / K."""
-    entropy = -(affinity * np.log(np.maximum(affinity, np.finfo(np.float32).tiny))).sum(axis=0)
-    return float(np.exp(entropy).mean() / len(affinity))
-
-
-def class_gain(affinity: np.ndarray, query: np.ndarray, reference: np.ndarray) -> Optional[float]:
-    """How many times as much weight as by chance the queries of an object give to their own class.
-
-    Parameters
-    ----------
-    affinity : (K, Q), sums to 1 over K.
-    query, reference : (Q,) and (K,) class indices; background, ignored pixels, and classes that the
-        reference has not take no part.
-
-    Returns None where no query pixel takes part.
-    """
-    gains: List[float] = []
-    for label in np.unique(query[(query != 0) & (query != IGNORE)]):
-        there = reference == label
-        if there.any():
-            gains.extend(affinity[np.ix_(there, query == label)].sum(axis=0) / there.mean())
-    return float(np.mean(gains)) if gains else None
-
 
 def measure(checkpoint: str, tree: DatasetTree, pairs: Sequence[Any]) -> Dict[str, Any]:
     """All figures of a checkpoint."""
-    import mxnet as mx
-
     from cian.tools.engine.models.snapshot import load_network
+    from cian.tools.engine.prediction.affinity import pair_figures
 
     net, _ = load_network(checkpoint, for_prediction=False)
     found: Dict[str, List[float]] = {"effective": [], "self": [], "cross": []}
     for names in pairs:
-        images = [mx.nd.array(read_image(tree.image_path(name)).transpose(2, 0, 1)[None].astype(np.float32))
-                  for name in names]
-        masks = [read_label_png(tree.mask_path(name)) for name in names]
-        maps = net.visual(*images)
-        for branch, mask in (("self", masks[0]), ("cross", masks[1])):
-            rows, columns, queries = maps[f"affinity_{branch}"].shape
-            affinity = maps[f"affinity_{branch}"].asnumpy().reshape(rows * columns, queries)
-            gain = class_gain(affinity, masks[0][::QUERY_STRIDE, ::QUERY_STRIDE].ravel(),
-                              mask[::REFERENCE_STRIDE, ::REFERENCE_STRIDE][:rows, :columns].ravel())
-            if gain is not None:
-                found[branch].append(gain)
-        found["effective"].append(effective_share(affinity))
+        figures = pair_figures(net, [read_image(tree.image_path(name)) for name in names],
+                               [read_label_png(tree.mask_path(name)) for name in names])
+        for name, value in figures.items():
+            if value is not None:
+                found[name].append(value)
     gamma = float(np.abs(net.collect_params()["bn_out_gamma"].data().asnumpy()).mean())
     return {"checkpoint": os.path.basename(os.path.normpath(checkpoint)), "pairs": len(pairs), "gamma": gamma,
             **{name: {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1))}

@@ -153,7 +153,7 @@ def _unicorn() -> List[Tuple[Points, Colour]]:
             (oval(0.36, 0.22, 0.15, 0.14), (214, 190, 250))]
 
 
-# ---- coats: the same colours for all classes, with a faint pattern of the class
+# ---- coats: fur in a tint of the class, with a faint pattern
 
 def _plain(rng: np.random.Generator, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.zeros(x.shape, np.float32)
@@ -177,9 +177,11 @@ def _bands(rng: np.random.Generator, pose: Pose, x: np.ndarray, y: np.ndarray) -
 
 Head = Callable[[], List[Tuple[Points, Colour]]]
 Coat = Callable[[np.random.Generator, Pose, np.ndarray, np.ndarray], np.ndarray]
-CREATURES: Dict[str, Tuple[Head, Coat]] = {"lion": (_lion, _plain), "bull": (_bull, _patches),
-                                           "hare": (_hare, _speckles), "griffin": (_griffin, _stripes),
-                                           "unicorn": (_unicorn, _bands)}
+# Head, pattern of the coat, and its tint: what the mean coat is multiplied by.
+CREATURES: Dict[str, Tuple[Head, Coat, Colour]] = {
+    "lion": (_lion, _plain, (1.45, 1.05, 0.45)), "bull": (_bull, _patches, (1.15, 0.55, 0.50)),
+    "hare": (_hare, _speckles, (1.30, 0.95, 1.25)), "griffin": (_griffin, _stripes, (0.60, 0.85, 1.45)),
+    "unicorn": (_unicorn, _bands, (0.95, 1.20, 1.15))}
 
 
 def draw_creature(canvas: Canvas, rng: np.random.Generator, name: str, label: int, pose: Pose) -> None:
@@ -187,10 +189,10 @@ def draw_creature(canvas: Canvas, rng: np.random.Generator, name: str, label: in
     share, and the head of its class.
     """
     shape = canvas.size
-    head, coat = CREATURES[name]
+    head, coat, tint = CREATURES[name]
     shadow = polygon(shape, pose.place(oval(0.1, 1.22, 1.2, 0.16)))
     canvas.colours[shadow] *= 0.62
-    texture = _coat_texture(rng, shape, coat, pose)
+    texture = _coat_texture(rng, shape, coat, pose) * np.asarray(tint, np.float32)
     swing = rng.uniform(-0.16, 0.16, 4)
     legs = [limb([(x, 0.15), (x + s, 0.70), (x + s * 1.3, 1.22)], [0.34, 0.22, 0.20])
             for x, s in zip((-0.78, -0.48, 0.52, 0.80), swing)]

@@ -27,9 +27,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER",
                         help="where everything goes [default: runs/demo]")
-    out = parser.parse_args(argv).out
-    started = time.monotonic()
-    config = configure(out)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the data set [default: 0]")
+    args = parser.parse_args(argv)
+    out, started = args.out, time.monotonic()
+    config = configure(out, args.seed)
     plan, times = stages(out, config), []
     for number, stage in enumerate(plan, 1):
         print(f"[{number:2d}/{len(plan)}] {stage.kind} ({stage.tool}) ", end="", flush=True)

@@ -1,5 +1,5 @@
 """The generated data set keeps its promises: VOC layout, determinism, truthful annotations, classes
-that differ by their heads.
+that differ by heads and coats.
 """
 import os
 
@@ -82,13 +82,13 @@ def mean_colours(name, seeds=8):
     return {part: np.mean(colours, axis=0) for part, colours in parts.items()}
 
 
-def test_heads_tell_the_class_and_coats_do_not():
+def test_heads_and_tinted_coats_tell_the_class():
     means = {name: mean_colours(name) for name in CREATURES}
     names = list(CREATURES)
     pairs = [(a, b) for position, a in enumerate(names) for b in names[position + 1:]]
     heads = [np.abs(means[a]["head"] - means[b]["head"]).max() for a, b in pairs]
     bodies = [np.abs(means[a]["body"] - means[b]["body"]).max() for a, b in pairs]
-    assert min(heads) > 25 and max(bodies) < 10
+    assert min(heads) > 25 and min(bodies) > 15
 
 
 def test_occluders_leave_most_of_every_creature():

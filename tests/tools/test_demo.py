@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from cian.data.classes import write_label_png
+from cian.data.classes import read_label_png, write_label_png
 from cian.data.tree import DatasetTree
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.cian import build_model
@@ -57,7 +57,8 @@ def fake_results(out, config):
             "val", ("first/pred", "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf"))):
         for folder in folders:
             for name in tree.names(split):
-                write_label_png(out / folder / f"{name}.png", np.zeros((8, 8), np.uint8))
+                mask = read_label_png(tree.mask_path(name))
+                write_label_png(out / folder / f"{name}.png", np.zeros_like(mask))
     for rank, name in enumerate(("first/train_aug_pred", "first/train_aug_pred_crf", "first/pred",
                                  "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf")):
         (out / f"{name}.json").write_text(json.dumps({"mean_iou": 0.5 + rank / 100}))
@@ -79,7 +80,8 @@ def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(o
                 "second round                           val    54.0        55.0"):
         assert row in printed
     page = (out / "index.html").read_text()
-    assert page.count("data:image/png") == 6 * 6 + 6 * 6 + demo.SHOWN_PAIRS
+    assert page.count("data:image/png") == 3 + 6 * 6 + 6 * 6 + demo.SHOWN_PAIRS
+    assert page.count("class_gain") == demo.SHOWN_PAIRS
     assert "cian.tools.train_cam" in page and ">55.0<" in page
 
 

@@ -38,7 +38,7 @@ from cian.tools.engine.fitting import FITS
 from cian.tools.engine.values import Written, items, read_layers, scalar
 
 MAX_SEED = 2 ** 32 - 1  # of NumPy's generators
-CRFS = ("none", "test", "retrain", "deeplab")
+CRFS = ("none", "test", "retrain", "deeplab", "soft")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet18_v2", "resnet34_v2", "resnet50_v1b",
              "resnet101_v1b", "resnet101_v1", "vgg16", "efficientnet_lite0")  # those of cian.symbols
 PRETRAINED = ("ImageNet weights: a .params, .pth or .safetensors file (docs/voc.md says which); 'gluon' "
@@ -234,7 +234,7 @@ class PredictConfig:
                           low=9, high=16384)
     filter_labels: bool = option(
         False, "restrict predictions to the image-level labels and background (the original does not)")
-    crf: str = option("test", "dense CRF preset: none, test, retrain or deeplab", CRFS)
+    crf: str = option("test", "dense CRF preset: none, test, retrain, deeplab or soft", CRFS)
     retrain_fit: str = option("warp", "fit of the images for the labels of the second round (original: warp)",
                               FITS, hashed="changed")
     retrain_crf: str = option(
@@ -373,9 +373,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
         if not (equals and dot):
             raise InputError(f"'{text}' is not of the form section.key=value", field="command line",
                              remedy="write for example train.epochs=3")
-        if overridden.setdefault(section, {}).setdefault(name, Written(value)) != value:
-            raise InputError(f"is given twice, as {overridden[section][name]!r} and as {value!r}",
-                             file="command line", field=key, remedy="give it once")
+        overridden.setdefault(section, {})[name] = Written(value)
     given = {section: {key: Written(value) if isinstance(value, str) else value for key,
                        value in keys.items()}
              for section, keys in (flags or {}).items()}

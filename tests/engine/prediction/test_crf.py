@@ -115,3 +115,9 @@ def test_an_image_of_another_size_is_refused(scene):
 def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(InputError, match="test, retrain, deeplab"):
         crf_preset("fast")
+
+
+def test_soft_is_retraining_on_a_quarter_of_the_logits(scene):
+    logits, image, _ = scene
+    np.testing.assert_array_equal(dense_crf(logits, image, CRF_PRESETS["soft"]),
+                                  dense_crf(logits / 4, image, CRF_PRESETS["retrain"]))

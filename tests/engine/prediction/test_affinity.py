@@ -1,7 +1,8 @@
 """What is counted of an affinity."""
 import numpy as np
 import pytest
-from affinity import class_gain, effective_share
+
+from cian.tools.engine.prediction.affinity import class_gain, effective_share
 
 
 def test_a_uniform_affinity_reaches_every_pixel_and_a_sharp_one_a_single():
