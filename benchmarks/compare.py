@@ -12,9 +12,10 @@ costs the same time.
   loading      batches of random crops from files (ours: from packed records, by processes)
   step         a training step on a batch that is there
   prediction   images to label maps: three scales and their maximum, mirrored too, then CRF; the
-  network is loaded already crf          the same with stored logits in place of the network
-  evaluation   the command line that scores label maps chain        the command lines one after the
-  other: train an epoch, predict with CRF, evaluate
+               network is loaded already
+  crf          the same with stored logits in place of the network
+  evaluation   the command line that scores label maps
+  chain        the command lines one after the other: train an epoch, predict with CRF, evaluate
 
 Memory is the peak over a side's processes together. Figures that --json holds of other stages with
 the same settings are kept.

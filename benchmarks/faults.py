@@ -108,7 +108,7 @@ def child(*command: str, check: bool = True) -> Any:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 where faults were found."""
     args = parse(argv)
-    kept = read_json(args.out, "a campaign", "name another --out") if os.path.exists(args.out) else {}
+    kept = read_json(args.out, "campaign", "name another --out") if os.path.exists(args.out) else {}
     done: Dict[str, Any] = kept.get("steps", {})
     until = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory(prefix="cian-faults-") as home:

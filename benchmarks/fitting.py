@@ -2,8 +2,8 @@
 (tight) and none (native).
 
   python benchmarks/fitting.py --checkpoint runs/msrc --data DATA --classes DATA/classes.txt --size 321
-  python benchmarks/fitting.py --checkpoint runs/msrc --data DATA --classes DATA/classes.txt --size
-  513 --longest 500 --limit 12
+  python benchmarks/fitting.py --checkpoint runs/msrc --data DATA --classes DATA/classes.txt \\
+      --size 513 --longest 500 --limit 12
 
 For each image the ways take turns in one process, and the figure is the median over the images of
 the ratio of their times: the network and the enlarging of its logits, without CRF and files. The

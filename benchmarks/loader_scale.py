@@ -1,7 +1,7 @@
 """Pairing and iterating at sizes that VOC does not have: seconds and memory, and how both grow.
 
-  python benchmarks/loader_scale.py --labels train_aug_labels.npz --images 10582 100000 1000000
-  --folder scratch
+  python benchmarks/loader_scale.py --labels train_aug_labels.npz --images 10582 100000 1000000 \\
+      --folder scratch
 
 Labels are drawn, with replacement, from those of an npz file (`names`, `labels` (n, classes)), or
 are made up without one. Pairing is measured for each way to draw groups; with --original also the

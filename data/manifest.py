@@ -101,7 +101,7 @@ def read_manifest(folder: PathLike, name: str) -> Dict[str, Any]:
     path = manifest_path(folder, name)
     if not os.path.exists(path):
         raise InputError("there is no such record set", file=path, remedy="make it with tools/prepare.py")
-    manifest = read_json(path, "a manifest of a record set", AGAIN)
+    manifest = read_json(path, "manifest of a record set", AGAIN)
     if manifest.get("format") != FORMAT:
         raise InputError("is not a manifest of a record set", file=path, remedy=AGAIN)
     if manifest.get("version") != VERSION:

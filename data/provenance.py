@@ -40,6 +40,6 @@ def check_label_folder(folder: PathLike, classes: ClassTable, beside: PathLike, 
     if path is None:
         refuse_turned(turned, what, folder)
         return
-    names = read_json(path, "a manifest of label maps", "make them again").get("classes")
+    names = read_json(path, "manifest of label maps", "make them again").get("classes")
     if isinstance(names, list):
         require_same(names, path, classes.names, beside)

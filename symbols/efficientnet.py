@@ -77,13 +77,14 @@ class EfficientNetLite0(Backbone):
     ----------
     repeats, widths : blocks of the seven stages; channels of stem, stages and head
     use_global_stats : batch norms always use their moving statistics
+    output_stride : 8, or 32 for the classification network's own
     """
 
     head: Dict[str, Any] = {"name": "fc1", "kernel": 3, "dilation": 12, "use_bias": False}
     new_layers = ("head_fc0_",)
 
     def __init__(self, *, repeats: Sequence[int] = REPEATS, widths: Sequence[int] = WIDTHS,
-                 use_global_stats: bool = True) -> None:
+                 use_global_stats: bool = True, output_stride: int = STRIDE) -> None:
         super().__init__(prefix="")
         if len(repeats) != len(STAGES) or len(widths) != len(STAGES) + 2:
             raise InputError(f"needs {len(STAGES)} repeats and {len(STAGES) + 2} widths, not "
@@ -94,7 +95,7 @@ class EfficientNetLite0(Backbone):
         self.blocks = nn.HybridSequential(prefix="")
         reduced, dilation, channels = 2, 1, widths[0]
         for (kernel, stride, expansion), count, width in zip(STAGES, repeats, widths[1:]):
-            kept = stride > 1 and reduced * stride > STRIDE
+            kept = stride > 1 and reduced * stride > output_stride
             for i in range(count):
                 step = stride if i == 0 and not kept else 1
                 self.blocks.add(InvertedResidual(channels, width, kernel, step, dilation, expansion,

@@ -60,6 +60,7 @@ def make_parser(description: str, groups: Sequence[str], epilog: str = "") -> ar
 def resolved(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
     """The configuration that parsed arguments ask for; ``files`` are laid under those of ``--config``."""
     flags: Dict[str, Dict[str, Any]] = {}
+    _refuse_two_values(args.overrides)
     for key, value in vars(args).items():
         if "." in key and value is not None:
             section, name = key.split(".")
@@ -91,6 +92,15 @@ def config_from(args: argparse.Namespace, change: Optional[Callable[[Config], Co
     if getattr(args, "num_cls", None) is not None:
         _check_num_cls(args.num_cls, config)
     return config
+
+
+def _refuse_two_values(overrides: Sequence[str]) -> None:
+    written: Dict[str, str] = {}
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if written.setdefault(key, value) != value:
+            raise InputError(f"is given twice, as {written[key]!r} and as {value!r}", file="command line",
+                             field=key, remedy="give it once")
 
 
 def describe(config: Config) -> str:

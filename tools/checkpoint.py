@@ -4,9 +4,10 @@ and MXNet's Module.
 Reads .params files of this project and of the original code, and every file that network.pretrained
 takes. The exit code is 1 when a name is missing, extra or of another shape.
 
-  python tools/checkpoint.py original/resnet101_largefov-0019.params --num-cls 21 --states
-  original/resnet101_largefov-0019.states python tools/checkpoint.py
-  runs/a/resnet101_largefov-0019.params --write-states resnet101_largefov-0019.states
+  python tools/checkpoint.py original/resnet101_largefov-0019.params --num-cls 21 \\
+      --states original/resnet101_largefov-0019.states
+  python tools/checkpoint.py runs/a/resnet101_largefov-0019.params \\
+      --write-states resnet101_largefov-0019.states
 """
 from __future__ import annotations
 

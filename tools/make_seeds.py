@@ -5,12 +5,12 @@ A pixel whose CAM exceeds seeds.foreground_threshold is a seed of that class, on
 below seeds.background_threshold is a seed of the background; pixels claimed twice or not at all are
 ignored. Finished seeds are kept when the command is repeated.
 
-  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds
-  --saliency images --saliency-root maps python tools/make_seeds.py --records work/records
-  --classifier runs/cam --out runs/seeds --measure VOC2012/SegmentationClassAug python
-  tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds_10 \\
-      --strong-masks VOC2012/SegmentationClassAug seeds.strong_ratio=0.1
-      # Table 4
+  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds \\
+      --saliency images --saliency-root maps
+  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds \\
+      --measure VOC2012/SegmentationClassAug
+  python tools/make_seeds.py --records work/records --classifier runs/cam --out runs/seeds_10 \\
+      --strong-masks VOC2012/SegmentationClassAug seeds.strong_ratio=0.1     # Table 4
 """
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         count = merge_folders(args.parts, args.out)
         print(f"{count} images, nothing missing and nothing twice; in {args.out or ', '.join(args.parts)}")
         return 0
-    content = merge_scores({path: read_json(path, "a score of tools/evaluate.py", "score that shard again")
+    content = merge_scores({path: read_json(path, "score of tools/evaluate.py", "score that shard again")
                             for path in args.parts})
     write_json(args.out, content)
     print(text_table(("class", "IoU %"), score_rows(Evaluation.from_dict(content))))

@@ -3,9 +3,10 @@
 Runs that stop for whatever reason go on by the same command, with the same result as if they had
 not. Ground-truth masks are not read.
 
-  python tools/train.py --data VOC2012 --label-root seeds --snapshot runs/cian --pretrained
-  resnet-101-0000.params --gpus 0,1 python tools/train.py -c experiments/voc/base.yaml --records
-  work/records --snapshot runs/cian train.lr=1e-3
+  python tools/train.py --data VOC2012 --label-root seeds --snapshot runs/cian \\
+      --pretrained resnet-101-0000.params --gpus 0,1
+  python tools/train.py -c experiments/voc/base.yaml --records work/records --snapshot runs/cian \\
+      train.lr=1e-3
 """
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 A run that stops for whatever reason goes on by the same command, with the same result as if it had
 not. Ground-truth masks are not read.
 
-  python tools/train_cam.py --records work/records --snapshot runs/cam --model vgg16 --pretrained
-  vgg16-0000.params --devices gpu:0 python tools/train_cam.py --data DATA --classes DATA/classes.txt
-  --train-list train --snapshot runs/cam \\
+  python tools/train_cam.py --records work/records --snapshot runs/cam --model vgg16 \\
+      --pretrained vgg16-0000.params --devices gpu:0
+  python tools/train_cam.py --data DATA --classes DATA/classes.txt --train-list train --snapshot runs/cam \\
       --model efficientnet_lite0 --pretrained package --score val cam.freeze_backbone=true
 """
 from __future__ import annotations

@@ -3,8 +3,8 @@ predictions side by side (Figure 4).
 
   python tools/visualize.py --checkpoint runs/cian --pair street.jpg station.jpg --out figures
   python tools/visualize.py --data VOC2012 --checkpoint runs/cian --partners 4 --out figures
-  python tools/visualize.py --data VOC2012 --predictions baseline=runs/base/pred_crf
-  CIAN=runs/cian/pred_crf --out figures
+  python tools/visualize.py --data VOC2012 --predictions baseline=runs/base/pred_crf \\
+      CIAN=runs/cian/pred_crf --out figures
 """
 from __future__ import annotations
 

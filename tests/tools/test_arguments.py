@@ -76,6 +76,7 @@ def test_a_path_that_looks_like_yaml_stays_a_path():
     (("epochs=3",), "not of the form section.key=value"),
     (("--num-cls", "20"), "20 classes were announced, but the class list 'voc' has 21 with background"),
     (("--classes", "nowhere.txt", "--num-cls", "3"), "nowhere.txt: does not exist"),
+    (("train.lr=1", "train.lr=2"), "train.lr: is given twice, as '1' and as '2'"),
     (("--devices", "tpu:0"), "'tpu:0' is not a device"),
     (("--gpus", "0,x"), "'gpu:x' is not a device"),
     (("--devices", "cpu:0,cpu:0"), "'cpu:0' is named twice"),

@@ -227,9 +227,9 @@ def read_json(path: PathLike, kind: str, remedy: str) -> Dict[str, Any]:
     try:
         content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is not {kind} (not valid JSON)", file=path, remedy=remedy) from error
+        raise InputError(f"is no {kind} (not valid JSON)", file=path, remedy=remedy) from error
     if not isinstance(content, dict):
-        raise InputError(f"is not {kind}", file=path, remedy=remedy)
+        raise InputError(f"is no {kind}", file=path, remedy=remedy)
     return content
 
 

@@ -124,7 +124,7 @@ def merge_folders(folders: Sequence[PathLike], out: PathLike = "") -> int:
 
 
 def _read(folder: str, name: str) -> Dict[str, Any]:
-    return read_json(os.path.join(folder, name), "the record of a shard", AGAIN)
+    return read_json(os.path.join(folder, name), "record of a shard", AGAIN)
 
 
 def _check_files(folder: str, names: Set[str]) -> None:

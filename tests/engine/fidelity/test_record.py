@@ -15,4 +15,4 @@ def test_a_file_of_other_versions_or_of_none_is_refused_by_what_is_wrong(tmp_pat
     (tmp_path / "rows.json").write_text("[]", encoding="utf-8")
     with pytest.raises(InputError) as caught:
         Record({"numpy": "2"}, {"quick": True}).resumed(path)
-    assert str(caught.value) == f"{path}: is not a file of a comparison; {REMEDY}"
+    assert str(caught.value) == f"{path}: is no file of a comparison; {REMEDY}"

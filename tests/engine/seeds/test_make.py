@@ -141,7 +141,7 @@ def test_folder_of_unknown_pngs_is_refused(images, tmp_path):
 def test_damaged_manifest_is_named(images, tmp_path):
     make_seeds(LOW_CAM, images, Ramp(), tmp_path / "seeds", {})
     (tmp_path / "seeds" / MANIFEST).write_text('{"hash"')
-    with pytest.raises(InputError, match="seeds.json: is not .*not valid JSON"):
+    with pytest.raises(InputError, match="seeds.json: is no .*not valid JSON"):
         make_seeds(LOW_CAM, images, Ramp(), tmp_path / "seeds", {})
 
 

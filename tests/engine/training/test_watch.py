@@ -25,6 +25,7 @@ print("joined", flush=True)
 if "stay" in rest:
     time.sleep(120)
 if "fail" in rest:
+    sys.stdin.readline()  # not before all have joined
     process.fail("image cat.jpg is damaged")
     sys.exit(2)
 process.leave()
@@ -45,7 +46,7 @@ def start_all():
             if "absent" not in told:
                 started.append(subprocess.Popen(
                     [sys.executable, "-c", PROCESS, told[0], str(patience), *told[1:]], env=environment,
-                    text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+                    text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         for process in started:
             assert process.stdout.readline() == "joined\n", process.stderr.read()
         return started, port + 1
@@ -88,6 +89,8 @@ def test_all_end_when_one_never_comes(start_all):
 
 def test_the_error_of_one_is_told_to_all(start_all):
     processes, _ = start_all(second="fail")
+    processes[3].stdin.write("\n")
+    processes[3].stdin.flush()
     results = ends(processes, 10)
     assert results.pop() == (2, "")
     for code, error in results:

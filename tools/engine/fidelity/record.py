@@ -65,7 +65,7 @@ class Record:
         """
         if not os.path.exists(path):
             return {}
-        content = read_json(path, "a file of a comparison", REMEDY)
+        content = read_json(path, "file of a comparison", REMEDY)
         for key, mine in (("versions", self.versions), ("settings", self.settings)):
             if content.get(key) != mine:
                 raise InputError(f"belongs to other {key}: {content.get(key)}, not {mine}", file=path,

@@ -165,4 +165,4 @@ def read_manifest(folder: PathLike) -> Optional[Dict[str, Any]]:
     path = os.path.join(os.fspath(folder), MANIFEST)
     if not os.path.exists(path):
         return None
-    return read_json(path, "a manifest of predictions", "remove its folder and predict again")
+    return read_json(path, "manifest of predictions", "remove its folder and predict again")

@@ -88,7 +88,7 @@ class Measurement:
         again = "remove its folder and run the command again"
         for name, stage in self.scores.items():
             path = stage.folder / "score.json"
-            score = read_json(path, "a score", again).get("mean_iou")
+            score = read_json(path, "score", again).get("mean_iou")
             if not isinstance(score, (int, float)):
                 raise InputError("is not a score", file=path, field="mean_iou", remedy=again)
             found[name] = 100 * float(score)

@@ -18,9 +18,10 @@ OF_ALL = ("--plan-json", "--submit", "--jobs")  # flags with a value that are no
 
 
 def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int,
-            start: Callable[[Stage, int], Any] = run_stage) -> None:
+            start: Optional[Callable[[Stage, int], Any]] = None) -> None:
     """Run what is not done, in order, up to ``jobs`` stages side by side. When one fails, those
-    that run are brought to their end. ``start`` runs a stage with a number of threads.
+    that run are brought to their end. ``start`` runs a stage with a number of threads; None runs it
+    here.
     """
     left = list(waiting)
     running: Set[Future[Any]] = set()
@@ -31,7 +32,7 @@ def run_all(stages: Sequence[Stage], waiting: Sequence[Stage], jobs: int,
             ready = [stage for stage in left if all(needed.done for needed in stage.after)]
             for stage in ready[:jobs - len(running)]:
                 left.remove(stage)
-                running.add(pool.submit(start, stage, threads))
+                running.add(pool.submit(start or run_stage, stage, threads))
                 bar.set_description(
                     f"{stage.kind}, "
                     f"{estimate(stages, [stage for stage in stages if not stage.done], jobs)} left")

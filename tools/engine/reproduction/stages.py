@@ -71,7 +71,7 @@ class Stage:
         if not path.exists():
             return None
         again = "remove it and the stage runs again"
-        record = read_json(path, "the record of a stage", again)
+        record = read_json(path, "record of a stage", again)
         if record.get("key") != self.key:
             raise InputError(f"belongs to the stage {record.get('key')}, not {self.key}", file=path,
                              remedy="use another --out")

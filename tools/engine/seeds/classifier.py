@@ -213,7 +213,7 @@ class CamRun:
         ``<path>`` with the suffix
         ``.map.json`` and printed; sets that were scored before are not scored again."""
         target, digest = f"{path[:-len('.params')]}.map.json", read_metadata(path)["sha256"]
-        known = read_json(target, "a report of precisions", "remove it") if os.path.exists(target) else {}
+        known = read_json(target, "report of precisions", "remove it") if os.path.exists(target) else {}
         scored = known.get("sets", {}) if known.get("classifier") == digest else {}
         if not (isinstance(scored, dict) and all(isinstance(entry, dict) and "mean_average_precision" in entry
                                                  for entry in scored.values())):

@@ -225,7 +225,7 @@ def claim_folder(folder: PathLike, settings: Dict[str, Any]) -> None:
 def read_seed_manifest(folder: PathLike) -> Dict[str, Any]:
     """The settings of a folder of seeds; an :class:`InputError` where they are missing or damaged."""
     path = os.path.join(os.fspath(folder), MANIFEST)
-    manifest = read_json(path, "a manifest of seeds", "make the seeds again")
+    manifest = read_json(path, "manifest of seeds", "make the seeds again")
     if not isinstance(manifest.get("hash"), str):
         raise InputError("is not a manifest of seeds", file=path, remedy="make the seeds again")
     return manifest
