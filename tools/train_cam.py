@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 from typing import Optional, Sequence
 
-from cian.errors import run_tool
+from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
+from cian.tools.engine.training.watch import KVSTORE_ALONE
 
 EPILOG = """\
 The folder SNAPSHOT gets MODEL_cam-EPOCH.params with .params.json, MODEL_cam-EPOCH.map.json (average
@@ -36,6 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         help="remove the classifier of other settings in SNAPSHOT, and start anew")
     args = parser.parse_args(argv)
     config = config_from(args)
+    if config.run.kvstore != KVSTORE_ALONE:
+        raise InputError("the classifier trains in one process", field="run.kvstore",
+                         remedy="leave it out; tools/train.py and tools/retrain.py take it")
     # imports MXNet, whose threads config_from has set
     from cian.tools.engine.seeds.classifier import train_classifier
     from cian.tools.engine.training.sources import list_name, open_images

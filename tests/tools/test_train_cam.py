@@ -29,6 +29,7 @@ def test_classifier_is_trained_without_a_look_at_the_ground_truth(labelled_data,
     (["--score", "nowhere"], "nowhere"),
     (["--epochs", "0"], "cam.epochs"),
     (["cam.frozen=true"], "cam.frozen"),
+    (["run.kvstore=dist_sync"], "run.kvstore: the classifier trains in one process"),
 ])
 def test_wrong_training_options_end_in_one_line(labelled_data, cam_flags, tmp_path, change, problem):
     with pytest.raises(InputError) as caught:
