@@ -219,7 +219,7 @@ def decode_picture(content: bytes, path: PathLike, warnings: str = "harmless") -
     if file.format == "TIFF" and orientation != UPRIGHT:  # OpenCV turns some depths of it by itself
         return Picture(np.ascontiguousarray(pil_rgb(file, path)[..., ::-1]), orientation)
     if pixels is None:
-        raise InputError("is of a kind of image that cannot be read", file=path,
+        raise InputError("is a damaged image, or of a kind that cannot be read", file=path,
                          remedy="convert it to JPEG or PNG")
     return Picture(upright(eight_bits(pixels, path), orientation), orientation)
 
