@@ -1,4 +1,4 @@
-"""Draws docs/figures/cian.png: the method, and what the first round of `make demo` predicts of images that
+"""Draws docs/figures/cian.png: the method, and what the second round of `make demo` predicts of images that
 were not trained on.
 
   python docs/front_page.py --demo runs/demo --out docs/figures/cian.png
@@ -52,7 +52,7 @@ def draw_method(axes: Axes) -> None:
 
 def median_images(demo: str, tree: DatasetTree, count: int) -> list:
     """Names of ``count`` images around the median of the images' own mIoU: neither best nor worst."""
-    found = os.path.join(demo, "first", "pred_crf")
+    found = os.path.join(demo, "first_retrain", "pred_crf")
     masks = os.path.join(demo, "data", "SegmentationClassAug")
     scored = [(evaluate([name], found, masks, tree.classes.names, subset=True, workers=1).mean_iou_present,
                name) for name in tree.names("val")]
@@ -76,7 +76,7 @@ def main() -> None:
     draw_method(figure.add_subplot(grid[0, :]))
     for column, name in enumerate(names):
         image = read_image(tree.image_path(name))
-        found = read_label_png(os.path.join(args.demo, "first", "pred_crf", f"{name}.png"))
+        found = read_label_png(os.path.join(args.demo, "first_retrain", "pred_crf", f"{name}.png"))
         pictures = {"image": image, "predicted": overlay(image, found),
                     "ground truth": overlay(image, read_label_png(tree.mask_path(name)))}
         for row, (title, picture) in enumerate(pictures.items(), 1):
