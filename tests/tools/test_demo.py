@@ -8,6 +8,7 @@ import pytest
 
 from cian.data.classes import read_label_png, write_label_png
 from cian.data.tree import DatasetTree
+from cian.errors import InputError
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.cian import build_model
 from cian.symbols.params import save_params
@@ -30,6 +31,12 @@ def test_every_stage_is_a_command_line_that_its_tool_accepts(out, capsys):
         assert ended.value.code == 0, stage.arguments
     assert [stage.tool for stage in plan].count("evaluate") == 6
     assert "hash" in capsys.readouterr().out
+
+
+def test_images_of_another_seed_are_not_taken_for_those_asked_for(out):
+    demo.configure(out)
+    with pytest.raises(InputError, match="data: --seed: holds the images of seed 0, not of 1; name another"):
+        demo.configure(out, seed=1)
 
 
 def test_each_stage_depends_on_those_before_it(out):
@@ -86,8 +93,6 @@ def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(o
 
 
 def test_a_stage_that_fails_ends_the_demonstration_and_names_its_log(out):
-    from cian.errors import InputError
-
     demo.configure(out)
     (out / "data" / "JPEGImages" / "train_00003.jpg").unlink()
     with pytest.raises(InputError, match="01-prepare.*stage.log: the stage .* ended with code 2"):

@@ -12,7 +12,8 @@ import numpy as np
 from cian.data.classes import IGNORE, palette, read_label_png
 from cian.data.toy import make_toy
 from cian.data.tree import DatasetTree
-from cian.files import read_text
+from cian.errors import InputError
+from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.config import Config, load_config, save_config
 from cian.tools.engine.report import Page
 from cian.tools.engine.reproduction.stages import Stage, stage_key
@@ -50,7 +51,12 @@ def configure(out: Path, seed: int = 0) -> Config:
     """Make the data set of this seed below ``out``, and the configuration of all stages, which is
     written to ``out/demo.yaml``.
     """
-    root = out / "data"
+    root, record = out / "data", out / "data" / "seed.txt"
+    if not record.exists():
+        atomic_write_bytes(record, str(seed).encode())
+    if read_text(record) != str(seed):
+        raise InputError(f"holds the images of seed {read_text(record)}, not of {seed}", file=root,
+                         field="--seed", remedy="name another folder with --out")
     if not (root / "classes.txt").exists():
         make_toy(root, IMAGES["train"], IMAGES["val"], seed, classes=CLASSES, **SIZE_PX)
     config = load_config().replace(
