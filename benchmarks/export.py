@@ -115,8 +115,8 @@ def export_one(args: argparse.Namespace, kind: str) -> Dict[str, Any]:
     """Seconds and peak memory of loading the checkpoint, writing one kind, loading it again and
     comparing on one picture.
     """
-    from cian.tools.engine.export.agreement import generated_images
     from cian.tools.engine.export.write import Procedure, export_network
+    from cian.tools.engine.models.agreement import generated_images
     from cian.tools.engine.models.model_files import load_checkpoint
     one_size = kind.endswith("one size")
     started = time.perf_counter()
@@ -152,8 +152,8 @@ def pictures(args: argparse.Namespace, _: str) -> Dict[str, Any]:
     """How the symbol and the ONNX file of any size compare with the live network on the pictures;
     fails where they differ.
     """
-    from cian.tools.engine.export.agreement import compare, fitted
     from cian.tools.engine.images import read_image
+    from cian.tools.engine.models.agreement import compare, fitted
     images = [fitted(read_image(path), 0) for path in args.images]
     live = runner(args, "live")
     return {way: asdict(compare(live, runner(args, way), images)) for way in ("symbol", "onnx")}
@@ -212,7 +212,7 @@ def checkpoint(args: argparse.Namespace) -> str:
 
 def image(args: argparse.Namespace) -> np.ndarray:
     """(1, 3, size, size) float32 raw RGB."""
-    from cian.tools.engine.export.agreement import generated_images
+    from cian.tools.engine.models.agreement import generated_images
     return generated_images(args.size, 1)[0]
 
 

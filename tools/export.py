@@ -36,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     # imported here because it loads MXNet, whose threads depend on the devices
     from cian.tools.engine.export import write as export
-    from cian.tools.engine.export.agreement import ExportError
+    from cian.tools.engine.models.agreement import ExportError
     from cian.tools.engine.models.model_files import load_checkpoint
     procedure = export.Procedure(resolution=args.resolution, output=args.output, size_px=args.size)
     if args.test_time:

@@ -75,9 +75,9 @@ def _add_networks(folder: Path) -> None:
     from cian.data.records import RecordSet
     from cian.symbols.backbones import TINY
     from cian.symbols.params_file import read_params
-    from cian.tools.engine.export.agreement import generated_images
     from cian.tools.engine.export.write import Procedure, export_onnx, export_symbol
     from cian.tools.engine.models import optimiser_states, run_state
+    from cian.tools.engine.models.agreement import generated_images
     from cian.tools.engine.models.snapshot import load_network
     from cian.tools.engine.seeds.classifier import train_classifier
     from cian.tools.engine.seeds.make import claim_folder

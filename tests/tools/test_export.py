@@ -58,7 +58,7 @@ def test_names_default_to_the_snapshots_export_folder(snapshot, capsys):
 
 
 def test_a_difference_is_reported_and_ends_with_one(snapshot, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cian.tools.engine.export.agreement.MAX_RELATIVE_ERROR", -1.0)
+    monkeypatch.setattr("cian.tools.engine.models.agreement.MAX_RELATIVE_ERROR", -1.0)
     assert export.main(["--snapshot", str(snapshot), "--out", str(tmp_path / "x")]) == 1
     error = capsys.readouterr().err
     assert ("error: symbol: the exported network differs" in error

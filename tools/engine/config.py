@@ -39,6 +39,7 @@ from cian.tools.engine.values import Written, items, read_layers, scalar
 
 MAX_SEED = 2 ** 32 - 1  # of NumPy's generators
 CRFS = ("none", "test", "retrain", "deeplab", "soft")
+ENGINES = ("auto", "mxnet", "onnx")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet18_v2", "resnet34_v2", "resnet50_v1b",
              "resnet101_v1b", "resnet101_v1", "vgg16", "efficientnet_lite0")  # those of cian.symbols
 PRETRAINED = ("ImageNet weights: a .params, .pth or .safetensors file (docs/voc.md says which); 'gluon' "
@@ -243,6 +244,10 @@ class PredictConfig:
     features: str = option(
         "", "stored: take what lies below the layers that were trained from stored features of the list; "
         "empty: compute it", ("", "stored"), hashed="changed")
+    engine: str = option(
+        "auto", "what runs networks that do not train (prediction, class activation maps, stored features): "
+        "mxnet; onnx, which is onnxruntime on the CPU; auto: onnx on a CPU where onnxruntime is installed",
+        ENGINES, hashed=False)
     batch_size: int = option(1, "images a forward pass, where sizes agree", low=1, high=65536, hashed=False)
 
 

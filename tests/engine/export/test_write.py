@@ -25,7 +25,6 @@ from cian.symbols import (
 from cian.symbols.layers import reorder_sums
 from cian.tools.engine.config import LossConfig
 from cian.tools.engine.export import write as export
-from cian.tools.engine.export.agreement import Agreement, ExportError, compare, fitted
 from cian.tools.engine.export.write import (
     Procedure,
     export_network,
@@ -33,6 +32,7 @@ from cian.tools.engine.export.write import (
     export_symbol,
     export_training,
 )
+from cian.tools.engine.models.agreement import Agreement, ExportError, compare, fitted
 from cian.tools.engine.models.onnx_model import OnnxNetwork
 
 CLASSES = ("background", "cat", "dog", "horse", "zebra")

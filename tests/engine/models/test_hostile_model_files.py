@@ -11,8 +11,8 @@ import pytest
 
 from cian.symbols import build_model, initialize, save_params
 from cian.tools.engine.export import write as export
-from cian.tools.engine.export.agreement import generated_images
 from cian.tools.engine.export.write import Procedure, export_onnx, export_symbol
+from cian.tools.engine.models.agreement import generated_images
 
 pytest.importorskip("onnxruntime")
 WORKER = Path(__file__).with_name("hostile_worker.py")

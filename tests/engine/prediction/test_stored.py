@@ -10,7 +10,7 @@ from cian.symbols.cian import build_model
 from cian.symbols.layers import constant_parts
 from cian.symbols.params import configure_training, initialize
 from cian.tools.engine.config import PredictConfig, RunConfig
-from cian.tools.engine.features import Below, View, stored_features
+from cian.tools.engine.models.features import Below, View, stored_features
 from cian.tools.engine.prediction.predictor import Predictor
 from cian.tools.engine.prediction.stored import StoredPredictor
 
@@ -65,7 +65,7 @@ def test_images_that_stay_as_they_are_share_their_features_with_training(images,
     trained = build_model("resnet18_largefov", tiny=True, num_classes=4)
     initialize(trained, 3)
     configure_training(trained, freeze=FROZEN)
-    below = Below(trained.backbone, constant_parts(trained.backbone), mx.cpu())
+    below = Below(trained.backbone, constant_parts(trained.backbone), mx.cpu(), PredictConfig().engine)
     stored_features(below, images, [View(1.0, mirror, 33) for mirror in (False, True)], run, progress=False)
     monkeypatch.setattr(images, "image", None)  # nothing is left to compute
     StoredPredictor(live(fit="native", scales=(1.0,)), images, run)

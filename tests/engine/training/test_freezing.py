@@ -10,7 +10,7 @@ from cian.symbols.layers import constant_parts
 from cian.symbols.losses import CIANLoss
 from cian.symbols.params import configure_training, initialize
 from cian.tools.engine.config import Config
-from cian.tools.engine.features import Below
+from cian.tools.engine.models.features import Below
 from cian.tools.engine.training.step import Trainer
 
 CLASSES, SIDE, MAP = 5, 33, 5

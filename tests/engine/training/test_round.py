@@ -326,6 +326,15 @@ def test_a_run_begun_before_the_option_goes_on_where_it_rounds_alike(make_config
     assert fit(make_config("train.epochs=1", "run.sums=original"))
 
 
+def test_a_run_on_stored_features_goes_on_with_the_engine_that_computed_them(make_config, tmp_path):
+    stored = ("train.epochs=1", *STORED)
+    fit(make_config(*stored, "predict.engine=mxnet"))
+    for engine in ("onnx", "auto"):
+        with pytest.raises(InputError, match="predict.engine was 'mxnet' and is 'onnxruntime"):
+            fit(make_config(*stored, f"predict.engine={engine}"))
+    assert fit(make_config(*stored, "predict.engine=mxnet"))
+
+
 def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_good_checkpoint(make_config, tmp_path,
                                                                                    monkeypatch):
     step, names = Trainer.step, []

@@ -26,11 +26,11 @@ from cian.symbols.losses import CIANLoss
 from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, versions, write_metadata
 from cian.symbols.params import AUXILIARY, configure_training, save_params
 from cian.tools.engine.config import LossConfig
-from cian.tools.engine.export.agreement import Agreement, as_numpy, compare, fitted, generated_images
-from cian.tools.engine.export.to_onnx import GraphWriter, add_network, make_onnx
+from cian.tools.engine.models.agreement import Agreement, as_numpy, compare, fitted, generated_images
 from cian.tools.engine.models.onnx_model import OPSET, OnnxNetwork, graph_digest, import_onnx, write_props
 from cian.tools.engine.models.procedure import Procedure
 from cian.tools.engine.models.symbol_graph import SymbolGraph, number_names
+from cian.tools.engine.models.to_onnx import GraphWriter, add_network, make_onnx
 
 FILES = {
     "symbol": ("{}-symbol.json", "{}-0000.params", "{}-0000.params.json"),

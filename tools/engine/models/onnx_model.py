@@ -1,7 +1,7 @@
 """ONNX files as data: checked before onnxruntime's native code builds them, then run on NumPy arrays.
 
 A foreign ONNX file may name other files as the place of its weights, hold operators of any library,
-nested graphs, or sizes that take all memory. Here only what :mod:`cian.tools.engine.export.to_onnx`
+nested graphs, or sizes that take all memory. Here only what :mod:`cian.tools.engine.models.to_onnx`
 writes is accepted: its operators with bounded attributes, weights inside the file, one input of
 images.
 """
@@ -58,7 +58,7 @@ class OnnxNetwork:
 
     def __init__(self, path: PathLike) -> None:
         self.path = os.fspath(path)
-        onnx, ort = import_onnx(self.path)
+        import_onnx(self.path)
         content = read_bytes(path)
         model = check_model(content, self.path)
         self.metadata = read_props(model, self.path)
@@ -72,16 +72,7 @@ class OnnxNetwork:
         self.num_classes = output[1]
         self.ends_in_softmax = any(node.op_type == "Softmax" and model.graph.output[0].name in node.output
                                    for node in model.graph.node)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
-        options.log_severity_level = 4
-        self._errors = _native_errors()
-        try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except self._errors as error:
-            raise InputError(f"cannot be built by onnxruntime ({_first_line(error)})", file=path,
-                             remedy=_REMEDY) from error
-        self._names = (model.graph.input[0].name, model.graph.output[0].name)
+        self._session = start_session(content, self.path)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         for have, want in zip((images.shape[0], *images.shape[2:]), self.image_shape):
@@ -90,12 +81,7 @@ class OnnxNetwork:
                                  f"{images.shape[0]} of " f"{images.shape[2]}x{images.shape[3]}",
                                  file=self.path, remedy="export it for any size, or warp images to its size "
                                  "(predict.fit=warp)")
-        try:
-            output = self._session.run([self._names[1]],
-                                       {self._names[0]: np.ascontiguousarray(images, np.float32)})[0]
-        except self._errors as error:
-            raise InputError(f"cannot be run by onnxruntime ({_first_line(error)})", file=self.path,
-                             remedy=_REMEDY) from error
+        output = run_session(self._session, images, self.path)
         if output.ndim != 4 or len(output) != len(images):
             raise InputError(f"gives an output of the shape {output.shape}", file=self.path, remedy=_REMEDY)
         return output
@@ -110,6 +96,28 @@ def import_onnx(file: PathLike) -> Tuple[Any, Any]:
         raise InputError(f"ONNX files need the packages onnx and onnxruntime ({error})", file=file,
                          remedy="pip install 'cian[export]'") from error
     return onnx, onnxruntime
+
+
+def start_session(content: bytes, file: PathLike) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU, with as many threads as MXNet has."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except _native_errors() as error:
+        raise InputError(f"cannot be built by onnxruntime ({_first_line(error)})", file=file,
+                         remedy=_REMEDY) from error
+
+
+def run_session(session: Any, images: np.ndarray, file: PathLike) -> np.ndarray:
+    """The output of a session with one input and one output."""
+    try:
+        return session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(images, np.float32)})[0]
+    except _native_errors() as error:
+        raise InputError(f"cannot be run by onnxruntime ({_first_line(error)})", file=file,
+                         remedy=_REMEDY) from error
 
 
 def check_model(content: bytes, file: PathLike) -> Any:

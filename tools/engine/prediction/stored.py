@@ -17,8 +17,8 @@ from cian.symbols.layers import constant_parts
 from cian.symbols.multiscale import scaled_side
 from cian.symbols.params import trains
 from cian.tools.engine.config import PredictConfig, RunConfig
-from cian.tools.engine.features import Below, View, stored_features
 from cian.tools.engine.fitting import Fit
+from cian.tools.engine.models.features import Below, View, stored_features
 from cian.tools.engine.prediction.predictor import Predictor, Running
 
 
@@ -67,7 +67,7 @@ class StoredPredictor(Predictor):
     ------
     InputError
         The model is no checkpoint, or its first layers were trained; as
-        :func:`~cian.tools.engine.features.stored_features`.
+        :func:`~cian.tools.engine.models.features.stored_features`.
     """
 
     def __init__(self, live: Predictor, images: RecordSet, run: RunConfig) -> None:
@@ -81,7 +81,8 @@ class StoredPredictor(Predictor):
         views = [TestView(scale, mirror, fit=settings.fit,
                           size_px=settings.size_px if settings.fit in ("pad", "warp") else 0)
                  for scale in settings.scales for mirror in ((False, True) if settings.mirror else (False,))]
-        self._files = stored_features(Below(net.backbone, parts, self.device), images, views, run)
+        below = Below(net.backbone, parts, self.device, settings.engine)
+        self._files = stored_features(below, images, views, run)
         self._above = Branches(net, parts)
         self._above.hybridize()
         self._rows = {name: row for row, name in enumerate(images.names)}

@@ -25,7 +25,8 @@ from cian.symbols.params import assign, configure_training, initialize, load_par
 from cian.symbols.pretrained import load_pretrained
 from cian.tools.engine.config import Config, TrainConfig, save_config
 from cian.tools.engine.devices import parse_devices
-from cian.tools.engine.features import Below, View, stored_features
+from cian.tools.engine.models.engine import MXNET, expected_engine
+from cian.tools.engine.models.features import Below, View, stored_features
 from cian.tools.engine.models.snapshot import (
     OthersSnapshot,
     Snapshot,
@@ -145,14 +146,14 @@ def training_features(config: Config, net: CIAN, images: RecordSet, device: mx.C
     Raises
     ------
     InputError
-        As :func:`~cian.tools.engine.features.stored_features`.
+        As :func:`~cian.tools.engine.models.features.stored_features`.
     """
     train = config.train
     configure(net, train)
     views = [View(scale, mirror, train.crop_px) for scale in dict.fromkeys(train.scales or (1.0,))
              for mirror in ((False, True) if train.mirror else (False,))]
-    return stored_features(Below(net.backbone, constant_parts(net.backbone), device), images, views,
-                           config.run)
+    below = Below(net.backbone, constant_parts(net.backbone), device, config.predict.engine)
+    return stored_features(below, images, views, config.run)
 
 
 def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devices: int,
@@ -353,7 +354,9 @@ def _rounded(config: Config, start: str) -> Dict[str, Any]:
     """The same, and what decides how a run rounds, so that one that goes on ends as if it had never
     stopped.
     """
-    return {**_identity(config, start), "run.sums": config.run.sums}
+    engine = expected_engine(config.predict.engine, parse_devices(config.run.devices)[0])
+    return {**_identity(config, start), "run.sums": config.run.sums,
+            "predict.engine": engine if config.train.features else MXNET}
 
 
 def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool) -> Optional[Dict[str, Any]]:
@@ -366,8 +369,8 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
                 f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from",
                 file=snapshot.folder, remedy=ANEW)
         return None
-    # a state from before the key rounds as the original
-    was, now = {"run.sums": "original", **state["identity"]}, _rounded(config, start)
+    # a state from before the keys rounds as the original
+    was, now = {"run.sums": "original", "predict.engine": MXNET, **state["identity"]}, _rounded(config, start)
     changed = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in changed_keys(was, now)]
     if changed:
         raise InputError(f"belongs to a run of another configuration: {'; '.join(changed[:3])}",

@@ -110,7 +110,7 @@ def add_network(writer: GraphWriter, graph: SymbolGraph, params: Mapping[str, np
 
 
 def make_onnx(writer: GraphWriter, output: str, shapes: Mapping[str, Sequence[Any]],
-              metadata: Mapping[str, str]) -> Any:
+              metadata: Mapping[str, str], check: bool = True) -> Any:
     """The ``onnx.ModelProto`` of what ``writer`` holds: input ``images``, output ``output``.
 
     Parameters
@@ -118,6 +118,7 @@ def make_onnx(writer: GraphWriter, output: str, shapes: Mapping[str, Sequence[An
     output : name of the value that becomes the output; it keeps this name.
     shapes : of 'images' and of the output; a text is a dynamic dimension.
     metadata : texts for ``metadata_props``.
+    check : have ``onnx`` check all of it.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
     graph = helper.make_graph(
@@ -128,7 +129,8 @@ def make_onnx(writer: GraphWriter, output: str, shapes: Mapping[str, Sequence[An
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
                               producer_name="cian")
     helper.set_model_props(model, dict(metadata))
-    checker.check_model(model, full_check=True)
+    if check:
+        checker.check_model(model, full_check=True)
     return model
 
 

@@ -3,7 +3,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from cian.tools.engine.export import to_onnx as onnx_export
+from cian.tools.engine.models import to_onnx as onnx_export
 from cian.tools.engine.models.symbol_graph import OPERATORS, parse_symbol
 
 pytest.importorskip("onnx")

@@ -33,14 +33,15 @@ class Agreement:
                 f"{100 * self.label_agreement:.4f} % of labels agree")
 
 
-def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> Agreement:
+def compare(live: Network, exported: Network, images: Sequence[np.ndarray],
+            least_labels: float = MIN_LABEL_AGREEMENT) -> Agreement:
     """Largest difference relative to the root mean square of the live outputs, and the share of equal labels.
 
     Raises
     ------
     ExportError
         When they differ by more than :data:`MAX_RELATIVE_ERROR` or agree on less than
-        :data:`MIN_LABEL_AGREEMENT`.
+        ``least_labels``.
     """
     worst, equal, pixels = 0.0, 0, 0
     for image in images:
@@ -54,9 +55,9 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray]) -> A
         equal, pixels = equal + int(same.sum()), pixels + same.size
     agreement = Agreement(len(images), worst, equal / pixels)
     if not (agreement.relative_error <= MAX_RELATIVE_ERROR
-            and agreement.label_agreement >= MIN_LABEL_AGREEMENT):
+            and agreement.label_agreement >= least_labels):
         raise ExportError(
-            f"the exported network differs from the live one, and nothing was written: {agreement}")
+            f"the exported network differs from the live one, and is not used: {agreement}")
     return agreement
 
 

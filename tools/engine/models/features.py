@@ -27,6 +27,7 @@ from cian.errors import InputError
 from cian.files import locked
 from cian.symbols.layers import Backbone, chain
 from cian.tools.engine.config import RunConfig
+from cian.tools.engine.models.engine import MXNET, start_engine
 
 FORMAT = 1  # of the digest: what a change of this module must count up
 PROBE_PX = 65
@@ -79,11 +80,12 @@ class Below:
     backbone : with its weights.
     parts : how many of its parts, see :func:`~cian.symbols.layers.constant_parts`.
     device : where its features are computed.
+    engine : what computes them, see :func:`~cian.tools.engine.models.engine.start_engine`.
 
     Attributes
     ----------
     channels : of its features.
-    digest : SHA-256 of its graph and weights.
+    digest : SHA-256 of its graph and weights, and of the engine where that is not MXNet.
 
     Raises
     ------
@@ -91,7 +93,7 @@ class Below:
         It ends above a stride of 8, because the layers from there on train.
     """
 
-    def __init__(self, backbone: Backbone, parts: int, device: mx.Context) -> None:
+    def __init__(self, backbone: Backbone, parts: int, device: mx.Context, engine: str = "mxnet") -> None:
         self.parts, self.device = parts, device
         below = backbone.parts()[:self.parts]
         self.net: HybridBlock = chain(below)
@@ -105,14 +107,13 @@ class Below:
                 f"or follows the batch is at stride {stride}: {names[0]}", field="train.freeze",
                 remedy="freeze the backbone from its first layer on up to where its features are stored")
         self.channels = int(shape[1])
-        self.digest = _digest(graph, self.net)
-        self.net.hybridize()
+        name, self._run = start_engine(self.net, engine, device)
+        self.digest = _digest(graph, self.net, "" if name == MXNET else name)
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w, C) float16 of (3, H, W) float32."""
-        maps = self.net(mx.nd.array(pixels[None], ctx=self.device))
         with np.errstate(over="ignore"):  # refused where they are written
-            return maps.asnumpy()[0].transpose(1, 2, 0).astype(np.float16)
+            return self._run(pixels[None])[0].transpose(1, 2, 0).astype(np.float16)
 
 
 def stored_features(below: Below, images: RecordSet, views: Sequence[View], run: RunConfig, *,
@@ -177,13 +178,13 @@ def _check_room(files: Sequence[FeatureFile], folder: str, limit_gb: float) -> N
                          remedy=f"allow more than {limit_gb:g}, remove old .f16 files, or use fewer scales")
 
 
-def _digest(graph: mx.sym.Symbol, net: HybridBlock) -> str:
+def _digest(graph: mx.sym.Symbol, net: HybridBlock, engine: str) -> str:
     """Of what a graph computes: operators, their settings and inputs, whatever their names and
-    whether they train, and the weights.
+    whether they train, the weights, and what decides how it rounds.
     """
     nodes = [node["name"] if node["op"] == "null" else [node["op"], node.get("attrs", {}), node["inputs"]]
              for node in json.loads(graph.tojson())["nodes"]]
-    digest = hashlib.sha256(json.dumps(nodes, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(nodes, sort_keys=True).encode() + engine.encode())
     for name, param in sorted(net.collect_params().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(param.list_data()[0].asnumpy()).tobytes())

@@ -15,7 +15,7 @@ from cian.symbols.backbones import build_backbone
 from cian.symbols.layers import constant_parts
 from cian.symbols.params import configure_training, initialize
 from cian.tools.engine.config import RunConfig
-from cian.tools.engine.features import Below, View, stored_features
+from cian.tools.engine.models.features import Below, View, stored_features
 
 VIEWS = [View(scale, mirror, 33) for scale in (0.5, 1.25) for mirror in (False, True)]
 FREEZE = {"resnet18": ("conv0_", "stage1_", "stage2_"), "efficientnet_lite0": ("stem_", "block"),
@@ -31,12 +31,12 @@ def images(make_voc_tree, tmp_path_factory):
         yield records
 
 
-def make_below(name="resnet18", seed=1, freeze=None):
+def make_below(name="resnet18", seed=1, freeze=None, engine="mxnet"):
     backbone = build_backbone(name, tiny=True)
     backbone.fast_layers = ()
     initialize(backbone, seed)
     configure_training(backbone, freeze=FREEZE[name] if freeze is None else freeze)
-    return Below(backbone, constant_parts(backbone), mx.cpu())
+    return Below(backbone, constant_parts(backbone), mx.cpu(), engine)
 
 
 def stored(below, images, views, folder, limit=1.0):
@@ -101,6 +101,18 @@ def test_images_that_need_no_padding_share_their_features_whatever_the_window(im
     def path(pixels):
         return stored(make_below(), images, [View(1.0, False, pixels)], tmp_path)[1.0, False].path
     assert path(33) == path(1) == path(47) != path(49)
+
+
+@pytest.mark.parametrize("name", FREEZE)
+def test_onnxruntime_computes_the_same_features_into_files_of_their_own(images, tmp_path, name):
+    pytest.importorskip("onnxruntime")
+    want, got = (stored(make_below(name, engine=engine), images, VIEWS[2:], tmp_path)
+                 for engine in ("mxnet", "auto"))
+    assert not {file.path for file in want.values()} & {file.path for file in got.values()}
+    for view, file in want.items():
+        for index in range(len(images)):
+            close = np.abs(got[view][index].astype(np.float32) - file[index])
+            assert file[index].std() > 0 and close.max() <= 2 ** -10 * np.abs(file[index]).max()
 
 
 def test_a_damaged_map_is_named_before_it_is_used(images, tmp_path):
