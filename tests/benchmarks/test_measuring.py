@@ -32,8 +32,11 @@ def test_a_server_warms_up_once_and_then_works_once_a_request(tmp_path):
     work = f"serve(job['pipe'], timed(lambda: (open({str(count)!r}, 'a').write('x'), time.sleep(0.05))))"
     server = Server(program(tmp_path, work), {"megabytes": 90}, str(tmp_path / "server"))
     seconds = [server.run() for _ in range(2)]
+    until = time.monotonic() + 60
+    while server._memory.peak_mb < 90 and time.monotonic() < until:  # who reads it may come late
+        time.sleep(0.05)
     assert 90 < server.close() < 200
-    assert all(0.05 <= wall < 5 and 0 <= cpu <= wall for wall, cpu in seconds)
+    assert all(0.05 <= wall < 60 and 0 <= cpu <= wall for wall, cpu in seconds)
     assert count.read_text() == "xxx"
 
 
@@ -49,12 +52,12 @@ def test_a_server_that_dies_is_reported_by_its_last_words(tmp_path):
 
 
 def test_memory_of_a_command_includes_the_processes_below_it(tmp_path):
-    child = "import time; held = bytearray(60 * 10 ** 6); time.sleep(0.6)"
+    child = "import time; held = bytearray(60 * 10 ** 6); time.sleep(1.5)"
     parent = ("import subprocess, sys; held = bytearray(40 * 10 ** 6); "
               f"subprocess.run([sys.executable, '-c', {child!r}])")
     found = Measured([sys.executable, "-c", parent], str(tmp_path / "log"))
     assert 100 < found.peak_mb < 180
-    assert 0.6 < found.seconds < 10
+    assert 1.5 < found.seconds < 60
     assert 0 < found.cpu_seconds < found.seconds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import socket
 import subprocess
 import sys
 
@@ -45,6 +46,16 @@ def test_closed_output_ends_quietly():
         run.stdout.close()
         assert run.stderr.read() == ""
         assert run.wait(timeout=60) == 141
+
+
+def test_each_line_is_written_in_one_piece_for_processes_share_a_terminal():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # which keeps pieces apart
+    program = ("from cian.errors import InputError, run_tool\ndef main():\n    print('one')\n"
+               "    raise InputError('two')\nrun_tool(main)")
+    subprocess.run([sys.executable, "-c", program], stdout=theirs, stderr=theirs, timeout=60,
+                   env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    with ours, theirs:
+        assert [ours.recv(99), ours.recv(99)] == [b"one\n", b"error: two\n"]
 
 
 @pytest.mark.parametrize(("body", "shown"), [

@@ -78,11 +78,13 @@ def run_tool(main: Callable[[], Optional[int]]) -> None:
     on standard error as one line and exits 2, and so does an error of the system or a lack of
     memory, with 1; an interrupt exits 130; a reader that closed our output early (``| head``) ends it
     quietly with 141. Any other exception is a defect and keeps its traceback. Names that the
-    terminal's encoding does not have are printed with escapes.
+    terminal's encoding does not have are printed with escapes, and a line is written in one piece
+    (under PYTHONUNBUFFERED too), for processes of a job may share a terminal.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", write_through=False,
+                               line_buffering=stream.line_buffering or stream.write_through)
     end_with_starter()
     try:
         code = main() or 0
