@@ -56,11 +56,11 @@ def start_job():
     """
     started = []
 
-    def start_all(*flags, second=(), **of_second):
+    def start_all(*flags, second=(), kvstore="dist_sync", **of_second):
         port = str(_free_pair("127.0.0.1"))
         common = {"DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1", "DMLC_PS_ROOT_URI": "127.0.0.1",
                   "DMLC_PS_ROOT_PORT": port}
-        flags = [*flags, "run.kvstore=dist_sync"]
+        flags = [*flags, f"run.kvstore={kvstore}"]
         job = [start(role, flags, **common) for role in ("scheduler", "server", "worker")]
         job.append(start("worker", [*flags, *second], **{**common, **of_second}))
         started.extend(job)
@@ -125,6 +125,27 @@ def test_two_workers_end_bit_for_bit_as_one_with_two_devices_though_one_was_kill
     states = [(tmp_path / name / f"{MODEL}.state").read_bytes() for name in ("one", "two")]
     assert states[0] == states[1]  # momentum, each device's statistics, the sampler, the meters
     assert (tmp_path / "two" / f"{MODEL}.worker1.log").exists()
+
+
+def listening(job):
+    """The addresses at which the processes of a job listen, as /proc/net/tcp has them."""
+    sockets = {os.readlink(entry) for process in job for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+
+
+def test_two_workers_on_stored_features_end_as_one_with_two_devices_and_listen_on_loopback_alone(
+        tmp_path, flags, start_job):
+    stored = ("train.features=stored", "train.freeze=conv0_,stage1_,stage2_,stage3_", "train.scales=1.0",
+              "--epochs", "2")
+    job = start_job(*flags("two", *stored), kvstore="dist_device_sync", SLOW="0.2")
+    wait_for(tmp_path / "two" / f"{MODEL}.log", "step 2:")
+    assert listening(job) == ["0100007F"] * 5  # each process of the store, and the watch
+    one = start("", flags("one", *stored, "--devices", "cpu:0,cpu:1"))
+    assert one.wait(90) == 0, one.stderr.read()
+    assert [code for code, _ in ends(job)] == [0] * 4
+    states = [(tmp_path / name / f"{MODEL}.state").read_bytes() for name in ("one", "two")]
+    assert states[0] == states[1]
 
 
 def test_a_worker_of_another_configuration_is_refused_by_name_before_the_first_step(tmp_path, flags,

@@ -69,6 +69,7 @@ def test_the_processes_end_with_a_launcher_that_is_killed(run_launcher):
 
 @pytest.mark.parametrize("arguments, message", [
     ({"launcher": "ssh"}, "--host: the others cannot reach 127.0.0.1; name the address"),
+    ({"launcher": "ssh", "host": "node1"}, "--host: 'node1' is no address; give its numbers"),
     ({"launcher": "ssh", "host": "10.0.0.5", "command": ["python", "a b"]},
      "--launcher: the tracker does not quote 'a b'"),
     ({"options": ["--no-such-file="]}, "--tracker: '--no-such-file=' is not an option of the tracker")])

@@ -12,7 +12,7 @@ import pytest
 from cian.errors import InputError
 from cian.tools.engine.config import RunConfig
 from cian.tools.engine.training.launching import _free_pair
-from cian.tools.engine.training.watch import join
+from cian.tools.engine.training.watch import _name_own_address, join
 
 PROCESS = """
 import os, sys, time
@@ -109,7 +109,20 @@ def test_a_job_that_is_done_ends_without_a_word_and_a_stranger_does_not_disturb_
     assert [process.poll() for process in processes] == [None] * 4
 
 
+@pytest.mark.parametrize("host, interface, expected", [
+    ("", "", "127.0.0.1"), ("node7", "", "127.0.0.1"), ("10.0.0.7", "", "10.0.0.7"), ("node7", "eth1", None)])
+def test_a_process_listens_where_it_reaches_the_scheduler_unless_told_otherwise(monkeypatch, host, interface,
+                                                                                expected):
+    monkeypatch.setenv("DMLC_NODE_HOST", host)
+    monkeypatch.setenv("DMLC_INTERFACE", interface)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(
+            server.getsockname()) as line:
+        _name_own_address(line)
+    assert os.environ.get("DMLC_NODE_HOST") == expected
+
+
 @pytest.mark.parametrize("kvstore, role, message", [
+    ("dist_sync", "scheduler", "DMLC_PS_ROOT_URI: is 'node1', and the scheduler listens at addresses alone;"),
     ("dist_sync", None, "run.kvstore: is dist_sync, but this process is no part of a job: DMLC_ROLE is ''"),
     ("device", "worker", "run.kvstore: is device, but this is the worker of a job of several processes; add"),
     ("dist_sync", "worker", "DMLC_PS_ROOT_URI: is not set; start the job with tools/launch.py")])
@@ -118,5 +131,8 @@ def test_a_kvstore_and_variables_that_do_not_fit_are_refused(monkeypatch, kvstor
         monkeypatch.delenv(name, raising=False)
     if role:
         monkeypatch.setenv("DMLC_ROLE", role)
+    if role == "scheduler":
+        monkeypatch.setenv("DMLC_PS_ROOT_URI", "node1")
+        monkeypatch.setenv("DMLC_PS_ROOT_PORT", "9091")
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         join(RunConfig(kvstore=kvstore))

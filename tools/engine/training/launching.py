@@ -18,6 +18,7 @@ from typing import Any, Iterator, List, Sequence
 
 from cian.errors import InputError
 from cian.processes import PARENT
+from cian.tools.engine.training.watch import is_address
 
 LAUNCHERS = ("local", "ssh", "mpi", "sge", "slurm", "yarn", "mesos", "kubernetes")
 LOOPBACK = "127.0.0.1"
@@ -44,6 +45,8 @@ def launch(command: Sequence[str], workers: int, servers: int, launcher: str = "
         raise InputError(f"the others cannot reach {LOOPBACK}", field="--host",
                          remedy="name the address of this machine in their network")
     host = host or LOOPBACK
+    if not is_address(host) and launcher != "kubernetes":
+        raise InputError(f"{host!r} is no address", field="--host", remedy="give its numbers, as 10.0.0.5")
     from dmlc_tracker import opts, tracker
 
     quoted = [shlex.quote(part) for part in command]

@@ -45,8 +45,6 @@ def join(run: RunConfig) -> Optional[Member]:
     if role not in ("scheduler", "server", "worker"):
         raise InputError(f"is {run.kvstore}, but this process is no part of a job: DMLC_ROLE is {role!r}",
                          field="run.kvstore", remedy=HELP)
-    if variable("DMLC_PS_ROOT_URI").startswith("127."):  # ps-lite would take another interface by itself
-        os.environ.setdefault("DMLC_NODE_HOST", os.environ["DMLC_PS_ROOT_URI"])
     if role == "worker":
         return Member(role, run.patience)
     beside = Watch(run.patience) if role == "scheduler" else Member(role, run.patience)
@@ -65,11 +63,31 @@ def variable(name: str) -> str:
 
 
 def _address() -> Tuple[str, int]:
+    host = variable("DMLC_PS_ROOT_URI")
     try:
         port = int(os.environ.get("CIAN_WATCH_PORT") or int(variable("DMLC_PS_ROOT_PORT")) + 1)
     except ValueError as error:
         raise InputError(f"is no port ({error})", field="DMLC_PS_ROOT_PORT", remedy=HELP) from error
-    return variable("DMLC_PS_ROOT_URI"), port
+    return host, port
+
+
+def _name_own_address(line: socket.socket) -> None:
+    """ps-lite listens at no name, and by itself at the first outer interface: have it listen where this
+    machine reaches the scheduler, unless an address or an interface is asked for.
+    """
+    if not is_address(os.environ.get("DMLC_NODE_HOST", "")):
+        os.environ.pop("DMLC_NODE_HOST", None)
+        if not os.environ.get("DMLC_INTERFACE"):
+            os.environ["DMLC_NODE_HOST"] = line.getsockname()[0]
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IPv4 address, which ps-lite listens at, and not a name."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return False
+    return True
 
 
 class _Process:
@@ -116,6 +134,7 @@ class Member(_Process):
     def __init__(self, role: str, patience: float) -> None:
         super().__init__(patience)
         self._line = self._connect(_address())
+        _name_own_address(self._line)
         os.register_at_fork(after_in_child=self._line.close)  # a loader must not keep a dead worker's line
         self._send(self._line, role=role, host=socket.gethostname(), pid=os.getpid())
         for work in (self._listen, self._beat):
@@ -176,6 +195,9 @@ class Watch(_Process):
         host, port = _address()
         if os.environ.get("DMLC_USE_KUBERNETES", "0") != "0":
             host = "0.0.0.0"  # as ps-lite does there: the address is that of a service
+        elif not is_address(host):
+            raise InputError(f"is {host!r}, and the scheduler listens at addresses alone",
+                             field="DMLC_PS_ROOT_URI", remedy="name the address of its machine")
         try:
             self._listener = socket.create_server((host, port), backlog=1024)
         except OSError as error:
