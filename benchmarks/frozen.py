@@ -140,7 +140,7 @@ class FirstOf:
     """The first images of a record set."""
 
     def __init__(self, images: Any, count: int) -> None:
-        self._count, self.image = count, images.image
+        self._count, self.image, self.names = count, images.image, images.names[:count]
 
     def __len__(self) -> int:
         return self._count
@@ -171,7 +171,7 @@ def classifier(args: argparse.Namespace) -> Dict[str, Any]:
                     last = batch.data[0].asnumpy()
             return last
         started = time.perf_counter()
-        stored = run(pooled_features(backbone, FirstOf(records, count), os.path.join(folder, "features.npy"),
+        stored = run(pooled_features(backbone, FirstOf(records, count), os.path.join(folder, "features.f32"),
                                      mx.cpu()))
         once = time.perf_counter() - started
         started = time.perf_counter()

@@ -238,7 +238,7 @@ KINDS: Dict[str, Kind] = {
     "classifier metadata": Kind("cam/resnet18_cam-0000.params.json", "json", _classifier),
     "classifier state": Kind("cam/resnet18_cam.state", "bytes", _classifier_run),
     "classifier report": Kind("cam/resnet18_cam-0000.map.json", "json", _classifier_run),
-    "features": Kind("frozen/features-*.npy", "bytes", _classifier_run),
+    "features": Kind("frozen/features-*.f32", "bytes", _classifier_run),
     "optimiser": Kind("files/module.states", "bytes", _optimiser),
     "symbol": Kind("files/net-symbol.json", "symbol", _network, 2),
     "symbol parameters": Kind("files/net-0000.params", "params", _network),

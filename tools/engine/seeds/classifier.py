@@ -115,7 +115,7 @@ class CamRun:
         """(n, 2, C) pooled features of a set by the frozen backbone, from the snapshot's cache."""
         parts = [images.identity, self.cam.model, self._weights, json.dumps(self._options, sort_keys=True)]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-        return pooled_features(self.net.backbone, images, self.snapshot.path(f"features-{digest}.npy"),
+        return pooled_features(self.net.backbone, images, self.snapshot.path(f"features-{digest}.f32"),
                                self.device, workers=self._workers, progress=True)
 
     def identity(self) -> Dict[str, Any]:

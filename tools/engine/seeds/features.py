@@ -3,18 +3,17 @@ on a frozen backbone trains on.
 """
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Tuple
 
 import cv2
 import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
+from cian.data.feature_file import FeatureFile
 from cian.data.records import RecordSet
-from cian.errors import InputError, PathLike
-from cian.files import write_error
+from cian.errors import PathLike
 from cian.tools.engine.seeds.overlap import overlapped
 
 STRAIGHT, MIRRORED = 0, 1
@@ -41,60 +40,27 @@ def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: Pat
 
     Returns
     -------
-    (n, 2, C) float32, mapped from the file: [:, 0] straight and [:, 1] mirrored.
+    (n, 2, C) float32: [:, 0] straight and [:, 1] mirrored.
 
     Raises
     ------
     InputError
-        The file cannot be written, or is not of these images and this backbone.
+        The file cannot be written, is not of these images and this backbone, or does not match its
+        checksums.
     """
-    path = os.fspath(path)
-    shape = (len(images), 2, backbone.out_channels)
-    if not os.path.exists(path):
-        partial = f"{path}.part"
-        try:
-            table = _continued(partial, shape)
-            missing = np.flatnonzero(np.isnan(table).any(axis=(1, 2)))
-            for index, image in tqdm(zip(missing, images_rgb(images, missing, workers)), total=len(images),
-                                     unit="image", desc="features", initial=len(images) - len(missing),
-                                     disable=None if progress else True):
-                pixels = network_input(image, device)
-                both = [backbone(view).mean(axis=(2, 3)) for view in (pixels, mx.nd.reverse(pixels, axis=3))]
-                table[index] = mx.nd.concat(*both, dim=0).asnumpy()
-            table.flush()
-            os.replace(partial, path)
-        except OSError as error:
-            raise write_error(error, path) from error
-    return _open(path, shape)
+    file = FeatureFile(path, np.tile((2, backbone.out_channels), (len(images), 1)), np.float32, images.names)
+    file.lay_out()
+    missing = file.missing()
 
-
-def _continued(path: str, shape: tuple) -> np.memmap:
-    """The table of an interrupted run, or a new one; rows that are not computed yet are NaN."""
-    if os.path.exists(path):
-        try:
-            return _open(path, shape, "r+")
-        except InputError:
-            os.unlink(path)  # interrupted while it was laid out
-    fresh = f"{path}.new"
-    table = np.lib.format.open_memmap(fresh, "w+", np.float32, shape)
-    with open(fresh, "r+b") as stream:  # a full disk is an error here, and a signal in the mapped file
-        os.posix_fallocate(stream.fileno(), 0, os.path.getsize(fresh))
-    table[:] = np.nan
-    table.flush()
-    os.replace(fresh, path)
-    return table
-
-
-def _open(path: str, shape: tuple, mode: str = "r") -> np.memmap:
-    try:
-        table = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"is not a table of features ({error})", file=path,
-                         remedy="remove it, it will be made again") from error
-    if table.shape != shape or table.dtype != np.float32:
-        raise InputError(f"holds {table.dtype} of shape {table.shape} in place of float32 {shape}", file=path,
-                         remedy="remove it, it will be made again")
-    return table
+    def compute() -> Iterator[Tuple[int, np.ndarray]]:
+        for index, image in tqdm(zip(missing.tolist(), images_rgb(images, missing, workers)), unit="image",
+                                 total=len(images), desc="features", initial=len(images) - len(missing),
+                                 disable=None if progress else True):
+            pixels = network_input(image, device)
+            both = [backbone(view).mean(axis=(2, 3)) for view in (pixels, mx.nd.reverse(pixels, axis=3))]
+            yield index, mx.nd.concat(*both, dim=0).asnumpy()
+    file.write(compute())
+    return np.stack([file[index] for index in range(len(images))])
 
 
 class FeatureIter:
