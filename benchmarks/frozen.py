@@ -132,7 +132,7 @@ class Recomputed:
         for row, view in zip(*place):
             pixels = network_input(np.ascontiguousarray(self._images.image(int(row))[..., ::-1]), mx.cpu())
             rows.append(self._backbone(mx.nd.reverse(pixels, axis=3) if view
-                                       else pixels).mean(axis=(2, 3)).asnumpy()[0])
+                                       else pixels).asnumpy().mean(axis=(2, 3))[0])
         return np.stack(rows)
 
 
@@ -155,6 +155,7 @@ def classifier(args: argparse.Namespace) -> Dict[str, Any]:
     from cian.data.records import RecordSet
     from cian.symbols import initialize
     from cian.symbols.backbones import build_backbone
+    from cian.tools.engine.models.engine import start_engine
     from cian.tools.engine.seeds.features import FeatureIter, pooled_features
     with RecordSet.open(args.records, args.list) as records, tempfile.TemporaryDirectory() as folder:
         count = min(args.images, len(records))
@@ -171,8 +172,8 @@ def classifier(args: argparse.Namespace) -> Dict[str, Any]:
                     last = batch.data[0].asnumpy()
             return last
         started = time.perf_counter()
-        stored = run(pooled_features(backbone, FirstOf(records, count), os.path.join(folder, "features.f32"),
-                                     mx.cpu()))
+        stored = run(pooled_features(start_engine(backbone, "mxnet", mx.cpu())[1], backbone.out_channels,
+                                     FirstOf(records, count), os.path.join(folder, "features.f32")))
         once = time.perf_counter() - started
         started = time.perf_counter()
         again = run(Recomputed(backbone, records, count))

@@ -16,6 +16,7 @@ from cian.errors import InputError
 from cian.symbols.backbones import TINY
 from cian.symbols.params import read_params
 from cian.tools.engine.config import CamConfig, Config
+from cian.tools.engine.models.engine import start_engine
 from cian.tools.engine.seeds import classifier as cam_trainer
 from cian.tools.engine.seeds.classifier import build_classifier, sigmoid_loss, train_classifier
 
@@ -104,8 +105,8 @@ def test_first_step_is_sgd_of_the_mean_gradient_with_decay(images, tmp_path, fro
 class Recomputed:
     """Pooled features that are computed anew whenever rows of them are read."""
 
-    def __init__(self, backbone, images):
-        self.backbone, self.images, self.reads = backbone, images, 0
+    def __init__(self, network, images):
+        self.network, self.images, self.reads = network, images, 0
 
     def __len__(self):
         return len(self.images)
@@ -115,8 +116,8 @@ class Recomputed:
         rows = []
         for row, view in zip(*place):
             picture = self.images.image(int(row))[:, ::-1 if view else 1, ::-1]
-            rows.append(self.backbone(mx.nd.array(picture.transpose(2, 0, 1)[None],
-                                                  dtype=np.float32)).mean(axis=(2, 3)).asnumpy()[0])
+            pixels = picture.transpose(2, 0, 1)[None].astype(np.float32)
+            rows.append(self.network(pixels).mean(axis=(2, 3))[0])
         return np.stack(rows)
 
 
@@ -127,7 +128,7 @@ def test_stored_features_train_what_computing_them_for_every_batch_trains_bit_fo
     def features(run, images):
         if tables:
             return original(run, images)  # for the report
-        tables.append(Recomputed(run.net.backbone, images))
+        tables.append(Recomputed(start_engine(run.net.backbone, "auto", run.device)[1], images))
         return tables[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cam_trainer.CamRun, "features", features)

@@ -32,28 +32,32 @@ class Counting:
 
     def __call__(self, x):
         self.calls += 1
-        return self.net(x)
+        return self.net(mx.nd.array(x)).asnumpy()
+
+
+def pooled(backbone, images, path):
+    return pooled_features(backbone, backbone.out_channels, images, path)
 
 
 def test_rows_are_the_mean_features_of_the_image_and_its_mirror_image(images, tmp_path):
     backbone = Counting()
-    table = pooled_features(backbone, images, tmp_path / "f.f32", mx.cpu())
+    table = pooled(backbone, images, tmp_path / "f.f32")
     assert table.shape == (5, 2, backbone.out_channels)
     for view, picture in enumerate((images.image(3), images.image(3)[:, ::-1])):
         pixels = mx.nd.array(picture[..., ::-1].transpose(2, 0, 1)[None], dtype=np.float32)
-        np.testing.assert_allclose(table[3, view], backbone(pixels).mean(axis=(2, 3)).asnumpy()[0], rtol=1e-5)
+        np.testing.assert_allclose(table[3, view], backbone(pixels.asnumpy()).mean(axis=(2, 3))[0], rtol=1e-5)
 
 
 def test_features_are_computed_once(images, tmp_path):
     backbone = Counting()
-    first = np.array(pooled_features(backbone, images, tmp_path / "f.f32", mx.cpu()))
+    first = np.array(pooled(backbone, images, tmp_path / "f.f32"))
     calls = backbone.calls
-    np.testing.assert_array_equal(pooled_features(backbone, images, tmp_path / "f.f32", mx.cpu()), first)
+    np.testing.assert_array_equal(pooled(backbone, images, tmp_path / "f.f32"), first)
     assert backbone.calls == calls == 10
 
 
 def test_interrupted_features_go_on_where_they_stopped(images, tmp_path, monkeypatch):
-    whole = np.array(pooled_features(Counting(), images, tmp_path / "whole.f32", mx.cpu()))
+    whole = np.array(pooled(Counting(), images, tmp_path / "whole.f32"))
     image = images.image
     def stop_at_three(index):
         if index == 3:
@@ -61,33 +65,33 @@ def test_interrupted_features_go_on_where_they_stopped(images, tmp_path, monkeyp
         return image(index)
     monkeypatch.setattr(images, "image", stop_at_three)
     with pytest.raises(KeyboardInterrupt):
-        pooled_features(Counting(), images, tmp_path / "f.f32", mx.cpu())
+        pooled(Counting(), images, tmp_path / "f.f32")
     monkeypatch.undo()
     backbone = Counting()
-    np.testing.assert_array_equal(pooled_features(backbone, images, tmp_path / "f.f32", mx.cpu()), whole)
+    np.testing.assert_array_equal(pooled(backbone, images, tmp_path / "f.f32"), whole)
     assert backbone.calls < 10
 
 
 def test_half_laid_out_table_is_made_again(images, tmp_path):
     (tmp_path / "f.f32").write_bytes(b"\0\0")
-    assert pooled_features(Counting(), images, tmp_path / "f.f32", mx.cpu()).any(axis=2).all()
+    assert pooled(Counting(), images, tmp_path / "f.f32").any(axis=2).all()
 
 
 def test_table_that_is_not_of_this_run_is_named(images, tmp_path):
-    pooled_features(Counting(), images, tmp_path / "f.f32", mx.cpu())
+    pooled(Counting(), images, tmp_path / "f.f32")
     (tmp_path / "f.f32").write_bytes(bytes(12))
     with pytest.raises(InputError, match="f.f32.*has 12 bytes.*remove"):
-        pooled_features(Counting(), images, tmp_path / "f.f32", mx.cpu())
+        pooled(Counting(), images, tmp_path / "f.f32")
 
 
 @pytest.mark.parametrize("name", ["f.f32", "f.f32.sums"])
 def test_a_bit_that_was_turned_is_told(images, tmp_path, name):
-    pooled_features(Counting(), images, tmp_path / "f.f32", mx.cpu())
+    pooled(Counting(), images, tmp_path / "f.f32")
     content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=r"f.f32: image_02: does not match its checksum"):
-        pooled_features(Counting(), images, tmp_path / "f.f32", mx.cpu())
+        pooled(Counting(), images, tmp_path / "f.f32")
 
 
 @pytest.fixture

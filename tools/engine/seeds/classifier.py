@@ -26,6 +26,7 @@ from cian.symbols.params import configure_training, initialize, named_values
 from cian.symbols.pretrained import SOURCES, load_pretrained
 from cian.tools.engine.config import CamConfig, Config, save_config
 from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.models.engine import MXNET, expected_engine, start_engine
 from cian.tools.engine.models.snapshot import Snapshot
 from cian.tools.engine.seeds.features import STRAIGHT, FeatureIter, images_rgb, network_input, pooled_features
 from cian.tools.engine.seeds.maps import average_precisions, mean_of_present
@@ -113,14 +114,19 @@ class CamRun:
 
     def features(self, images: RecordSet) -> np.ndarray:
         """(n, 2, C) pooled features of a set by the frozen backbone, from the snapshot's cache."""
-        parts = [images.identity, self.cam.model, self._weights, json.dumps(self._options, sort_keys=True)]
+        name, network = start_engine(self.net.backbone, self.config.predict.engine, self.device)
+        parts = [images.identity, self.cam.model, self._weights, json.dumps(self._options, sort_keys=True),
+                 name]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-        return pooled_features(self.net.backbone, images, self.snapshot.path(f"features-{digest}.f32"),
-                               self.device, workers=self._workers, progress=True)
+        return pooled_features(network, self.net.backbone.out_channels, images,
+                               self.snapshot.path(f"features-{digest}.f32"), workers=self._workers,
+                               progress=True)
 
     def identity(self) -> Dict[str, Any]:
         """What the classifier depends on."""
+        engine = expected_engine(self.config.predict.engine, self.device)
         return {**self.config.hashed_keys(("cam",)), "weights": self._weights, "images": self.images.identity,
+                "predict.engine": engine if self.cam.freeze_backbone else MXNET,
                 "backbone_options": json.dumps(self._options, sort_keys=True)}
 
     def resume(self) -> None:
@@ -134,7 +140,8 @@ class CamRun:
         state = self.snapshot.load_state()
         if state is None:
             return
-        changed = changed_keys(state["identity"], self.identity())
+        was = {"predict.engine": MXNET, **state["identity"]}  # of a state from before the key
+        changed = changed_keys(was, self.identity())
         if changed:
             raise InputError(f"belongs to a classifier of other settings: {', '.join(changed)}",
                              file=self.snapshot.folder,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cian.data.feature_file import FeatureFile
 from cian.data.records import RecordSet
 from cian.errors import PathLike
+from cian.tools.engine.models.agreement import Network
 from cian.tools.engine.seeds.overlap import overlapped
 
 STRAIGHT, MIRRORED = 0, 1
@@ -31,9 +32,9 @@ def network_input(image: np.ndarray, device: mx.Context) -> mx.nd.NDArray:
     return mx.nd.array(image.transpose(2, 0, 1)[None], ctx=device, dtype=np.float32)
 
 
-def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: PathLike, device: mx.Context, *,
-                    workers: int = 1, progress: bool = False) -> np.ndarray:
-    """Mean features of every image and of its mirror image, in their own size.
+def pooled_features(network: Network, channels: int, images: RecordSet, path: PathLike, *, workers: int = 1,
+                    progress: bool = False) -> np.ndarray:
+    """Mean features of every image and of its mirror image, in their own size, of so many channels.
 
     They are kept in ``path``, which must say what they depend on; a run that was stopped goes on
     where it was.
@@ -48,7 +49,7 @@ def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: Pat
         The file cannot be written, is not of these images and this backbone, or does not match its
         checksums.
     """
-    file = FeatureFile(path, np.tile((2, backbone.out_channels), (len(images), 1)), np.float32, images.names)
+    file = FeatureFile(path, np.tile((2, channels), (len(images), 1)), np.float32, images.names)
     file.lay_out()
     missing = file.missing()
 
@@ -56,9 +57,9 @@ def pooled_features(backbone: mx.gluon.HybridBlock, images: RecordSet, path: Pat
         for index, image in tqdm(zip(missing.tolist(), images_rgb(images, missing, workers)), unit="image",
                                  total=len(images), desc="features", initial=len(images) - len(missing),
                                  disable=None if progress else True):
-            pixels = network_input(image, device)
-            both = [backbone(view).mean(axis=(2, 3)) for view in (pixels, mx.nd.reverse(pixels, axis=3))]
-            yield index, mx.nd.concat(*both, dim=0).asnumpy()
+            pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
+            views = (pixels, pixels[..., ::-1])
+            yield index, np.concatenate([network(view).mean(axis=(2, 3)) for view in views])
     file.write(compute())
     return np.stack([file[index] for index in range(len(images))])
 
