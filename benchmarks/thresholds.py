@@ -46,9 +46,10 @@ def figures(cues: Sequence[Cues], pair: Tuple[float, float], conflicts: str, cla
         total += pair_counts(mask, assign_seeds(maps, present, saliency, *pair, conflicts))
     labelled, right = total[:number, :number], np.diag(total)[:number]
     scores = seed_scores(total, classes)
-    values = (*pair, labelled[:, 1:].sum() / labelled.sum(), scores["coverage"],
-              right[1:].sum() / labelled[:, 1:].sum(), right[1:].sum() / total[1:number].sum(),
-              right[0] / labelled[:, 0].sum(), right[0] / total[0].sum(), scores["mean_iou"])
+    parts = (labelled[:, 1:], right[1:], right[1:], right[:1], right[:1])
+    wholes = (labelled, labelled[:, 1:], total[1:number], labelled[:, :1], total[0])
+    objects, *shares = (part.sum() / (whole.sum() or np.nan) for part, whole in zip(parts, wholes))
+    values = (*pair, objects, scores["coverage"], *shares, scores["mean_iou"])
     return dict(zip(COLUMNS, map(float, values)))
 
 

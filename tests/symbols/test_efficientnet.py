@@ -90,8 +90,8 @@ def test_packaged_features_have_the_range_that_the_weights_were_trained_for():
     coarse = mx.nd.array(RNG.uniform(0, 255, (4, 3, 5, 5)))
     x = mx.nd.contrib.BilinearResize2D(coarse, height=129, width=129)
     stem = net.stem((x - 127) / 128).asnumpy()
-    distance = np.abs(stem.mean(axis=(0, 2, 3))
-                      - weights["stem_bn0_moving_mean"]) / np.sqrt(weights["stem_bn0_moving_var"])
+    deviation = np.sqrt(weights["stem_bn0_moving_var"] + 1e-3)  # the batch norm's; some channels are constant
+    distance = np.abs(stem.mean(axis=(0, 2, 3)) - weights["stem_bn0_moving_mean"]) / deviation
     assert np.median(distance) < 0.5
     assert 0 < net(x).asnumpy().mean() < 1
 

@@ -75,6 +75,7 @@ def test_seed_loss_has_the_originals_gradient(normalise, hybrid):
     np.testing.assert_allclose(gradient, slope, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:The 2-th input to HybridBlock")  # with image labels no seed is read
 @pytest.mark.parametrize("hybrid", [False, True])
 @pytest.mark.parametrize("labels", ["seed", "image"])
 @pytest.mark.parametrize("normalise", ["device", "image"])

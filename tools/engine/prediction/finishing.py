@@ -83,10 +83,11 @@ def finish(task: Task) -> Finished:
         For logits that are not finite, naming the image.
     """
     allowed = np.arange(len(task.coarse)) if task.allowed is None else np.asarray(task.allowed)
-    values = task.fit.enlarge(task.coarse[allowed])  # logits, and after the CRF probabilities
-    if not np.isfinite(values).all():
+    coarse = task.coarse[allowed]
+    if not np.isfinite(coarse).all():
         raise InputError("the network's logits are not finite", field=task.name,
                          remedy="its training may have diverged")
+    values = task.fit.enlarge(coarse)  # logits, and after the CRF probabilities
     result = Finished(task.name, task.image, allowed[values.argmax(axis=0)].astype(np.uint8))
     if task.crf is not None:
         field = DenseCRF(values, task.image, task.crf)
