@@ -7,16 +7,13 @@ from typing import Any, Callable, Dict
 
 from mxnet.gluon import HybridBlock
 
+from cian.choices import RESNETS
 from cian.errors import InputError
 
 from .efficientnet import EfficientNetLite0
 from .resnet import ResNet
 from .vgg import VGG16
 
-# Gluon's v2 of depth 50 and 101 are resnet50 and resnet101; of 18 and 34 they lack a projection.
-RESNETS = {**{f"resnet{depth}": (depth, "zoo") for depth in (18, 34, 50, 101)},
-           **{f"resnet{depth}_{variant}": (depth, variant)
-              for depth, variant in ((18, "v2"), (34, "v2"), (50, "v1b"), (101, "v1b"), (101, "v1"))}}
 BACKBONES: Dict[str, Callable[..., HybridBlock]] = {
     **{name: partial(ResNet, *arguments) for name, arguments in RESNETS.items()},
     "vgg16": VGG16,

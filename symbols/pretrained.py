@@ -8,10 +8,10 @@ from typing import Dict, NamedTuple
 import numpy as np
 from mxnet.gluon import HybridBlock
 
+from cian.choices import RESNETS
 from cian.errors import InputError, PathLike
 from cian.files import read_bytes
 
-from .backbones import RESNETS
 from .efficientnet import PACKAGE, EfficientNetLite0, imagenet_lite0
 from .params import Contexts, LoadReport, assign
 from .params_file import LIST_MAGIC, module_parts, parse_arrays

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from faulting.running import Run, Watcher
-from faulting.stages import Template, command, contents, differences, restore
+from faulting.stages import Template, command, restore, run_again
 
 WHO = ("all", "parent", "child")
 
@@ -36,12 +36,4 @@ def kill_trial(seed: int, stage: str, number: int, template: Template, home: Pat
             faults.append(f"a killed child is not told in a line: {trial.told()[-600:]}")
         faults += [f"outlives the kill of {who}: {line}" for line in trial.left()]
         kills.append([who, round(after, 2), hit])
-    last = Run(command(stage, run), log)
-    code = last.end()
-    if code != 0:
-        faults.append(f"the same command ends with {code}: {last.told()[-600:]}")
-    faults += [f"is left by the whole run: {line}" for line in last.left()]
-    faults += [f"was half written under its name: {path}" for path in watcher.close()]
-    if code == 0:
-        faults += differences(contents(run), template.after)
-    return {"kills": kills, "faults": faults}
+    return {"kills": kills, "faults": faults + run_again(stage, run, log, watcher, template)}

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
 
-from faulting.running import LIMIT_S, Run
+from faulting.running import LIMIT_S, Run, Watcher
 from faulting.world import make_data
 
 SETTINGS = """data: {{root: {tree}, classes: {tree}/classes.txt, train_list: train, val_list: val}}
@@ -101,6 +101,16 @@ def restore(before: Path, run: Path) -> None:
     """Put a folder back as it was, times of files included."""
     shutil.rmtree(run)
     shutil.copytree(before, run, symlinks=True)
+
+
+def run_again(stage: str, run: Path, log: Path, watcher: Watcher, template: Template) -> List[str]:
+    """Run the stage after a fault, and end the watcher; what is not as in an undisturbed run."""
+    trial = Run(command(stage, run), log)
+    code = trial.end()
+    faults = [] if code == 0 else [f"the same command ends with {code}: {trial.told()[-600:]}"]
+    faults += [f"is left by the whole run: {line}" for line in trial.left()]
+    faults += [f"was half written under its name: {path}" for path in watcher.close()]
+    return faults if code else faults + differences(contents(run), template.after)
 
 
 def contents(run: Path) -> Dict[str, bytes]:

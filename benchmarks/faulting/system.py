@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from faulting.running import Run, Watcher
-from faulting.stages import Template, command, contents, differences, restore
+from faulting.stages import Template, command, restore, run_again
 
 MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run
     "read-only folder": 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
@@ -52,15 +52,7 @@ def system_trial(seed: int, fault: str, stage: str, number: int, template: Templ
     silent = "error:" not in told and "interrupted" not in told
     if failed and silent and fault not in ("SIGTERM", "a folder vanishes"):
         faults.append(f"ends with {failed} and says nothing: {told[-300:]}")
-    again = Run(command(stage, run), log)
-    code = again.end()
-    if code != 0:
-        faults.append(f"the same command without the fault ends with {code}: {again.told()[-500:]}")
-    faults += [f"is left: {line}" for line in again.left()]
-    faults += [f"was half written under its name: {path}" for path in watcher.close()]
-    if code == 0:
-        faults += differences(contents(run), template.after)
-    return {"codes": codes, "faults": faults}
+    return {"codes": codes, "faults": faults + run_again(stage, run, log, watcher, template)}
 
 
 def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, run: Path, log: Path) -> Any:

@@ -7,9 +7,8 @@ import requests
 from gluoncv.model_zoo import model_store
 
 from cian.errors import InputError
-from cian.symbols import BACKBONES, CAMClassifier, build_model, initialize, load_pretrained, save_params
+from cian.symbols import CAMClassifier, build_model, initialize, load_pretrained, save_params
 from cian.symbols.params_file import write_params
-from cian.tools.engine import config
 
 V2, V1B = "features.5.0.bn1.gamma", "layer1.0.conv1.weight"
 V1 = ["features.4.0.body.0.weight", "features.4.0.body.6.weight", "features.1.gamma"]
@@ -28,10 +27,6 @@ def gluon_params(path, names, dtype=np.float32):
                                   len(name).to_bytes(8, "little") + name.encode())
     path.write_bytes(content)
     return path
-
-
-def test_the_settings_list_the_backbones():
-    assert set(config.BACKBONES) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("content, looks", [

@@ -9,6 +9,12 @@ STRIDE = 8  # pixels of the image a pixel of logits
 PIXEL_MEAN = (123.68, 116.779, 103.939)  # of ImageNet's RGB; the model zoo's weights expect it subtracted
 
 # Networks (cian.symbols)
+# Depth and variant. Gluon's v2 of depth 50 and 101 are resnet50 and resnet101; of 18 and 34 they lack a
+# projection.
+RESNETS = {**{f"resnet{depth}": (depth, "zoo") for depth in (18, 34, 50, 101)},
+           **{f"resnet{depth}_{variant}": (depth, variant)
+              for depth, variant in ((18, "v2"), (34, "v2"), (50, "v1b"), (101, "v1b"), (101, "v1"))}}
+BACKBONES = (*RESNETS, "vgg16", "efficientnet_lite0")
 AFFINITIES = ("none", "self", "cross")
 MERGES = ("max", "avg")
 COMPLETION_LABELS = ("seed", "image")

@@ -21,6 +21,7 @@ import yaml
 
 from cian.choices import (
     AFFINITIES,
+    BACKBONES,
     COMPLETION_LABELS,
     COMPLETION_TARGETS,
     JPEG_WARNINGS,
@@ -40,8 +41,6 @@ from cian.tools.engine.values import Written, items, read_layers, scalar
 MAX_SEED = 2 ** 32 - 1  # of NumPy's generators
 CRFS = ("none", "test", "retrain", "deeplab", "soft")
 ENGINES = ("auto", "mxnet", "onnx")
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet18_v2", "resnet34_v2", "resnet50_v1b",
-             "resnet101_v1b", "resnet101_v1", "vgg16", "efficientnet_lite0")  # those of cian.symbols
 PRETRAINED = ("ImageNet weights: a .params, .pth or .safetensors file (docs/voc.md says which); 'gluon' "
               "fetches GluonCV's; 'package' for efficientnet_lite0; empty is random")
 
