@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional
 
-import mxnet as mx
 from mxnet.gluon import HybridBlock
 
 from cian.errors import InputError
 
 from .backbones import build_backbone
-from .layers import convolution
+from .layers import chain, convolution
 
 # What a classifier changes of its backbone: VGG16 ends with its convolutions.
 CLASSIFIER_OPTIONS: Dict[str, Dict[str, Any]] = {"vgg16": {"top": False}}
@@ -52,8 +51,8 @@ class CAMClassifier(HybridBlock):
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.flatten(self.classifier(F.mean(self.backbone(x), axis=(2, 3), keepdims=True)))
 
-    def cam(self, x: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Raw class activation maps (N, L, (H-1)//8+1, (W-1)//8+1) of images (N, 3, H, W), neither
-        rectified nor normalised.
+    def maps(self) -> HybridBlock:
+        """The network of raw class activation maps (N, L, (H-1)//8+1, (W-1)//8+1) of images (N, 3,
+        H, W), neither rectified nor normalised, on the same parameters.
         """
-        return self.classifier(self.backbone(x))
+        return chain([self.backbone, self.classifier])

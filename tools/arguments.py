@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence
 
 from cian.errors import InputError
 from cian.tools.engine.config import PRESETS, SECTIONS, Config, load_config
@@ -57,8 +57,11 @@ def make_parser(description: str, groups: Sequence[str], epilog: str = "") -> ar
     return parser
 
 
-def resolved(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
-    """The configuration that parsed arguments ask for; ``files`` are laid under those of ``--config``."""
+def resolved(args: argparse.Namespace, files: Sequence[str] = (),
+             defaults: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Config:
+    """The configuration that parsed arguments ask for; ``files`` are laid under those of
+    ``--config``, and ``defaults`` of sections under all of them.
+    """
     flags: Dict[str, Dict[str, Any]] = {}
     _refuse_two_values(args.overrides)
     for key, value in vars(args).items():
@@ -67,11 +70,13 @@ def resolved(args: argparse.Namespace, files: Sequence[str] = ()) -> Config:
             flags.setdefault(section, {})[name] = value
     if getattr(args, "no_ms", False):
         flags.setdefault("predict", {}).update(scales=(1.0,), add_max=False)
-    return load_config([*files, *args.config], args.overrides, args.preset, flags)
+    return load_config([*files, *args.config], args.overrides, args.preset, flags, defaults)
 
 
-def config_from(args: argparse.Namespace, change: Optional[Callable[[Config], Config]] = None) -> Config:
-    """The configuration that a tool runs with: what parsed arguments ask for, as ``change`` leaves it.
+def config_from(args: argparse.Namespace, change: Optional[Callable[[Config], Config]] = None,
+                defaults: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Config:
+    """The configuration that a tool runs with: what parsed arguments ask for, as ``change`` leaves
+    it, over a tool's own ``defaults``.
 
     Also sets the number of MXNet's threads that the devices need, so call it before anything that
     imports MXNet. With ``--print-config`` it prints the configuration and ends the process with
@@ -82,7 +87,7 @@ def config_from(args: argparse.Namespace, change: Optional[Callable[[Config], Co
     InputError
         Naming flag, key or file.
     """
-    config = resolved(args)
+    config = resolved(args, defaults=defaults)
     if change is not None:
         config = change(config)
     if args.print_config:
@@ -92,6 +97,12 @@ def config_from(args: argparse.Namespace, change: Optional[Callable[[Config], Co
     if getattr(args, "num_cls", None) is not None:
         _check_num_cls(args.num_cls, config)
     return config
+
+
+def named(args: argparse.Namespace, key: str) -> bool:
+    """Whether the command line names a key of the configuration, by a flag or as ``section.key=value``."""
+    return getattr(args, key, None) is not None or any(
+        text.partition("=")[0].strip() == key for text in args.overrides)
 
 
 def _refuse_two_values(overrides: Sequence[str]) -> None:

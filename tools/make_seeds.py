@@ -89,7 +89,7 @@ def _make(config: Config, args: argparse.Namespace, images: RecordSet) -> Dict[s
                                   device)
     if args.measure:
         check_label_folder(args.measure, images.classes, images.path, "masks", images.turned())
-    settings, maps = config.seeds, CamMaps.of(net, config.seeds, device)
+    settings, maps = config.seeds, CamMaps.of(net, config.seeds, device, config.predict.engine)
     if settings.thresholds == "auto":
         settings = choose_thresholds(settings, images, maps)
         print(f"chosen: seeds.foreground_threshold={settings.foreground_threshold:g} "

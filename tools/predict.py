@@ -1,7 +1,8 @@
 """Predicts images with a trained network, with and without dense CRF.
 
 Without --images it predicts a list of a data set: SNAPSHOT/pred and SNAPSHOT/pred_crf get NAME.png
-for every image of the validation list. With --retrain-labels it makes the labels of the second
+for every image of the validation list. With it, images are padded no more than the network needs
+(predict.fit=tight), unless a size is named. With --retrain-labels it makes the labels of the second
 round, by default in the original's way: the training list, images warped to a square, ten CRF
 iterations, SNAPSHOT/train_aug_pred and SNAPSHOT/train_aug_pred_crf."""
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 # Processes that refine beside this one import this file too: what they have no use for, MXNet above
 # all, is imported in functions.
 from cian.errors import InputError, run_tool
-from cian.tools.arguments import config_from, make_parser
+from cian.tools.arguments import config_from, make_parser, named
 from cian.tools.engine.config import Config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.prediction.crf import crf_preset
@@ -38,13 +39,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from cian.tools.engine.prediction.inference import predict_samples
     from cian.tools.engine.prediction.outputs import LABEL_FOLDERS, Outputs
     args = parse(argv)
-    config = config_from(args, lambda asked: retrain_settings(args, asked) if args.retrain_labels else asked)
+    own = args.images and not named(args, "predict.size_px")
+    config = config_from(args, lambda asked: retrain_settings(args, asked) if args.retrain_labels else asked,
+                         {"predict": {"fit": "tight"}} if own else None)
     snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
-    if not (args.checkpoint or snapshot):
-        raise InputError("no model was named", field="--checkpoint", remedy="give it, or --snapshot")
-    if not (args.out or snapshot):
-        raise InputError("no folder for the predictions was named", field="--out",
-                         remedy="give it, or --snapshot")
+    for flag, given, what in (("--checkpoint", args.checkpoint, "model"),
+                              ("--out", args.out, "folder for the predictions")):
+        if not (given or snapshot):
+            raise InputError(f"no {what} was named", field=flag, remedy="give it, or --snapshot")
     checkpoint = args.checkpoint or snapshot
     if args.num_epoch is not None and not args.checkpoint:
         checkpoint = os.path.join(snapshot, f"{config.network.model}-{args.num_epoch - 1:04d}.params")
@@ -52,12 +54,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.pid is not None and args.pid >= 0:  # the original's way to use several GPUs: a process for each
         devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
     shard, every = Shard.parse(part), find_samples(args, config)
-    samples = shard.of(every)
-    # the class list counts where it was named, or where image-level labels are read by it
-    named = getattr(args, "data.classes") or config.data.classes != "voc" or config.predict.filter_labels
+    samples = shard.of(every)  # below, the class list counts where it was named or read
+    listed = named(args, "data.classes") or config.data.classes != "voc" or config.predict.filter_labels
     opened: Dict[str, Any] = {
         "path": checkpoint, "settings": config.predict, "model": getattr(args, "network.model") or "",
-        "classes": load_classes(config.data.classes) if named else None}
+        "classes": load_classes(config.data.classes) if listed else None}
     root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
     left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
     batches = -(-left // config.predict.batch_size)
@@ -128,9 +129,8 @@ def retrain_settings(args: argparse.Namespace, config: Config) -> Config:
     """With the training list in place of the validation list, and predict.retrain_fit and
     .retrain_crf in place of .fit and .crf, where the command line names neither.
     """
-    named = {text.partition("=")[0].strip() for text in args.overrides}
-    asked = {key: getattr(config.predict, f"retrain_{key}") for key in ("fit", "crf")
-             if f"predict.{key}" not in named and getattr(args, f"predict.{key}") is None}
+    keys = [key for key in ("fit", "crf") if not named(args, f"predict.{key}")]
+    asked = {key: getattr(config.predict, f"retrain_{key}") for key in keys}
     return config.replace(data={"val_list": config.data.train_list}, predict=asked)
 
 

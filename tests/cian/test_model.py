@@ -59,6 +59,12 @@ def test_a_checkpoint_predicts_by_the_originals_procedure(checkpoint):
     assert model.colours.shape == (256, 3)
 
 
+def test_images_are_padded_no_more_than_is_needed_unless_a_size_is_given(checkpoint):
+    assert [load_model(checkpoint, **given).settings.fit
+            for given in ({}, {"size_px": 49}, {"fit": "warp"}, {"fit": "warp", "size_px": 49})] == [
+        "tight", "pad", "warp", "warp"]
+
+
 def test_scales_mirror_and_fit_can_be_chosen(checkpoint):
     model = load_model(checkpoint, scales=[1], mirror=False, add_max=False, fit="native")
     net, _ = load_network(checkpoint)

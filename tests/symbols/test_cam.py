@@ -15,7 +15,7 @@ def test_logits_are_the_means_of_the_maps(backbone, outputs_three_ways):
     net = CAMClassifier(backbone, 5, TINY[backbone])
     initialize(net)
     logits, = outputs_three_ways(net, X)
-    maps = net.cam(mx.nd.array(X)).asnumpy()
+    maps = net.maps()(mx.nd.array(X)).asnumpy()
     assert logits.shape == (2, 5) and maps.shape == (2, 5, 3, 4)
     np.testing.assert_allclose(maps.mean(axis=(2, 3)), logits, atol=1e-5 * np.abs(maps).max())
 
@@ -24,7 +24,7 @@ def test_maps_are_the_features_weighted_by_the_classifier(reference, randomise):
     net = CAMClassifier("resnet18", 5, TINY["resnet18"])
     values = randomise(net)
     feat = net.backbone(mx.nd.array(X)).asnumpy()
-    np.testing.assert_allclose(net.cam(mx.nd.array(X)).asnumpy(),
+    np.testing.assert_allclose(net.maps()(mx.nd.array(X)).asnumpy(),
                                reference.convolve(feat, values["fc_cam_weight"]),
                                atol=1e-5 * np.abs(feat).max())
 

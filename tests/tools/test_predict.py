@@ -185,6 +185,17 @@ def test_images_are_predicted_without_a_data_set(tree, tmp_path):
                                       read_label_png(tmp_path / "pred" / "v0.png") == 1)
 
 
+def test_own_images_are_padded_no_more_than_is_needed_unless_a_size_or_a_fit_is_asked_for(tree, tmp_path):
+    (tmp_path / "warp.yaml").write_text("predict: {fit: warp, size_px: 33}")
+    for number, (asked, fit) in enumerate({
+            (): "tight", ("--image-size", "65"): "pad", ("predict.size_px=65",): "pad",
+            ("predict.fit=native",): "native", ("-c", str(tmp_path / "warp.yaml")): "warp"}.items()):
+        out = tmp_path / str(number)
+        assert main(["--checkpoint", str(tree / "snapshot"), "--out", str(out), "--images",
+                     str(tree / "JPEGImages" / "v0.jpg"), "--quiet", "--crf", "none", "--no-ms", *asked]) == 0
+        assert json.loads((out / "pred" / "predictions.json").read_text())["settings"]["fit"] == fit
+
+
 def test_a_bad_image_is_named_and_the_others_are_done(tree, tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()

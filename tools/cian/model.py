@@ -44,6 +44,7 @@ class Model:
         self.classes: Tuple[str, ...] = source.classes.names
         self.settings = source.settings(settings)
         self._predictor = Predictor(source.network, self.settings, device, self.classes)
+        self._predictor.open()
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {self.kind}, {len(self.classes)} classes)"
@@ -88,7 +89,8 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
     model : model name such as 'resnet101_largefov'; for a ``.params`` file without metadata.
     device : 'cpu:0' or 'gpu:0'.
     scales, add_max, mirror, fit, size_px : see :class:`~cian.tools.engine.config.PredictConfig`;
-        default the original's test procedure. An exported file has its own scales and mirror
+        default the original's test procedure, except that images are padded no more than the network
+        needs (fit 'tight') unless a size is given. An exported file has its own scales and mirror
         inside.
 
     Raises
@@ -100,7 +102,8 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
     if classes is not None:
         table = load_classes(classes) if isinstance(classes, (str, os.PathLike)) else ClassTable(classes)
     chosen: Dict[str, Any] = {"scales": None if scales is None else tuple(float(scale) for scale in scales),
-                              "add_max": add_max, "mirror": mirror, "fit": fit, "size_px": size_px}
+                              "add_max": add_max, "mirror": mirror, "size_px": size_px,
+                              "fit": fit or ("tight" if size_px is None else None)}
     settings = Config().replace(predict={key: value
                                          for key, value in chosen.items() if value is not None}).predict
     context = parse_devices([device])[0]

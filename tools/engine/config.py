@@ -347,7 +347,8 @@ PRESETS: Dict[str, Dict[str, Dict[str, Any]]] = {"original": {}, "paper": {
 
 
 def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), preset: Optional[str] = None,
-                flags: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Config:
+                flags: Optional[Mapping[str, Mapping[str, Any]]] = None,
+                defaults: Optional[Mapping[str, Mapping[str, Any]]] = None) -> Config:
     """Resolve a configuration.
 
     Parameters
@@ -357,6 +358,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
     overrides : ``section.key=value`` strings; see :mod:`~cian.tools.engine.values` for values.
     preset : 'original' or 'paper'; wins over the files' own.
     flags : sections of keys with values of the schema's types, laid over the files and under ``overrides``.
+    defaults : likewise, laid over the preset and under the files.
 
     Raises
     ------
@@ -388,7 +390,7 @@ def load_config(files: Iterable[PathLike] = (), overrides: Iterable[str] = (), p
         raise InputError(f"unknown preset {chosen!r}", file=source, field="preset",
                          remedy=f"use one of: {', '.join(PRESETS)}")
     config = dataclasses.replace(_merge(Config(), PRESETS[str(chosen)], f"preset {chosen}"),
-                                 preset=str(chosen))
+                                 preset=str(chosen)).replace(**(defaults or {}))
     for source, layer in layers:
         config = _merge(config, layer, source)
     return config

@@ -96,3 +96,11 @@ def resize_matrix(source: int, target: int) -> np.ndarray:
     matrix[index, left] += 1 - weight
     matrix[index, right] += weight
     return matrix
+
+
+def resized(maps: np.ndarray, size: Tuple[int, ...]) -> np.ndarray:
+    """(N, C, H, W) at another height and width, bilinear with aligned corners."""
+    if maps.shape[2:] == size:
+        return maps
+    rows, columns = (resize_matrix(have, want) for have, want in zip(maps.shape[2:], size))
+    return np.matmul(np.matmul(rows, maps), columns.T)

@@ -53,18 +53,20 @@ def by_the_original(net, image, fit, scales=(1.0, 0.75, 1.25), add_max=True, mir
     return logits[0, :, :rows, :columns]
 
 
+@pytest.mark.parametrize("engine", ["mxnet", "onnx"])
 @pytest.mark.parametrize("fit", ["pad", "warp", "tight", "native"])
 @pytest.mark.parametrize("size", [(37, 53), (61, 44), (80, 33)])
-def test_logits_are_those_of_the_originals_procedure(net, fit, size):
+def test_logits_are_those_of_the_originals_procedure(net, fit, size, engine):
     image = np.random.RandomState(1).randint(0, 256, (*size, 3), np.uint8)
     expected = by_the_original(net, image, Fit.of(size, fit, 65))
-    got = Predictor(net, PredictConfig(fit=fit, size_px=65)).logits(image)
-    assert net.head.reordered and net.affinity.reordered
+    got = Predictor(net, PredictConfig(fit=fit, size_px=65, engine=engine)).logits(image)
+    assert net.head.reordered == net.affinity.reordered == (engine == "mxnet")
     assert got.shape == (CLASSES, *size)
     assert np.abs(got - expected).max() < 2e-5 * np.sqrt((expected ** 2).mean())
 
 
 @pytest.mark.parametrize("changes", [{"scales": (1.0,), "add_max": False, "mirror": False},
+                                     {"scales": (1.0, 1.5), "mirror": False, "engine": "mxnet"},
                                      {"scales": (1.0, 1.5), "mirror": False}, {"add_max": False}])
 def test_scales_maximum_and_mirror_can_be_left_out(net, changes):
     image = np.random.RandomState(2).randint(0, 256, (41, 47, 3), np.uint8)

@@ -35,7 +35,7 @@ def picture(height, width, seed=0):
 @pytest.mark.parametrize("size", [(17, 25), (19, 30), (7, 8), (1, 1)])
 def test_map_position_i_lies_on_pixel_8i(size):
     image = picture(*size)
-    scores = CamMaps(Sampling(100)).scores(image, (3, 1))
+    scores = CamMaps(Sampling(100).cam).scores(image, (3, 1))
     assert scores.shape == (2, *size)
     np.testing.assert_allclose(scores[:, ::8, ::8], image.transpose(2, 0, 1)[[2, 0], ::8, ::8] - 100.0,
                                atol=1e-4)
@@ -44,20 +44,20 @@ def test_map_position_i_lies_on_pixel_8i(size):
 def test_between_positions_the_map_is_bilinear():
     image = np.zeros((17, 17, 3), np.uint8)
     image[8, 8] = 80
-    scores = CamMaps(Sampling()).scores(image, (2,))[0]
+    scores = CamMaps(Sampling().cam).scores(image, (2,))[0]
     expected = 80 * np.outer(*[np.maximum(0, 1 - np.abs(np.arange(17) - 8) / 8)] * 2)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_network_sees_sides_of_8n_plus_1():
     net = Sampling()
-    CamMaps(net, scales=(1.0, 0.5))(picture(20, 33), (1,))
+    CamMaps(net.cam, scales=(1.0, 0.5))(picture(20, 33), (1,))
     assert net.shapes == [(1, 3, 25, 33), (1, 3, 17, 17)]  # 0.5: int(19 * 0.5) + 1 = 10 and 17
 
 
 def test_maps_are_rectified_and_reach_one():
     image = picture(17, 25)
-    maps = CamMaps(Sampling(100))(image, (1, 2, 3))
+    maps = CamMaps(Sampling(100).cam)(image, (1, 2, 3))
     scores = image[::8, ::8].transpose(2, 0, 1) - 100.0
     expected = np.maximum(scores, 0) / np.maximum(scores, 0).max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(maps[:, ::8, ::8], expected, atol=1e-5)
@@ -65,30 +65,30 @@ def test_maps_are_rectified_and_reach_one():
 
 
 def test_class_without_a_positive_score_has_an_empty_map():
-    maps = CamMaps(Sampling(256))(picture(17, 25), (1, 3))
+    maps = CamMaps(Sampling(256).cam)(picture(17, 25), (1, 3))
     assert maps.shape == (2, 17, 25) and not maps.any()
 
 
 def test_image_without_classes_has_no_map():
     net = Sampling()
-    assert CamMaps(net)(picture(17, 25), ()).shape == (0, 17, 25)
+    assert CamMaps(net.cam)(picture(17, 25), ()).shape == (0, 17, 25)
     assert net.shapes == []
 
 
 @pytest.mark.parametrize("size", [(17, 25), (19, 30)])
 def test_mirrored_maps_fall_on_the_straight_ones(size):
     image = picture(*size)
-    np.testing.assert_allclose(CamMaps(Sampling(), mirror=True).scores(image, (1, 2)),
-                               2 * CamMaps(Sampling()).scores(image, (1, 2)), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(CamMaps(Sampling().cam, mirror=True).scores(image, (1, 2)),
+                               2 * CamMaps(Sampling().cam).scores(image, (1, 2)), rtol=1e-5, atol=1e-4)
 
 
 def test_mirrored_maps_are_those_of_the_mirrored_image():
     class LeftToRight(Sampling):
         def cam(self, x):
-            return super().cam(x) * mx.nd.arange(x.shape[3] // 8 + 1)
+            return super().cam(x) * np.arange(x.shape[3] // 8 + 1)
     image = picture(17, 25)
-    both = CamMaps(LeftToRight(), mirror=True).scores(image, (1,))
-    apart = CamMaps(LeftToRight()).scores(image, (1,)) + CamMaps(LeftToRight()).scores(image[:, ::-1],
+    both = CamMaps(LeftToRight().cam, mirror=True).scores(image, (1,))
+    apart = CamMaps(LeftToRight().cam).scores(image, (1,)) + CamMaps(LeftToRight().cam).scores(image[:, ::-1],
                                                                                        (1,))[:, :, ::-1]
     np.testing.assert_allclose(both, apart, rtol=1e-5, atol=1e-3)
 
@@ -96,13 +96,13 @@ def test_mirrored_maps_are_those_of_the_mirrored_image():
 def test_scales_of_a_linear_ramp_agree():
     # all scaled sides are 8n+1
     ramp = np.broadcast_to((np.arange(49) * 5)[None, :, None], (33, 49, 3)).astype(np.uint8)
-    one, three = (CamMaps(Sampling(), scales=scales)(ramp, (1,)) for scales in ((1.0,), (1.0, 0.5, 1.5)))
+    one, three = (CamMaps(Sampling().cam, scales=scales)(ramp, (1,)) for scales in ((1.0,), (1.0, 0.5, 1.5)))
     np.testing.assert_allclose(three, one, atol=0.01)
 
 
 def test_scales_below_zero_are_refused():
     with pytest.raises(InputError, match="seeds.scales"):
-        CamMaps(Sampling(), scales=(1.0, 0.0))
+        CamMaps(Sampling().cam, scales=(1.0, 0.0))
 
 
 def test_average_precision_is_that_of_a_loop_over_ranks():

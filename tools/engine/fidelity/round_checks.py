@@ -177,8 +177,8 @@ class Rounds:
         out = os.path.join(self.folder, "predictions")
         flags = ["--retrain-labels", "--train-list", self.files["predicted"]] if labels else []
         self.ours("predict", [*argv, "--checkpoint", checkpoint, "--out", out, "--classes",
-                              self.files["classes"], "--quiet", *flags])
-        settings = PredictConfig(fit="warp" if labels else "pad", size_px=size_px)
+                              self.files["classes"], "--quiet", "predict.engine=mxnet", *flags])
+        settings = PredictConfig(fit="warp" if labels else "pad", size_px=size_px, engine="mxnet")
         predictor = load_predictors(checkpoint, settings, [mx.cpu()], model=self.model,
                                     classes=ClassTable(["background", *self.classes]))[0][0]
         logits, crf, maps, pixels = 0.0, 0.0, [0.0, 0.0], 0

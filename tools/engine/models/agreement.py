@@ -34,14 +34,14 @@ class Agreement:
 
 
 def compare(live: Network, exported: Network, images: Sequence[np.ndarray],
-            least_labels: float = MIN_LABEL_AGREEMENT) -> Agreement:
+            largest_error: float = 0.0, least_labels: float = MIN_LABEL_AGREEMENT) -> Agreement:
     """Largest difference relative to the root mean square of the live outputs, and the share of equal labels.
 
     Raises
     ------
     ExportError
-        When they differ by more than :data:`MAX_RELATIVE_ERROR` or agree on less than
-        ``least_labels``.
+        When they differ by more than ``largest_error`` (default :data:`MAX_RELATIVE_ERROR`) or agree
+        on less than ``least_labels``.
     """
     worst, equal, pixels = 0.0, 0, 0
     for image in images:
@@ -54,7 +54,7 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray],
         same = want.argmax(axis=1) == got.argmax(axis=1)
         equal, pixels = equal + int(same.sum()), pixels + same.size
     agreement = Agreement(len(images), worst, equal / pixels)
-    if not (agreement.relative_error <= MAX_RELATIVE_ERROR
+    if not (agreement.relative_error <= (largest_error or MAX_RELATIVE_ERROR)
             and agreement.label_agreement >= least_labels):
         raise ExportError(
             f"the exported network differs from the live one, and is not used: {agreement}")

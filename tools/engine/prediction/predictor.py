@@ -4,9 +4,10 @@ original's inference).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
@@ -20,9 +21,11 @@ from cian.symbols.layers import reorder_sums
 from cian.symbols.multiscale import MultiScale
 from cian.tools.engine.config import PredictConfig
 from cian.tools.engine.fitting import Fit
+from cian.tools.engine.models.engine import MXNET, start_engine
 from cian.tools.engine.models.model_files import Network, open_model
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.finishing import Finished, Task, finish
+from cian.tools.engine.prediction.scales import Scales
 
 WORK_BYTES = 2 ** 10  # a pixel of an image, beside the affinity: feature maps of the network, logits, the CRF
 
@@ -58,7 +61,7 @@ class Predictor:
     net : from raw RGB (N, 3, H, W) to a list with one entry, logits (N, C, (H-1)//8+1, (W-1)//8+1);
         a HybridBlock, or for scale 1 alone any function, with logits of any size (see
         :mod:`~cian.tools.engine.models.model_files`).
-    settings : scales, add_max, mirror, fit and size_px are used.
+    settings : scales, add_max, mirror, fit, size_px and engine are used; the engine is for blocks alone.
     device : where the network's parameters are.
     class_names : names of the C classes, for those who write predictions.
     """
@@ -71,15 +74,28 @@ class Predictor:
         self.net = net
         self.frozen: Tuple[str, ...] = ()  # prefixes of parameters that its training left as they were
         self.sharers = 1  # processes that predict on this machine at a time
-        self._network = net
-        if isinstance(net, mx.gluon.HybridBlock):
-            self._network = network = MultiScale(net, scales=self.settings.scales,
-                                                 add_max=self.settings.add_max)
-            if self.device.device_type == "cpu":
-                reorder_sums(net)
-            network.hybridize()
-        elif self.settings.scales != (1.0,):
+        if not isinstance(net, mx.gluon.HybridBlock) and self.settings.scales != (1.0,):
             raise ValueError("a function takes one scale; the network must be a HybridBlock for several")
+
+    @functools.cached_property
+    def _started(self) -> Union[Scales, Network]:
+        """What runs the network."""
+        net, settings = self.net, self.settings
+        if not isinstance(net, mx.gluon.HybridBlock):
+            return net
+        block = MultiScale(net, scales=settings.scales, add_max=settings.add_max)
+        name, network = start_engine(net, settings.engine, self.device)
+        if name != MXNET:
+            return Scales(network, settings.scales, settings.add_max, settings.mirror)
+        if self.device.device_type == "cpu":
+            reorder_sums(net)
+        block.hybridize()
+        return block
+
+    def open(self) -> None:
+        """Start what runs the network, which the first image would do otherwise; errors as
+        :func:`~cian.tools.engine.models.engine.start_engine`."""
+        self._started  # noqa: B018
 
     def fit(self, image: np.ndarray) -> Fit:
         """How this (H, W, 3) image goes to the network."""
@@ -110,9 +126,11 @@ class Predictor:
         fits = self.check(images)
         batch = np.stack([fit.apply(image)
                           for fit, image in zip(fits, images)]).transpose(0, 3, 1, 2).astype(np.float32)
+        if isinstance(self._started, Scales):
+            return Running(list(images), fits, self._started.start(batch))
         if self.settings.mirror:
             batch = np.concatenate([batch, batch[..., ::-1]])
-        maps = self._network(mx.nd.array(batch, ctx=self.device))
+        maps = self._started(mx.nd.array(batch, ctx=self.device))
         coarse = mx.nd.add_n(*maps) / len(maps)
         if self.settings.mirror:
             straight, mirrored = mx.nd.split(coarse, 2, axis=0)
@@ -170,6 +188,8 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
     for device in devices:
         opened = open_model(path, ctx=device, model=model, classes=classes)
         predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
+        if not settings.features:  # what they are taken from needs no network of the whole
+            predictors[-1].open()
         predictors[-1].frozen = tuple(opened.metadata.get("config", {}).get("train.freeze", ()))
     # opening has held it against the file
     recorded = opened.metadata.get("sha256") if opened.kind != "onnx" else None
@@ -180,7 +200,7 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
 
 def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
     """What decides a prediction beside the model and the CRF, for a manifest."""
-    others = ("crf", "batch_size", "retrain_fit", "retrain_crf")
+    others = ("crf", "batch_size", "engine", "retrain_fit", "retrain_crf")
     found = {key: value for key, value in dataclasses.asdict(settings).items() if key not in others}
     if not settings.features:  # folders from before the key have none
         del found["features"]

@@ -18,8 +18,9 @@ from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import read_metadata
 from cian.symbols.params import load_params
 from cian.tools.engine.config import SeedConfig
-from cian.tools.engine.fitting import resize_matrix
-from cian.tools.engine.seeds.features import network_input
+from cian.tools.engine.fitting import resize_matrix, resized
+from cian.tools.engine.models.agreement import Network
+from cian.tools.engine.models.engine import start_engine
 
 
 class CamMaps:
@@ -35,21 +36,23 @@ class CamMaps:
 
     Parameters
     ----------
-    net : CAMClassifier, its parameters on ``device``.
+    cam : raw maps (1, L, (H-1)//8+1, (W-1)//8+1) of an image (1, 3, H, W), raw RGB float32.
     scales : scales of the image; sizes are int((side - 1) * scale) + 1.
     mirror : add the maps of the mirrored image.
     """
 
-    def __init__(self, net: CAMClassifier, scales: Sequence[float] = (1.0,), mirror: bool = False,
-                 device: Optional[mx.Context] = None) -> None:
+    def __init__(self, cam: Network, scales: Sequence[float] = (1.0,), mirror: bool = False) -> None:
         if not scales or min(scales) <= 0:
             raise InputError(f"needs at least one scale above 0, not {list(scales)}", field="seeds.scales")
-        self._net, self._scales, self._mirror, self._device = net, tuple(scales), mirror, device or mx.cpu()
+        self._cam, self._scales, self._mirror = cam, tuple(scales), mirror
 
     @classmethod
-    def of(cls, net: CAMClassifier, config: SeedConfig, device: Optional[mx.Context] = None) -> CamMaps:
-        """The maps that a configuration asks for."""
-        return cls(net, config.scales, config.mirror, device)
+    def of(cls, net: CAMClassifier, config: SeedConfig, device: Optional[mx.Context] = None,
+           engine: str = "auto") -> CamMaps:
+        """The maps that a configuration asks for, of a classifier with its parameters on ``device``
+        (default the CPU); ``engine`` and errors as :func:`~cian.tools.engine.models.engine.start_engine`.
+        """
+        return cls(start_engine(net.maps(), engine, device or mx.cpu())[1], config.scales, config.mirror)
 
     def __call__(self, image: np.ndarray, classes: Sequence[int]) -> np.ndarray:
         """Maps of the classes in an image.
@@ -74,27 +77,22 @@ class CamMaps:
         total = np.zeros((len(classes), height, width), np.float32)
         if not len(classes):
             return total
-        pixels = network_input(image, self._device)
+        pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
         for scale in self._scales:
             size = (int((height - 1) * scale) + 1, int((width - 1) * scale) + 1)
-            scaled = pixels if size == (height, width) else mx.nd.contrib.BilinearResize2D(
-                pixels, height=size[0], width=size[1])
-            coarse = self._coarse(scaled, classes)
+            coarse = self._coarse(resized(pixels, size), classes)
             rows, columns = (resize_matrix(shown, side) @ _enlarging(steps, shown)
                              for shown, side, steps in zip(size, (height, width), coarse.shape[1:]))
             total += rows @ coarse @ columns.T
         return total
 
-    def _coarse(self, pixels: mx.nd.NDArray, classes: Sequence[int]) -> np.ndarray:
+    def _coarse(self, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
         """(K, h, w) scores at stride 8 of (1, 3, H, W) pixels, with those of the mirrored image added."""
         below, right = (-(side - 1) % STRIDE for side in pixels.shape[2:])
-        padded = mx.nd.pad(pixels, mode="edge", pad_width=(0, 0, 0, 0, 0, below, 0, right))
-        chosen = mx.nd.array([value - 1 for value in classes], ctx=self._device)
-        maps = mx.nd.take(self._net.cam(padded), chosen, axis=1)[0]  # (K, h, w)
-        if self._mirror:
-            mirrored = self._net.cam(mx.nd.reverse(padded, axis=3))
-            maps = maps + mx.nd.reverse(mx.nd.take(mirrored, chosen, axis=1)[0], axis=2)
-        return maps.asnumpy()
+        padded = np.pad(pixels, ((0, 0), (0, 0), (0, below), (0, right)), mode="edge")
+        chosen = [value - 1 for value in classes]
+        maps = self._cam(padded)[0, chosen]  # (K, h, w)
+        return maps + self._cam(padded[..., ::-1])[0, chosen, :, ::-1] if self._mirror else maps
 
 
 def _enlarging(steps: int, side: int) -> np.ndarray:
@@ -118,7 +116,6 @@ def load_classifier(path: PathLike, classes: ClassTable,
     require_same([classes.names[0], *metadata["classes"]], path, classes.names, classes.file or "the data")
     net = CAMClassifier(**metadata["network"])
     load_params(net, path, ctx=device)
-    net.hybridize()
     return net, metadata["sha256"]
 
 
