@@ -181,6 +181,11 @@ class DeviceFeed:
         self._next: Optional[Tuple[List[mx.io.DataBatch], Dict[str, Any]]] = None
         self._state = iterator.state_dict()
 
+    @property
+    def num_batches(self) -> int:
+        """Of the current epoch."""
+        return self.iterator.num_batches
+
     def __iter__(self) -> DeviceFeed:
         return self
 

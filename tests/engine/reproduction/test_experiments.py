@@ -12,7 +12,7 @@ from cian.symbols.backbones import TINY
 from cian.symbols.params import configure_training, initialize
 from cian.tools.engine.models.snapshot import build_network
 from cian.tools.engine.reproduction.experiments import find_experiments, load_experiment
-from cian.tools.engine.training.round import training_loss
+from cian.tools.engine.training.run import training_loss
 from cian.tools.engine.training.step import Trainer
 
 ROOT = Path(__file__).resolve().parents[3] / "experiments"

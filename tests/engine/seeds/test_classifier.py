@@ -202,7 +202,7 @@ def test_snapshot_of_other_settings_is_refused_until_fresh(images, tmp_path):
 def test_loss_that_is_not_finite_names_the_images(images, tmp_path):
     config = settings(tmp_path / "cam")
     beyond = replace(config, cam=replace(config.cam, lr=1e30))  # which no file or flag can ask for
-    with pytest.raises(InputError, match="not finite in step .* with the images image_.*lower cam.lr"):
+    with pytest.raises(InputError, match="not finite, in step .* with the images image_.*lower cam.lr"):
         train_classifier(beyond, images, backbone_options=OPTIONS)
 
 

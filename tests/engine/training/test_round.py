@@ -19,6 +19,7 @@ from cian.tools.engine.models import run_state
 from cian.tools.engine.models.run_state import read_state, write_state
 from cian.tools.engine.models.snapshot import find_checkpoints
 from cian.tools.engine.training import round as training
+from cian.tools.engine.training.run import SECTIONS
 from cian.tools.engine.training.step import NotFinite, Trainer
 
 # Trains in a process of its own, which kills itself at a chosen moment: before ('replace') or after
@@ -163,7 +164,7 @@ def test_a_run_leaves_checkpoints_metadata_settings_and_logs_that_agree(make_con
     settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert metadata["classes"] == settings["classes"] == ["background", "cat", "dog", "bird"]
     assert metadata["config_hash"] == settings["training_hash"] == config.hash(
-        training.SECTIONS) and settings["hash"] == config.hash()
+        SECTIONS) and settings["hash"] == config.hash()
     assert {"cian", "mxnet", "numpy", "python",
             "opencv"} <= settings["versions"].keys() and settings["start"] == "random"
     assert metadata["epoch"] == 2 and metadata["model"] == "resnet18_largefov"

@@ -19,7 +19,7 @@ from cian.data.iterators import ClassificationIter
 from cian.data.records import RecordSet
 from cian.environment import usable_cores
 from cian.errors import InputError
-from cian.files import changed_keys, read_json, sha256_of, write_json
+from cian.files import read_json, sha256_of, write_json
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params import configure_training, initialize, named_values
@@ -30,8 +30,9 @@ from cian.tools.engine.models.engine import MXNET, expected_engine, start_engine
 from cian.tools.engine.models.snapshot import Snapshot
 from cian.tools.engine.seeds.features import STRAIGHT, FeatureIter, images_rgb, network_input, pooled_features
 from cian.tools.engine.seeds.maps import average_precisions, mean_of_present
-from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
-from cian.tools.engine.training.step import Sgd, all_finite, poly_decay, step_seed
+from cian.tools.engine.training.epochs import EpochRun, refuse_other_settings
+from cian.tools.engine.training.logs import duration
+from cian.tools.engine.training.step import NotFinite, Sgd, all_finite, poly_decay, step_seed
 
 
 def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mapping[str, RecordSet]] = None,
@@ -78,20 +79,17 @@ def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mappi
     return path
 
 
-class CamRun:
-    """A training under way; a context manager, because batches may come from processes.
-
-    Attributes
-    ----------
-    net : CAMClassifier, initialised or pretrained.
-    epoch, step : epochs and steps done so far.
+class CamRun(EpochRun):
+    """A training under way; a context manager, because batches may come from processes. ``net`` is the
+    CAMClassifier, initialised or pretrained.
     """
+
+    SECTION = "cam"
 
     def __init__(self, config: Config, images: RecordSet, snapshot: Snapshot, device: mx.Context,
                  backbone_options: Mapping[str, Any]) -> None:
-        self.config, self.cam, self.images, self.snapshot, self.device = (config, config.cam, images,
-                                                                          snapshot, device)
-        self.epoch = self.step = 0
+        super().__init__(config, snapshot, images)
+        self.cam, self.device = config.cam, device
         self._workers = config.run.workers or usable_cores()
         self._weights = weights_digest(self.cam)
         self._options = dict(backbone_options)
@@ -100,17 +98,16 @@ class CamRun:
             images, batch_size=self.cam.batch_size, crop_px=self.cam.crop_px, seed=self.cam.seed,
             workers=self._workers)
         self.net = build_classifier(self.cam, images.classes.num_classes - 1, device, backbone_options)
-        self.batches: Union[FeatureIter, ClassificationIter] = crops or FeatureIter(
+        self.feed: Union[FeatureIter, ClassificationIter] = crops or FeatureIter(
             self.features(images), images.labels[:, 1:], self.cam.batch_size, self.cam.seed)
         self._sgd = Sgd(self.net, self.cam.momentum, self.cam.weight_decay)
-        self._meter, self._clock = Meter(), Clock()
 
     def __enter__(self) -> CamRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if isinstance(self.batches, ClassificationIter):
-            self.batches.close()
+        if isinstance(self.feed, ClassificationIter):
+            self.feed.close()
 
     def features(self, images: RecordSet) -> np.ndarray:
         """(n, 2, C) pooled features of a set by the frozen backbone, from the snapshot's cache."""
@@ -141,54 +138,39 @@ class CamRun:
         if state is None:
             return
         was = {"predict.engine": MXNET, **state["identity"]}  # of a state from before the key
-        changed = changed_keys(was, self.identity())
-        if changed:
-            raise InputError(f"belongs to a classifier of other settings: {', '.join(changed)}",
-                             file=self.snapshot.folder,
-                             remedy="use another --snapshot, or --fresh to remove what is there")
-        self.epoch, self.step = state["epoch"], state["step"]
+        refuse_other_settings(self.snapshot, was, self.identity(), "classifier of other settings")
+        self.load_state_dict(state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        super().load_state_dict(state)
         parameters = self.net.collect_params()
         for name, value in state["parameters"].items():
             parameters[name].set_data(mx.nd.array(value, dtype=np.float32))
         self._sgd.set_momentum(state["momentum"])
-        self.batches.load_state_dict(state["batches"])
+        self.feed.load_state_dict(state["batches"])
 
     def train(self) -> str:
         """Run the epochs that are left; returns the path of the classifier."""
-        path = self.snapshot.path(f"{self.snapshot.model}-{self.cam.epochs - 1:04d}.params")
-        if self.epoch == self.cam.epochs and os.path.exists(metadata_path(path)):
+        path = self.snapshot.epoch_path(self.epochs - 1)
+        if self.epoch == self.epochs and os.path.exists(metadata_path(path)):
             return path
         save_config(self.config, self.snapshot.path("config.yaml"))
-        total = self.cam.epochs * self.batches.num_batches
-        with RunLog(self.snapshot.folder, self.snapshot.model, total, self.step) as log:
-            log.line(f"{len(self.images)} images, {self.cam.model} from "
-                     f"{self.cam.pretrained or 'random weights'}"
-                     f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of {total} "
-                     f"steps done, on {self.device}")
-            while self.epoch < self.cam.epochs:
-                self._run_epoch(log, total)
-        self.snapshot.save_epoch(self.cam.epochs - 1, named_values(self.net),
-                                 {"kind": "cam", "network": self.net.settings,
-                                  "classes": list(self.images.classes.foreground),
-                                  "training": self.identity(), "config_hash": self.config.hash(("cam",)),
-                                  "epoch": self.epoch - 1, "step": self.step})
-        return path
+        return self.run_epochs([
+            f"{len(self.images)} images, {self.cam.model} from {self.cam.pretrained or 'random weights'}"
+            f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of "
+            f"{self._total_steps()} steps done, on {self.device}"])
 
-    def _run_epoch(self, log: RunLog, total: int) -> None:
-        self.batches.reset()
-        rate = poly_decay(self.cam.lr, self.epoch, self.cam.epochs)
-        for batch in self.batches:
-            self._learn(batch, rate)
-            log.advance(self.step, total)
-        self.epoch += 1
-        self.snapshot.save_state(self.state_dict())
-        loss = self._meter.take()["loss"]
-        speed = self._clock.images_per_second(len(self.images))
-        log.scalars({"loss/sigmoid": loss, "learning_rate": rate, "images_per_second": speed}, self.step)
-        log.line(f"epoch {self.epoch}/{self.cam.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, "
-                 f"{speed:.1f} images/s, " f"{duration(self._clock.seconds_left(total - self.step))} left")
+    def _own_state(self) -> Dict[str, Any]:
+        mx.nd.waitall()
+        parameters = {name: param.data().asnumpy()
+                      for name, param in self.net.collect_params().items() if param.grad_req != "null"}
+        return {"parameters": parameters, "momentum": self._sgd.momentum(), "batches": self.feed.state_dict()}
 
-    def _learn(self, batch: mx.io.DataBatch, rate: float) -> None:
+    def _rate(self) -> float:
+        return poly_decay(self.cam.lr, self.epoch, self.epochs)
+
+    def _step(self, batch: mx.io.DataBatch, rate: float) -> None:
         data, labels = (arrays[0].as_in_context(self.device) for arrays in (batch.data, batch.label))
         mx.random.seed(step_seed(self.cam.seed, self.step))
         with autograd.record():
@@ -197,23 +179,26 @@ class CamRun:
         loss.backward()
         value = loss.sum().asscalar()
         if not (np.isfinite(value) and all_finite(list(self._sgd.gradients().values()))):
-            names = ", ".join(self.images.names[int(index)] for index in batch.index)
-            raise InputError(
-                f"the loss or a gradient is not finite in step {self.step + 1} with the images {names}",
-                file=self.snapshot.folder, remedy="look at these images, or lower cam.lr")
+            raise NotFinite("the loss or a gradient is not finite")
         self._sgd.set_learning_rate(rate)
         self._sgd.step(len(data))
         self._meter.add("loss", float(value), len(data))
-        self._clock.tick()
-        self.step += 1
 
-    def state_dict(self) -> Dict[str, Any]:
-        """Everything that decides how the training goes on."""
-        mx.nd.waitall()
-        parameters = {name: param.data().asnumpy()
-                      for name, param in self.net.collect_params().items() if param.grad_req != "null"}
-        return {"identity": self.identity(), "epoch": self.epoch, "step": self.step, "parameters": parameters,
-                "momentum": self._sgd.momentum(), "batches": self.batches.state_dict()}
+    def _end_epoch(self, rate: float) -> None:
+        self.snapshot.save_state(self.state_dict())
+        loss = self._meter.take()["loss"]
+        speed = self._clock.images_per_second(len(self.images))
+        left = duration(self._clock.seconds_left(self._total_steps() - self.step))
+        self._log.scalars({"loss/sigmoid": loss, "learning_rate": rate, "images_per_second": speed},
+                          self.step)
+        self._log.line(f"epoch {self.epoch}/{self.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, "
+                       f"{speed:.1f} images/s, {left} left")
+
+    def _finish(self) -> str:
+        return self.snapshot.save_epoch(self.epochs - 1, named_values(self.net), {
+            "kind": "cam", "network": self.net.settings, "classes": list(self.images.classes.foreground),
+            "training": self.identity(), "config_hash": self.config.hash(("cam",)),
+            "epoch": self.epoch - 1, "step": self.step})
 
     def report(self, path: str, sets: Mapping[str, RecordSet]) -> Dict[str, Any]:
         """Average precision on the image-level labels of each set, by the whole images: written to
