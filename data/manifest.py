@@ -145,8 +145,8 @@ def read_table(folder: str, name: str, manifest: Dict[str, Any]) -> Dict[str, np
 
 
 def _load_columns(path: str) -> Dict[str, np.ndarray]:
-    with decoding(path, "is not the table of a record set", AGAIN), np.load(
-            path, allow_pickle=False) as arrays:
+    with decoding(path, "is not the table of a record set", AGAIN), open(path, "rb") as stream, np.load(
+            stream, allow_pickle=False) as arrays:
         return {column: arrays[column] for column in COLUMNS}
 
 

@@ -15,7 +15,8 @@ PROGRAM = """
 import json, sys, time
 sys.path.insert(0, {benchmarks!r})
 from serving import serve, timed
-job = json.load(open(sys.argv[1]))
+with open(sys.argv[1]) as stream:
+    job = json.load(stream)
 held = bytearray(job["megabytes"] * 10 ** 6)
 {work}
 """

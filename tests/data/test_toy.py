@@ -2,6 +2,7 @@
 that differ by heads and coats.
 """
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,8 +24,8 @@ def toy(tmp_path_factory):
 
 
 def files_below(root):
-    return {os.path.relpath(os.path.join(folder, name), root): open(os.path.join(folder, name), "rb").read()  # noqa: SIM115
-            for folder, _, names in os.walk(root) for name in names}
+    return {path.relative_to(root).as_posix(): path.read_bytes()
+            for path in Path(root).rglob("*") if path.is_file()}
 
 
 def test_it_passes_the_checks_of_prepare(toy, tmp_path):

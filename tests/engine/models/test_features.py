@@ -1,5 +1,6 @@
 """Stored features: what the network gives, computed once, held against their checksums, and bounded."""
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -117,7 +118,7 @@ def test_onnxruntime_computes_the_same_features_into_files_of_their_own(images, 
 
 def test_a_damaged_map_is_named_before_it_is_used(images, tmp_path):
     file, = stored(make_below(), images, VIEWS[:1], tmp_path).values()
-    content = bytearray(open(file.path, "rb").read())  # noqa: SIM115
+    content = bytearray(Path(file.path).read_bytes())
     content[len(content) * 5 // 8] ^= 1
     with open(file.path, "wb") as stream:
         stream.write(content)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from typing import IO, Any, Callable, Dict, Mapping, Optional
 
@@ -49,8 +48,8 @@ def read_state(path: PathLike) -> Dict[str, Any]:
         Naming the file: unreadable, or its content does not match its own checksums. No code in it
         is ever run.
     """
-    with decoding(path, "is damaged", "remove it to start the run anew, or restore a copy"), np.load(
-            os.fspath(path), allow_pickle=False) as arrays:
+    with decoding(path, "is damaged", "remove it to start the run anew, or restore a copy"), \
+            open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         return _fill(json.loads(arrays[_TREE].tobytes()), arrays)
 
 
