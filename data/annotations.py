@@ -11,8 +11,8 @@ import numpy as np
 
 from cian.data.classes import ClassTable
 from cian.data.lists import image_name
-from cian.errors import InputError, PathLike
-from cian.files import Problems, decoding, read_bytes, read_text
+from cian.errors import InputError, PathLike, Problems
+from cian.files import decoding, read_bytes, read_text
 
 Labels = Tuple[int, ...]
 

@@ -12,8 +12,8 @@ from typing import Any, Iterable, Sequence, Tuple
 
 import numpy as np
 
-from cian.errors import InputError, PathLike
-from cian.files import atomic_write_bytes, write_error
+from cian.errors import InputError, PathLike, write_error
+from cian.files import atomic_write_bytes
 
 AGAIN = "remove it, it will be made again"
 _PRESENT = 1 << 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, List, Tuple
 
-from cian.errors import InputError, PathLike
-from cian.files import IMAGE_SUFFIXES, Problems, atomic_write, read_text
+from cian.errors import InputError, PathLike, Problems
+from cian.files import IMAGE_SUFFIXES, atomic_write, read_text
 
 LIST_FOLDER = os.path.join("ImageSets", "Segmentation")
 MASK_FOLDER = "SegmentationClassAug"

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cian.data.classes import IGNORE, ClassTable, decode_label_png, palette, write_label_png
-from cian.errors import InputError, PathLike
-from cian.files import Problems, decoding, read_bytes, read_text
+from cian.errors import InputError, PathLike, Problems
+from cian.files import decoding, read_bytes, read_text
 
 Colour = Tuple[int, int, int]
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")

@@ -15,8 +15,8 @@ from cian.data.manifest import HEADER, IMAGES, LABELS
 from cian.data.pictures import decode_jpeg
 from cian.data.records import RecordSet
 from cian.data.writer import record_writer
-from cian.errors import InputError, PathLike
-from cian.files import Problems, read_bytes
+from cian.errors import InputError, PathLike, Problems
+from cian.files import read_bytes
 
 
 def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], labels: np.ndarray,

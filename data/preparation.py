@@ -18,8 +18,7 @@ from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
 from cian.data.writer import remove_leftovers
-from cian.errors import InputError, PathLike
-from cian.files import Problems
+from cian.errors import InputError, PathLike, Problems
 
 
 @dataclass

@@ -9,8 +9,8 @@ import numpy as np
 from cian.data.annotations import Labels, multi_hot, read_labels_file, read_xml_labels
 from cian.data.classes import ClassTable, load_classes
 from cian.data.lists import MASK_FOLDER, resolve_list
-from cian.errors import InputError, PathLike
-from cian.files import IMAGE_SUFFIXES, Problems
+from cian.errors import InputError, PathLike, Problems
+from cian.files import IMAGE_SUFFIXES
 
 
 class DatasetTree:

@@ -18,8 +18,8 @@ import numpy as np
 from cian.data.classes import ClassTable
 from cian.data.framing import frame
 from cian.data.manifest import COLUMNS, FORMAT, VERSION, manifest_checksum, manifest_path
-from cian.errors import InputError, PathLike
-from cian.files import atomic_write, lock_path, staging, write_error
+from cian.errors import InputError, PathLike, write_error
+from cian.files import atomic_write, lock_path, staging
 
 
 @contextlib.contextmanager

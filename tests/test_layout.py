@@ -20,9 +20,8 @@ ALLOWED = {"symbols": (*GROUND, "cian.symbols"), "data": (*GROUND, "cian.data"),
            "tools/engine": (*GROUND, "cian.symbols", "cian.data", "cian.tools.engine")}
 # The rooms of the engine: a room may use those of the lines before it, and the ground below them all.
 FLOORS = ({"models"}, {"training", "prediction", "export"}, {"seeds"}, {"reproduction", "fidelity"})
-MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 45, 335, 150  # lines; of a function without its docstring
-LONG_FILES = {"tools/engine/config.py": 490, "tools/engine/training/round.py": 410,  # one schema; one round
-              "tools/engine/fidelity/original.py": 330}  # runs alone, beside the original's own modules
+MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 45, 300, 150  # lines; of a function without its docstring
+LONG_FILES = {"tools/engine/fidelity/original.py": 330}  # runs alone, beside the original's own modules
 # Tests of what no single file does, or of one file's behaviour under a heading of its own.
 BY_TOPIC = {f"test_{name}" for name in (
     "layout", "pages", "damage", "masks", "packing", "hostile_model_files", "freezing", "whole_network",

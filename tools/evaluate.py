@@ -11,8 +11,8 @@ from cian.data.classes import load_classes
 from cian.data.degenerate import oddities, tell
 from cian.data.lists import MASK_FOLDER, list_path, resolve_list
 from cian.data.provenance import check_label_folder
-from cian.errors import InputError, run_tool
-from cian.files import Problems, write_json
+from cian.errors import InputError, Problems, run_tool
+from cian.files import write_json
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.metrics import Evaluation, evaluate, score_rows
 from cian.tools.engine.prediction.outputs import read_manifest

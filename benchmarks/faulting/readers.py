@@ -65,7 +65,7 @@ def _saliency(world: Path, path: Path) -> Any:
 def _survey(world: Path, **options: Any) -> Any:
     from cian.data.preparation import survey
     from cian.data.tree import DatasetTree
-    from cian.files import Problems
+    from cian.errors import Problems
 
     root = world / "tree"
     tree = DatasetTree(root, classes=root / "classes.txt", **options)

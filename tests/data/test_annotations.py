@@ -7,8 +7,7 @@ import pytest
 from cian.data.annotations import multi_hot, read_labels_file, read_xml_labels
 from cian.data.classes import ClassTable
 from cian.data.tree import DatasetTree
-from cian.errors import InputError
-from cian.files import Problems
+from cian.errors import InputError, Problems
 
 CLASSES = ClassTable(["background", "cat", "dog", "bird"])
 

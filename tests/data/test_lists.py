@@ -2,8 +2,7 @@
 import pytest
 
 from cian.data.lists import check_list, read_list, resolve_list, write_list
-from cian.errors import InputError
-from cian.files import Problems
+from cian.errors import InputError, Problems
 
 
 def test_names_come_in_the_order_of_the_file(tmp_path):

@@ -5,8 +5,7 @@ from PIL import Image
 
 from cian.data.classes import ClassTable, palette, read_label_png
 from cian.data.masks import convert_masks, read_colours, voc_colours
-from cian.errors import InputError
-from cian.files import Problems
+from cian.errors import InputError, Problems
 
 CLASSES = ClassTable(["background", "disc", "bar"])
 LABELS = np.random.RandomState(1).choice(np.array([0, 1, 2, 255], np.uint8), (11, 13))

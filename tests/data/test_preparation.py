@@ -15,8 +15,7 @@ from cian.data.preparation import prepare, prepare_seeds, survey
 from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import verify
-from cian.errors import InputError
-from cian.files import Problems
+from cian.errors import InputError, Problems
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from cian.data.classes import read_label_png, write_label_png
-from cian.errors import InputError
-from cian.files import Problems
+from cian.errors import InputError, Problems
 from cian.tools.engine.ledger import Ledger
 from cian.tools.engine.metrics import Evaluation, confusion_matrix, evaluate, pair_counts, score_rows
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cian.data.classes import write_label_png
-from cian.files import Problems
+from cian.errors import Problems
 from cian.symbols.backbones import TINY
 from cian.symbols.cian import build_model
 from cian.symbols.losses import CIANLoss, CompletionLoss

@@ -49,7 +49,6 @@ CUDA_LIBRARIES = {
 # Compute capabilities with machine code in mxnet-cu112 1.9.1; it carries no PTX, so nothing newer can run.
 GPU_ARCHITECTURES = ("5.0", "6.0", "7.0", "8.0", "8.6")
 
-
 # The variables that prepare() sets, and their values as the user gave them.
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "MXNET_CPU_TEMP_COPY",
              "MXNET_STORAGE_FALLBACK_LOG_VERBOSE")
@@ -196,10 +195,9 @@ def preload_cuda() -> None:
     try:
         ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise ImportError("mxnet-cu112 needs an NVIDIA driver (libcuda.so.1), and none is installed; "
-                          "install a driver of "
-                          "version 450 or newer, or use the CPU build: pip install 'cian[cpu]' after pip "
-                          "uninstall mxnet-cu112") from error
+        raise ImportError("mxnet-cu112 needs an NVIDIA driver (libcuda.so.1), and none is installed; install "
+                          "a driver of version 450 or newer, or use the CPU build: pip install "
+                          "'cian[cpu]' after pip uninstall mxnet-cu112") from error
     for library, wheel in CUDA_LIBRARIES.items():
         try:
             ctypes.CDLL(_library_path(library) or library, mode=ctypes.RTLD_GLOBAL)
@@ -230,18 +228,15 @@ def check_gpu(device_id: int) -> None:
     if driver.cuDeviceGet(ctypes.byref(device), device_id) != 0:
         raise ValueError(f"gpu:{device_id} cannot be opened; check nvidia-smi")
     major, minor = ctypes.c_int(), ctypes.c_int()
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    for value, number in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(value), number, device)
     capability = (major.value, minor.value)
     # Machine code runs on the same major version at an equal or higher minor one.
     supported = [tuple(map(int, name.split("."))) for name in GPU_ARCHITECTURES]
     if not any(capability[0] == have[0] and capability[1] >= have[1] for have in supported):
         raise ValueError(f"gpu:{device_id} has compute capability {capability[0]}.{capability[1]}, but "
-                         "mxnet-cu112 1.9.1 carries "
-                         f"machine code for {', '.join(GPU_ARCHITECTURES)} only and no PTX; use one of "
-                         "those GPUs or the CPU")
+                         f"mxnet-cu112 1.9.1 carries machine code for {', '.join(GPU_ARCHITECTURES)} only "
+                         "and no PTX; use one of those GPUs or the CPU")
 
 
 class LaterModule(ModuleType):

@@ -1,10 +1,10 @@
-"""The one exception for wrong input: it names the file, the field and the remedy."""
+"""The exception for wrong input, alone or many: it names the file, the field and the remedy."""
 from __future__ import annotations
 
 import io
 import os
 import sys
-from typing import Callable, Optional, Union
+from typing import Callable, List, Optional, Sequence, Union
 
 from cian.processes import end_with_starter
 
@@ -44,6 +44,37 @@ class InputError(Exception):
 
 def _rebuild(problem, file, field, remedy):
     return InputError(problem, file=file, field=field, remedy=remedy)
+
+
+class Problems(InputError):
+    """Several wrong inputs at once; ``.problems`` holds an :class:`InputError` for each, and the
+    message quotes the first ones.
+    """
+
+    quoted = 3
+
+    def __init__(self, problems: Sequence[InputError], *, file: Optional[PathLike] = None,
+                 remedy: Optional[str] = None) -> None:
+        self.problems: List[InputError] = list(problems)
+        quoted = " | ".join(str(problem) for problem in self.problems[:self.quoted])
+        more = len(self.problems) - self.quoted
+        count = f"{len(self.problems)} problems: " if len(self.problems) > 1 else ""
+        super().__init__(count + quoted + (f" | and {more} more" if more > 0 else ""), file=file,
+                         remedy=remedy)
+
+    def __reduce__(self):
+        return _rebuild_problems, (self.problems, self.file, self.remedy)
+
+
+def _rebuild_problems(problems, file, remedy):
+    return Problems(problems, file=file, remedy=remedy)
+
+
+def write_error(error: OSError, path: PathLike) -> InputError:
+    """What to tell the user when ``path`` could not be written."""
+    return InputError(
+        f"cannot be written ({error.strerror or error})", file=path,
+        remedy="check the folder's permissions and free space; nothing was left under this name")
 
 
 class MachineError(RuntimeError):

@@ -1,5 +1,5 @@
 """Files that are whole or absent: atomic writing, reading, checksums, locks, what a file recorded
-against what is asked for, and the one exception for many problems. Standard library only.
+against what is asked for. Standard library only.
 """
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import time
-from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from cian.errors import InputError, PathLike
+from cian.errors import InputError, PathLike, write_error
 
 PATIENCE_S = 2.0  # for the lock of a process that is ending: a killed one frees its memory first
 _counter = itertools.count()
@@ -33,37 +33,6 @@ def _leave_locks_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_locks_to_parent)
-
-
-class Problems(InputError):
-    """Several wrong inputs at once; ``.problems`` holds an :class:`InputError` for each, and the
-    message quotes the first ones.
-    """
-
-    quoted = 3
-
-    def __init__(self, problems: Sequence[InputError], *, file: Optional[PathLike] = None,
-                 remedy: Optional[str] = None) -> None:
-        self.problems: List[InputError] = list(problems)
-        quoted = " | ".join(str(problem) for problem in self.problems[:self.quoted])
-        more = len(self.problems) - self.quoted
-        count = f"{len(self.problems)} problems: " if len(self.problems) > 1 else ""
-        super().__init__(count + quoted + (f" | and {more} more" if more > 0 else ""), file=file,
-                         remedy=remedy)
-
-    def __reduce__(self):
-        return _rebuild_problems, (self.problems, self.file, self.remedy)
-
-
-def _rebuild_problems(problems, file, remedy):
-    return Problems(problems, file=file, remedy=remedy)
-
-
-def write_error(error: OSError, path: PathLike) -> InputError:
-    """What to tell the user when ``path`` could not be written."""
-    return InputError(
-        f"cannot be written ({error.strerror or error})", file=path,
-        remedy="check the folder's permissions and free space; nothing was left under this name")
 
 
 @contextlib.contextmanager
@@ -167,9 +136,7 @@ def write_json(path: PathLike, content: Any, *, sync: bool = False) -> None:
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """The content of a file; an :class:`InputError` that names it where it is missing, empty or
-    unreadable.
-    """
+    """Content of a file; an :class:`InputError` names one that is missing, empty or unreadable."""
     try:
         with open(path, "rb") as stream:
             content = stream.read()

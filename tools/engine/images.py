@@ -10,8 +10,8 @@ import numpy as np
 
 from cian.data.pictures import Picture, decode_picture
 from cian.data.tree import DatasetTree
-from cian.errors import InputError
-from cian.files import IMAGE_SUFFIXES, Problems, read_bytes, read_text
+from cian.errors import InputError, Problems
+from cian.files import IMAGE_SUFFIXES, read_bytes, read_text
 from cian.tools.engine.config import DataConfig
 
 

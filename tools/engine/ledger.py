@@ -11,8 +11,8 @@ import os
 import threading
 from typing import Any, Dict, List, Mapping, Optional
 
-from cian.errors import InputError, PathLike
-from cian.files import sha256_of, write_error
+from cian.errors import InputError, PathLike, write_error
+from cian.files import sha256_of
 
 NAME = "made_from.jsonl"
 Mark = List[Any]  # [bytes, time in ns, SHA-256]; empty for a file that does not exist

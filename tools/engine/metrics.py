@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from cian.data.classes import IGNORE, read_label_png
 from cian.environment import keep_freed_memory, usable_cores
-from cian.errors import InputError, PathLike
-from cian.files import Problems
+from cian.errors import InputError, PathLike, Problems
 from cian.processes import end_with_parent
 from cian.tools.engine.ledger import Ledger
 from cian.tools.engine.shards import check_parts

@@ -18,8 +18,8 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import SymbolBlock
 
-from cian.errors import InputError, PathLike
-from cian.files import atomic_write_bytes, staging, write_error
+from cian.errors import InputError, PathLike, write_error
+from cian.files import atomic_write_bytes, staging
 from cian.symbols.cian import CIAN
 from cian.symbols.layers import reorder_sums
 from cian.symbols.losses import CIANLoss

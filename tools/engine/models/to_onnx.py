@@ -2,9 +2,9 @@
 
 MXNet 1.9.1 brings an exporter, ``mxnet.onnx``. It is not used: it declares whatever operator set
 the installed ``onnx`` package has newest, which older onnxruntimes refuse, it writes
-``BilinearResize2D`` for a fixed size only, and it imports ``onnx.mapping``, which ``onnx`` has
-since removed. Here operator set and file version are fixed, so the file depends on neither
-package's version, and any image size goes in because sizes are computed in the graph.
+``BilinearResize2D`` for a fixed size only, and imports ``onnx.mapping``, which is gone. Here operator
+set and file version are fixed, so the file depends on neither package's version, and any image size
+goes in because sizes are computed in the graph.
 
 Images are (N, 3, H, W), raw RGB 0..255; the network's logits are (N, C, (H-1)//8+1, (W-1)//8+1).
 """
@@ -293,10 +293,9 @@ TRANSLATIONS: Dict[str, Translation] = {
     **{op: lambda writer, node, inputs: [inputs[0]] for op in ("Dropout", "BlockGrad", "identity", "_copy")},
     **{op: _plain(translated) for op, translated in {
         "relu": "Relu", "sigmoid": "Sigmoid", "exp": "Exp", "sqrt": "Sqrt", "elemwise_add": "Add",
-        "elemwise_sub": "Sub",
-        "elemwise_mul": "Mul", "elemwise_div": "Div", "broadcast_add": "Add", "broadcast_sub": "Sub",
-        "broadcast_mul": "Mul",
-        "broadcast_div": "Div", "broadcast_maximum": "Max", "_maximum": "Max"}.items()},
+        "elemwise_sub": "Sub", "elemwise_mul": "Mul", "elemwise_div": "Div", "broadcast_add": "Add",
+        "broadcast_sub": "Sub", "broadcast_mul": "Mul", "broadcast_div": "Div", "broadcast_maximum": "Max",
+        "_maximum": "Max"}.items()},
     **{op: _with_scalar(translated) for op, translated in {
         "_plus_scalar": "Add", "_minus_scalar": "Sub", "_mul_scalar": "Mul", "_div_scalar": "Div"}.items()},
 }

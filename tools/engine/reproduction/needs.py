@@ -7,8 +7,7 @@ import shutil
 from typing import Callable, Iterable, List
 
 from cian.data.lists import MASK_FOLDER, resolve_list
-from cian.errors import InputError, PathLike
-from cian.files import Problems
+from cian.errors import InputError, PathLike, Problems
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.cian import CIAN
 from cian.symbols.pretrained import read_pretrained

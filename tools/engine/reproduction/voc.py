@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import List, Sequence
 
 from cian.data.lists import read_list, resolve_list, write_list
-from cian.errors import InputError, PathLike
-from cian.files import Problems, atomic_write
+from cian.errors import InputError, PathLike, Problems
+from cian.files import atomic_write
 from cian.tools.engine.reproduction.plan import Measurement, Place
 
 # Names in the lists of the paper, section 'Datasets'.

@@ -12,8 +12,7 @@ from typing import Dict, List, Mapping, Optional
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from cian.errors import InputError, PathLike
-from cian.files import write_error
+from cian.errors import InputError, PathLike, write_error
 
 
 class Meter:

@@ -42,7 +42,7 @@ def open_training_records(config: Config) -> Tuple[RecordSet, RecordSet]:
     ------
     InputError
         Nothing was named to read, or a file is wrong; several problems are listed in one
-        :class:`~cian.files.Problems`.
+        :class:`~cian.errors.Problems`.
     """
     data, own = config.data, os.path.join(config.run.snapshot, "records")
     name = list_name(data.train_list)
