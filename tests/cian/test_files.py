@@ -12,9 +12,8 @@ import time
 
 import pytest
 
-from cian.errors import InputError
+from cian.errors import InputError, Problems
 from cian.files import (
-    Problems,
     atomic_write,
     atomic_write_bytes,
     decoding,
