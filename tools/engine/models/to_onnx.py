@@ -3,8 +3,7 @@
 MXNet 1.9.1 brings an exporter, ``mxnet.onnx``. It is not used: it declares whatever operator set
 the installed ``onnx`` package has newest, which older onnxruntimes refuse, it writes
 ``BilinearResize2D`` for a fixed size only, and imports ``onnx.mapping``, which is gone. Here operator
-set and file version are fixed, so the file depends on neither package's version, and any image size
-goes in because sizes are computed in the graph.
+set and file version are fixed, and any image size goes in: sizes are computed in the graph.
 
 Images are (N, 3, H, W), raw RGB 0..255; the network's logits are (N, C, (H-1)//8+1, (W-1)//8+1).
 """
