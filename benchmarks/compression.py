@@ -89,7 +89,8 @@ def measure(config: Config, seed: int, threshold: float, out: str) -> Dict[str, 
     if not os.path.exists(f"{folder}.json"):
         if launch(command, 2, 1):
             raise SystemExit(1)
-        for tool, flags in (("predict", []), ("evaluate", ["--json", f"{folder}.json"])):
+        scores = ["--prediction-root", f"{folder}/pred", "--json", f"{folder}.json"]
+        for tool, flags in (("predict", []), ("evaluate", scores)):
             subprocess.run([sys.executable, "-W", "ignore", "-m", f"cian.tools.{tool}", "-c",
                             f"{folder}.yaml", "run.kvstore=device", *flags], check=True)
     with open(os.path.join(folder, f"{config.network.model}.log"), encoding="utf-8") as stream:

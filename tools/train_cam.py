@@ -15,7 +15,7 @@ from typing import Optional, Sequence
 
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser
-from cian.tools.engine.training.watch import KVSTORE_ALONE
+from cian.tools.engine.training.watch import KVSTORE_ALONE, join
 
 EPILOG = """\
 The folder SNAPSHOT gets MODEL_cam-EPOCH.params with .params.json, MODEL_cam-EPOCH.map.json (average
@@ -37,9 +37,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         help="remove the classifier of other settings in SNAPSHOT, and start anew")
     args = parser.parse_args(argv)
     config = config_from(args)
-    if config.run.kvstore != KVSTORE_ALONE:
-        raise InputError("the classifier trains in one process", field="run.kvstore",
-                         remedy="leave it out; tools/train.py and tools/retrain.py take it")
+    if config.run.kvstore != KVSTORE_ALONE and not config.data.records:
+        raise InputError("several workers cannot pack the images", field="data.records",
+                         remedy="name what tools/prepare.py packed")
+    member = join(config.run)
     # imports MXNet, whose threads config_from has set
     from cian.tools.engine.seeds.classifier import train_classifier
     from cian.tools.engine.training.sources import list_name, open_images
@@ -47,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     with contextlib.ExitStack() as stack:
         images = stack.enter_context(open_images(config, config.data.train_list))
         score = {list_name(name): stack.enter_context(open_images(config, name)) for name in args.score}
-        print(train_classifier(config, images, score=score, fresh=args.fresh))
+        print(train_classifier(config, images, score=score, fresh=args.fresh, member=member))
     return 0
 
 

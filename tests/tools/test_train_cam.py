@@ -29,7 +29,8 @@ def test_classifier_is_trained_without_a_look_at_the_ground_truth(labelled_data,
     (["--score", "nowhere"], "nowhere"),
     (["--epochs", "0"], "cam.epochs"),
     (["cam.frozen=true"], "cam.frozen"),
-    (["run.kvstore=dist_sync"], "run.kvstore: the classifier trains in one process"),
+    (["run.kvstore=dist_sync"], "data.records: several workers cannot pack the images"),
+    (["run.kvstore=dist_sync", "--records", "any"], "run.kvstore: is dist_sync, but this process is no"),
 ])
 def test_wrong_training_options_end_in_one_line(labelled_data, cam_flags, tmp_path, change, problem):
     with pytest.raises(InputError) as caught:

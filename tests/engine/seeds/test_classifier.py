@@ -213,3 +213,9 @@ def test_pretrained_weights_of_another_backbone_are_refused(images, tmp_path):
 
 def test_defaults_are_those_of_the_paper():
     assert asdict(CamConfig())["model"] == "vgg16" and CamConfig().lr == 1e-3
+
+
+def test_the_last_layer_alone_is_not_for_several_workers(images, tmp_path):
+    config = settings(tmp_path / "cam", freeze_backbone=True).replace(run={"kvstore": "dist_sync"})
+    with pytest.raises(InputError, match="^cam.freeze_backbone: the last layer alone trains in one process"):
+        train_classifier(config, images, backbone_options=OPTIONS)

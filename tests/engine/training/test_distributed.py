@@ -12,6 +12,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.tools.engine.config import RunConfig
+from cian.tools.engine.models.run_state import read_state
 from cian.tools.engine.models.snapshot import find_checkpoints
 from cian.tools.engine.training.distributed import Workers, slow_worker
 from cian.tools.engine.training.launching import _free_pair
@@ -30,6 +31,14 @@ def main():
     from cian.symbols.backbones import TINY
     from cian.tools.engine.training import step
     from cian.tools.engine.training.round import fit
+
+    if "CLASSIFIER" in os.environ:
+        from cian.tools.engine.seeds.classifier import train_classifier
+        from cian.tools.engine.training.sources import open_images
+
+        with open_images(config, "train") as images:
+            train_classifier(config, images, member=member, backbone_options=TINY["resnet18"])
+        return
 
     def slow(self, *arguments, original=step.Trainer.step):
         time.sleep(float(os.environ["SLOW"]))
@@ -146,6 +155,21 @@ def test_two_workers_on_stored_features_end_as_one_with_two_devices_and_listen_o
     assert [code for code, _ in ends(job)] == [0] * 4
     states = [(tmp_path / name / f"{MODEL}.state").read_bytes() for name in ("one", "two")]
     assert states[0] == states[1]
+
+
+def test_two_workers_train_the_classifier_up_to_rounding_as_one_does(tmp_path, flags, start_job, monkeypatch):
+    monkeypatch.setenv("CLASSIFIER", "1")
+    cam = ("cam.model=resnet18", "cam.epochs=2", "cam.batch_size=4", "cam.crop_px=33", "cam.lr=0.01")
+    one = start("", flags("one", *cam))
+    assert one.wait(90) == 0, one.stderr.read()
+    job = start_job(*flags("two", *cam, "--records", str(tmp_path / "one" / "records")))
+    assert [code for code, _ in ends(job)] == [0] * 4
+    alone, several = (read_state(tmp_path / name / "resnet18_cam.state") for name in ("one", "two"))
+    assert several["step"] == alone["step"] == 6 and several["batches"] == alone["batches"]
+    for kind in ("parameters", "momentum"):
+        for name, value in alone[kind].items():
+            np.testing.assert_allclose(several[kind][name], value, atol=1e-5 * abs(value).max(), err_msg=name)
+    assert (tmp_path / "two" / "resnet18_cam-0001.map.json").exists()
 
 
 def test_a_worker_of_another_configuration_is_refused_by_name_before_the_first_step(tmp_path, flags,

@@ -21,26 +21,30 @@ from cian.environment import usable_cores
 from cian.errors import InputError
 from cian.files import read_json, sha256_of, write_json
 from cian.symbols.cam import CAMClassifier
-from cian.symbols.metadata import metadata_path, read_metadata
+from cian.symbols.metadata import metadata_path, read_metadata, versions
 from cian.symbols.params import configure_training, initialize, named_values
 from cian.symbols.pretrained import SOURCES, load_pretrained
 from cian.tools.engine.config import CamConfig, Config, save_config
 from cian.tools.engine.devices import parse_devices
 from cian.tools.engine.models.engine import MXNET, expected_engine, start_engine
-from cian.tools.engine.models.snapshot import Snapshot
+from cian.tools.engine.models.snapshot import OthersSnapshot, Snapshot
 from cian.tools.engine.seeds.features import STRAIGHT, FeatureIter, images_rgb, network_input, pooled_features
 from cian.tools.engine.seeds.maps import average_precisions, mean_of_present
+from cian.tools.engine.training.distributed import Workers, source_digest, values_digest
 from cian.tools.engine.training.epochs import EpochRun, refuse_other_settings
 from cian.tools.engine.training.logs import duration
 from cian.tools.engine.training.step import NotFinite, Sgd, all_finite, poly_decay, step_seed
+from cian.tools.engine.training.watch import KVSTORE_ALONE, Member
 
 
 def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mapping[str, RecordSet]] = None,
-                     fresh: bool = False, backbone_options: Optional[Mapping[str, Any]] = None) -> str:
+                     fresh: bool = False, member: Optional[Member] = None,
+                     backbone_options: Optional[Mapping[str, Any]] = None) -> str:
     """Train the classifier, or go on with it where it stopped, and report its mean average precision.
 
     With ``cam.freeze_backbone`` the classification layer alone is trained, on pooled features of
-    whole images that are computed once. One device is used, the first of ``run.devices``.
+    whole images that are computed once. One device is used, the first of ``run.devices``. Several
+    workers share each batch; a sum over them rounds in another order than that over one's images.
 
     Parameters
     ----------
@@ -49,6 +53,7 @@ def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mappi
     images : training images with image-level labels; nothing else is read.
     score : further labelled images to report the precision on, by name.
     fresh : remove what another run left in the folder, in place of refusing it.
+    member : of a job of several workers, see :class:`~cian.tools.engine.training.distributed.Workers`.
     backbone_options : of the backbone's class.
 
     Returns
@@ -64,18 +69,31 @@ def train_classifier(config: Config, images: RecordSet, *, score: Optional[Mappi
     if not config.run.snapshot:
         raise InputError("no folder for the classifier was named", field="run.snapshot",
                          remedy="give --snapshot FOLDER")
+    if config.run.kvstore != KVSTORE_ALONE and config.cam.freeze_backbone:
+        raise InputError("the last layer alone trains in one process", field="cam.freeze_backbone",
+                         remedy="leave run.kvstore out")
     device = parse_devices(config.run.devices)[0]
     for other in (score or {}).values():
         require_same(other.classes.names, other.path, images.classes.names, images.path)
     tell(_unlearnable(images), images.path)
     with contextlib.ExitStack() as stack:
-        snapshot = stack.enter_context(Snapshot(config.run.snapshot, f"{config.cam.model}_cam"))
-        run = stack.enter_context(CamRun(config, images, snapshot, device, backbone_options or {}))
-        if fresh:
-            snapshot.clear()
-        run.resume()
+        workers = stack.enter_context(Workers(config.run, member))
+        if config.cam.batch_size % workers.num:
+            raise InputError(f"{config.cam.batch_size} images do not divide over {workers.num} workers",
+                             field="cam.batch_size", remedy=f"use a multiple of {workers.num}")
+        kind = OthersSnapshot if workers.rank else Snapshot
+        with workers.in_turn("files"):
+            snapshot = stack.enter_context(kind(config.run.snapshot, f"{config.cam.model}_cam"))
+        run = stack.enter_context(CamRun(config, images, snapshot, device, backbone_options or {}, workers))
+        with workers.in_turn("state"):
+            if fresh:
+                snapshot.clear()
+            run.resume()
+        if member is not None:
+            workers.refuse_others(run.description())
         path = run.train()
-        run.report(path, {images.name: images, **(score or {})})
+        if not workers.rank:
+            run.report(path, {images.name: images, **(score or {})})
     return path
 
 
@@ -87,20 +105,21 @@ class CamRun(EpochRun):
     SECTION = "cam"
 
     def __init__(self, config: Config, images: RecordSet, snapshot: Snapshot, device: mx.Context,
-                 backbone_options: Mapping[str, Any]) -> None:
+                 backbone_options: Mapping[str, Any], workers: Optional[Workers] = None) -> None:
         super().__init__(config, snapshot, images)
-        self.cam, self.device = config.cam, device
-        self._workers = config.run.workers or usable_cores()
+        self.cam, self.device, self._workers = config.cam, device, workers or Workers()
+        self._loaders = config.run.workers or usable_cores()
         self._weights = weights_digest(self.cam)
         self._options = dict(backbone_options)
         # forks its workers before there are other threads
         crops = None if self.cam.freeze_backbone else ClassificationIter(
-            images, batch_size=self.cam.batch_size, crop_px=self.cam.crop_px, seed=self.cam.seed,
-            workers=self._workers)
+            images, batch_size=self.cam.batch_size // self._workers.num, crop_px=self.cam.crop_px,
+            seed=self.cam.seed, workers=self._loaders, part_index=self._workers.rank,
+            num_parts=self._workers.num)
         self.net = build_classifier(self.cam, images.classes.num_classes - 1, device, backbone_options)
         self.feed: Union[FeatureIter, ClassificationIter] = crops or FeatureIter(
             self.features(images), images.labels[:, 1:], self.cam.batch_size, self.cam.seed)
-        self._sgd = Sgd(self.net, self.cam.momentum, self.cam.weight_decay)
+        self._sgd = Sgd(self.net, self.cam.momentum, self.cam.weight_decay, self._workers.store)
 
     def __enter__(self) -> CamRun:
         return self
@@ -116,7 +135,7 @@ class CamRun(EpochRun):
                  name]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
         return pooled_features(network, self.net.backbone.out_channels, images,
-                               self.snapshot.path(f"features-{digest}.f32"), workers=self._workers,
+                               self.snapshot.path(f"features-{digest}.f32"), workers=self._loaders,
                                progress=True)
 
     def identity(self) -> Dict[str, Any]:
@@ -125,6 +144,11 @@ class CamRun(EpochRun):
         return {**self.config.hashed_keys(("cam",)), "weights": self._weights, "images": self.images.identity,
                 "predict.engine": engine if self.cam.freeze_backbone else MXNET,
                 "backbone_options": json.dumps(self._options, sort_keys=True)}
+
+    def description(self) -> Dict[str, Any]:
+        """What all workers have to agree on before the first step."""
+        return {"code": source_digest(), **versions(), **self.identity(), "position": (self.epoch, self.step),
+                "classes": self.images.classes.names, "parameters": values_digest(named_values(self.net))}
 
     def resume(self) -> None:
         """Go on from the snapshot's state, if it has one.
@@ -155,11 +179,12 @@ class CamRun(EpochRun):
         path = self.snapshot.epoch_path(self.epochs - 1)
         if self.epoch == self.epochs and os.path.exists(metadata_path(path)):
             return path
-        save_config(self.config, self.snapshot.path("config.yaml"))
+        if not self._workers.rank:
+            save_config(self.config, self.snapshot.path("config.yaml"))
         return self.run_epochs([
             f"{len(self.images)} images, {self.cam.model} from {self.cam.pretrained or 'random weights'}"
             f"{', backbone frozen' if self.cam.freeze_backbone else ''}, {self.step} of "
-            f"{self._total_steps()} steps done, on {self.device}"])
+            f"{self._total_steps()} steps done, on {self.device}"], self._workers.rank)
 
     def _own_state(self) -> Dict[str, Any]:
         mx.nd.waitall()
@@ -172,17 +197,19 @@ class CamRun(EpochRun):
 
     def _step(self, batch: mx.io.DataBatch, rate: float) -> None:
         data, labels = (arrays[0].as_in_context(self.device) for arrays in (batch.data, batch.label))
-        mx.random.seed(step_seed(self.cam.seed, self.step))
+        mx.random.seed(step_seed(self.cam.seed, self.step, self._workers.rank))
         with autograd.record():
             logits = self.net.classifier(data).flatten() if self.cam.freeze_backbone else self.net(data)
             loss = sigmoid_loss(logits, labels)
         loss.backward()
-        value = loss.sum().asscalar()
+        self._sgd.allreduce_grads()
+        value = self._workers.share_losses(loss.sum().asnumpy()[:, None]).sum()
         if not (np.isfinite(value) and all_finite(list(self._sgd.gradients().values()))):
             raise NotFinite("the loss or a gradient is not finite")
         self._sgd.set_learning_rate(rate)
-        self._sgd.step(len(data))
-        self._meter.add("loss", float(value), len(data))
+        self._sgd.update(len(data) * self._workers.num)
+        self._meter.add("loss", float(value), len(data) * self._workers.num)
+        self._workers.start_clock()
 
     def _end_epoch(self, rate: float) -> None:
         self.snapshot.save_state(self.state_dict())
@@ -192,7 +219,7 @@ class CamRun(EpochRun):
         self._log.scalars({"loss/sigmoid": loss, "learning_rate": rate, "images_per_second": speed},
                           self.step)
         self._log.line(f"epoch {self.epoch}/{self.epochs}: loss {loss:.4f} an image, lr {rate:.3g}, "
-                       f"{speed:.1f} images/s, {left} left")
+                       f"{speed:.1f} images/s, {left} left{self._workers.report()}")
 
     def _finish(self) -> str:
         return self.snapshot.save_epoch(self.epochs - 1, named_values(self.net), {
@@ -232,7 +259,7 @@ class CamRun(EpochRun):
             return np.concatenate([self.net.classifier(
                 mx.nd.array(block, ctx=self.device)).flatten().asnumpy() for block in blocks])
         rows = [self.net(network_input(image, self.device)).asnumpy()[0]
-                for image in images_rgb(images, range(len(images)), self._workers)]
+                for image in images_rgb(images, range(len(images)), self._loaders)]
         return np.stack(rows)
 
 
