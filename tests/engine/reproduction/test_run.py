@@ -1,6 +1,9 @@
 """Stages handed to a batch system: by a plan that it runs, or one by one."""
 import json
+import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,10 +39,17 @@ def test_a_stage_alone_runs_when_those_before_it_are_done(stages):
         hand_out(stages, [], None, "nope")
 
 
-def test_submitted_stages_run_by_the_template_in_order(stages, tmp_path):
-    script = tmp_path / "batch"  # stands for sbatch: runs what the plan's command would have
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "machines.md").read_text()
+
+
+@pytest.mark.parametrize("template", ["sbatch {command}", *re.findall("--submit '(.*)'", PAGE)])
+def test_submitted_stages_run_by_the_template_in_order(stages, tmp_path, monkeypatch, template):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = tmp_path / "sbatch"  # does what the plan's command would have done
     script.write_text(f"""#!{sys.executable}
-import os, sys, json
+import json, os, shlex, sys
+if sys.argv[1:3] == ["--wait", "--wrap"]:
+    sys.argv[1:] = shlex.split(sys.argv[3])
 name = sys.argv[-1]
 folder = os.path.join({str(tmp_path)!r}, name)
 os.makedirs(folder)
@@ -47,7 +57,7 @@ with open(os.path.join(folder, "done.json"), "w") as stream:
     json.dump({{"key": name.split("-")[1], "seconds": 1.0, "images": 0, "argv": sys.argv[1:]}}, stream)
 """)
     script.chmod(0o755)
-    run_all(stages, stages, 2, submitter(f"{script} {{command}}", ["--out", "a folder"]))
+    run_all(stages, stages, 2, submitter(template, ["--out", "a folder"]))
     assert [stage.done["argv"][-4:] for stage in stages] == [["--out", "a folder", "--stage", stage.name]
                                                             for stage in stages]
 
