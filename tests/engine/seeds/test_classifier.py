@@ -18,7 +18,8 @@ from cian.symbols.params import read_params
 from cian.tools.engine.config import CamConfig, Config
 from cian.tools.engine.models.engine import start_engine
 from cian.tools.engine.seeds import classifier as cam_trainer
-from cian.tools.engine.seeds.classifier import build_classifier, sigmoid_loss, train_classifier
+from cian.tools.engine.seeds.classifier import train_classifier
+from cian.tools.engine.seeds.run import build_classifier, sigmoid_loss
 
 CLASSES = ClassTable(("background", "red", "green", "blue"))
 OPTIONS = TINY["resnet18"]
