@@ -20,8 +20,10 @@ ALLOWED = {"symbols": (*GROUND, "cian.symbols"), "data": (*GROUND, "cian.data"),
            "tools/engine": (*GROUND, "cian.symbols", "cian.data", "cian.tools.engine")}
 # The rooms of the engine: a room may use those of the lines before it, and the ground below them all.
 FLOORS = ({"models"}, {"training", "prediction", "export"}, {"seeds"}, {"reproduction", "fidelity"})
-MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 45, 300, 150  # lines; of a function without its docstring
-LONG_FILES = {"tools/engine/fidelity/original.py": 330}  # runs alone, beside the original's own modules
+MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 40, 300, 125  # lines; of a function without its docstring
+LONG_FILES = {"tools/engine/fidelity/original.py": 330,  # runs alone, beside the original's own modules
+              # of these a third is their help
+              "tools/predict.py": 160, "tools/reproduce.py": 150, "tools/retrain.py": 150}
 # Tests of what no single file does, or of one file's behaviour under a heading of its own.
 BY_TOPIC = {f"test_{name}" for name in (
     "layout", "pages", "damage", "masks", "packing", "hostile_model_files", "freezing", "whole_network",
@@ -67,10 +69,12 @@ def test_source_has_no_eval_star_import_or_bare_except(path):
             assert node.type is not None, f"bare except in line {node.lineno}"
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent == ROOT / "tools"],
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent == ROOT / "tools"
+                                  and "run_tool(main)" in path.read_text(encoding="utf-8")],
                          ids=lambda path: path.name)
 def test_entry_points_stay_thin(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_ENTRY
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LONG_FILES.get(f"tools/{path.name}", MAX_ENTRY)
 
 
 def test_files_and_functions_stay_short():

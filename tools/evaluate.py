@@ -1,6 +1,7 @@
 """Scores predictions against ground truth: per-class and mean IoU, printed and as JSON."""
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import Any, Dict, Optional, Sequence
@@ -27,21 +28,7 @@ unreadable predictions and values that are no class are all named, and nothing i
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 after naming the predictions that cannot be scored."""
-    parser = make_parser(__doc__ or "", ("data", "masks", "run"), EPILOG)
-    own = parser.add_argument_group("evaluation")
-    own.add_argument("--prediction-root", metavar="FOLDER",
-                     help="NAME.png predictions [default: SNAPSHOT/pred_crf]")
-    own.add_argument("--data-list", metavar="FILE",
-                     help="list to score: a file, or a name below ImageSets/Segmentation "
-                     "[default: data.val_list]")
-    own.add_argument("--num-cls", type=int, metavar="N",
-                     help="number of classes with background, checked against the class list")
-    own.add_argument("--subset", action="store_true",
-                     help="score the images of the list that have a prediction, ignore others")
-    own.add_argument("--json", metavar="FILE", help="where the figures go [default: PREDICTION_ROOT.json]")
-    own.add_argument("--shard", default="0/1", metavar="I/N",
-                     help="score every N-th image from the I-th on; tools/merge.py adds the figures up")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     config = config_from(args)
     shard = Shard.parse(args.shard)
     if not args.prediction_root and not config.run.snapshot:
@@ -71,6 +58,25 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(f"{result.images} images of {content['list']}" + (
         f", {len(result.unscored)} of it not scored" if result.unscored else "") + f"; written to {target}")
     return 0
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """The command line."""
+    parser = make_parser(__doc__ or "", ("data", "masks", "run"), EPILOG)
+    own = parser.add_argument_group("evaluation")
+    own.add_argument("--prediction-root", metavar="FOLDER",
+                     help="NAME.png predictions [default: SNAPSHOT/pred_crf]")
+    own.add_argument("--data-list", metavar="FILE",
+                     help="list to score: a file, or a name below ImageSets/Segmentation "
+                     "[default: data.val_list]")
+    own.add_argument("--num-cls", type=int, metavar="N",
+                     help="number of classes with background, checked against the class list")
+    own.add_argument("--subset", action="store_true",
+                     help="score the images of the list that have a prediction, ignore others")
+    own.add_argument("--json", metavar="FILE", help="where the figures go [default: PREDICTION_ROOT.json]")
+    own.add_argument("--shard", default="0/1", metavar="I/N",
+                     help="score every N-th image from the I-th on; tools/merge.py adds the figures up")
+    return parser.parse_args(argv)
 
 
 def refuse(error: Problems, predictions: str) -> int:

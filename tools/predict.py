@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 # Processes that refine beside this one import this file too: what they have no use for, MXNet above
 # all, is imported in functions.
@@ -42,14 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     own = args.images and not named(args, "predict.size_px")
     config = config_from(args, lambda asked: retrain_settings(args, asked) if args.retrain_labels else asked,
                          {"predict": {"fit": "tight"}} if own else None)
-    snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
-    for flag, given, what in (("--checkpoint", args.checkpoint, "model"),
-                              ("--out", args.out, "folder for the predictions")):
-        if not (given or snapshot):
-            raise InputError(f"no {what} was named", field=flag, remedy="give it, or --snapshot")
-    checkpoint = args.checkpoint or snapshot
-    if args.num_epoch is not None and not args.checkpoint:
-        checkpoint = os.path.join(snapshot, f"{config.network.model}-{args.num_epoch - 1:04d}.params")
+    checkpoint, root = model_and_folder(args, config)
     devices, part = config.run.devices, args.shard
     if args.pid is not None and args.pid >= 0:  # the original's way to use several GPUs: a process for each
         devices, part = devices[args.pid:args.pid + 1], f"{args.pid}/{len(devices)}"
@@ -59,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     opened: Dict[str, Any] = {
         "path": checkpoint, "settings": config.predict, "model": getattr(args, "network.model") or "",
         "classes": load_classes(config.data.classes) if listed else None}
-    root, folders = args.out or snapshot, LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
+    folders = LABEL_FOLDERS if args.retrain_labels else ("pred", "pred_crf")
     left = sum(not os.path.exists(os.path.join(root, folders[0], f"{sample.name}.png")) for sample in samples)
     batches = -(-left // config.predict.batch_size)
     wanted = 1 if config.predict.features else config.run.processes or int(args.pid is not None)
@@ -79,6 +72,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                                  batch_size=config.predict.batch_size, workers=config.run.workers,
                                  progress=not args.quiet, jpeg_warnings=config.data.jpeg_warnings)
     return describe(report, outputs, shard, [sample.name for sample in every])
+
+
+def model_and_folder(args: argparse.Namespace, config: Config) -> Tuple[str, str]:
+    """Path of the model, and the folder of the predictions."""
+    snapshot = config.run.snapshot + ("_retrain" if args.retrain else "")
+    for flag, given, what in (("--checkpoint", args.checkpoint, "model"),
+                              ("--out", args.out, "folder for the predictions")):
+        if not (given or snapshot):
+            raise InputError(f"no {what} was named", field=flag, remedy="give it, or --snapshot")
+    checkpoint = args.checkpoint or snapshot
+    if args.num_epoch is not None and not args.checkpoint:
+        checkpoint = os.path.join(snapshot, f"{config.network.model}-{args.num_epoch - 1:04d}.params")
+    return checkpoint, args.out or snapshot
 
 
 def describe(report: InferenceReport, outputs: Outputs, shard: Shard, names: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ What is packed already from the same files is not packed again.
 """
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import List, Optional, Sequence
@@ -24,22 +25,7 @@ from cian.tools.engine.images import data_tree
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = make_parser(__doc__ or "", ["data"])
-    own = parser.add_argument_group("packing")
-    own.add_argument("--out", metavar="FOLDER", help="folder of the record sets [default: data.records]")
-    own.add_argument("--list", action="append", metavar="NAME", dest="lists",
-                     help="list to pack: a file, or a name below ImageSets/Segmentation; repeatable "
-                     "[default: data.train_list; with --verify every set of the folder]")
-    own.add_argument("--root", dest="data.root", metavar="FOLDER", help="the same as --data")
-    own.add_argument("--seeds", dest="data.label_root", metavar="FOLDER",
-                     help="the same as --label-root: packed as the set LIST_seeds")
-    own.add_argument("--num-parts", type=int, default=1, metavar="N",
-                     help="record files to spread a set over [default: 1]")
-    own.add_argument("--workers", type=int, dest="run.workers", metavar="N",
-                     help="processes; 0 is one a core [run.workers; default 0]")
-    own.add_argument("--verify", action="store_true",
-                     help="only compare packed sets with their checksums and decode every record")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     config = config_from(arguments)
     data, out = config.data, arguments.out or config.data.records
     if not out:
@@ -64,6 +50,26 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 print(f"{records.path}: {len(records)} {records.kind}, "
                       f"{'packed' if checked is not None else 'unchanged'}")
     return 0
+
+
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """The command line."""
+    parser = make_parser(__doc__ or "", ["data"])
+    own = parser.add_argument_group("packing")
+    own.add_argument("--out", metavar="FOLDER", help="folder of the record sets [default: data.records]")
+    own.add_argument("--list", action="append", metavar="NAME", dest="lists",
+                     help="list to pack: a file, or a name below ImageSets/Segmentation; repeatable "
+                     "[default: data.train_list; with --verify every set of the folder]")
+    own.add_argument("--root", dest="data.root", metavar="FOLDER", help="the same as --data")
+    own.add_argument("--seeds", dest="data.label_root", metavar="FOLDER",
+                     help="the same as --label-root: packed as the set LIST_seeds")
+    own.add_argument("--num-parts", type=int, default=1, metavar="N",
+                     help="record files to spread a set over [default: 1]")
+    own.add_argument("--workers", type=int, dest="run.workers", metavar="N",
+                     help="processes; 0 is one a core [run.workers; default 0]")
+    own.add_argument("--verify", action="store_true",
+                     help="only compare packed sets with their checksums and decode every record")
+    return parser.parse_args(argv)
 
 
 def verify_sets(folder: str, names: Optional[Sequence[str]]) -> int:

@@ -180,19 +180,23 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
             else:
                 total += result
     if problems:
-        of_truth = [problem for problem in problems if _is_in(problem.file, truth_root)]
-        remedy = "mend the truth" if of_truth else ""
-        if len(of_truth) < len(problems):
-            remedy += " and " * bool(of_truth)
-            remedy += "predict the whole list again, or score a part of it with --subset"
-        raise Problems(problems, file=truth_root if len(of_truth) == len(problems) else prediction_root,
-                       remedy=remedy)
+        raise _told(problems, prediction_root, truth_root)
     if not total[1:].any():
         raise InputError(f"not one pixel of the truth has a class: {int(total.sum())} are background and the "
                          "rest is ignored", file=truth_root,
                          remedy=f"look at the masks; in masks of 0 and {IGNORE} write the class for {IGNORE}")
     return Evaluation(tuple(class_names), total, len(scored),
                       tuple(name for name in names if name not in found))
+
+
+def _told(problems: Sequence[InputError], prediction_root: str, truth_root: str) -> Problems:
+    """All problems in one, with what to do about those of the truth and those of the predictions."""
+    of_truth = [problem for problem in problems if _is_in(problem.file, truth_root)]
+    remedies = ["mend the truth"] if of_truth else []
+    if len(of_truth) < len(problems):
+        remedies.append("predict the whole list again, or score a part of it with --subset")
+    return Problems(problems, file=truth_root if len(of_truth) == len(problems) else prediction_root,
+                    remedy=" and ".join(remedies))
 
 
 def _score(prediction_root: str, truth_root: str, num_classes: int, name: str) -> Union[np.ndarray,

@@ -153,31 +153,10 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
     page = Page("Reproduction of the paper's tables", f"Made by: {command}")
     lines = [f"# {page.title}", "", f"Made by `{command}`", ""]
     for number, (title, measurements) in enumerate(tables, 1):
-        rows = rows_of(measurements)
-        first = {row.figure: row for row in reversed(rows)}
-        cells, rounds = [row.cells(first[row.figure]) for row in rows], finished_rounds(measurements)
-        page.heading(title)
-        page.text(conditions(measurements[0]))
-        page.table(HEADER, cells)
-        lines += [f"## {title}", "", conditions(measurements[0]), "", markdown_table(HEADER, cells), ""]
-        paired = paired_cells(rows)
-        if paired:
-            page.table(PAIRED_HEADER, paired)
-            lines += [markdown_table(PAIRED_HEADER, paired), ""]
-        plots = {"scores": scores_plot(rows, title)}
-        if rounds:
-            plots["training"] = curves_plot(rounds, title)
-        for name, content in plots.items():
-            target = f"{base}-{number}-{name}.png"
-            atomic_write_bytes(target, content)
-            page.picture(content, f"{title}: {name}")
-            lines += [f"![{title}: {name}]({os.path.basename(target)})", ""]
-        training = [training_cells(trained) for trained in rounds]
-        page.table(TRAINING_HEADER, training)
-        lines += [markdown_table(TRAINING_HEADER, training), ""]
-    add_pictures(page, [measurement for _, measurements in tables for measurement in measurements],
-                 f"{base}-pictures")
-    looked = looked_cells([measurement for _, measurements in tables for measurement in measurements])
+        _add_table(page, lines, title, measurements, f"{base}-{number}")
+    every = [measurement for _, measurements in tables for measurement in measurements]
+    add_pictures(page, every, f"{base}-pictures")
+    looked = looked_cells(every)
     page.heading(LOOKED)
     page.table(LOOKED_HEADER, looked)
     lines += [f"## {LOOKED}", "", markdown_table(LOOKED_HEADER, looked), ""]
@@ -190,6 +169,33 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
         {"command": command, "versions": versions,
          "tables": [{"title": title, "measurements": [record(measurement) for measurement in measurements]}
                     for title, measurements in tables]}, indent=1).encode())
+
+
+def _add_table(page: Page, lines: List[str], title: str, measurements: Sequence[Measurement],
+               base: str) -> None:
+    """A table with its plots, which get names that begin with ``base``, to the page and the Markdown."""
+    rows = rows_of(measurements)
+    first = {row.figure: row for row in reversed(rows)}
+    cells, rounds = [row.cells(first[row.figure]) for row in rows], finished_rounds(measurements)
+    page.heading(title)
+    page.text(conditions(measurements[0]))
+    page.table(HEADER, cells)
+    lines += [f"## {title}", "", conditions(measurements[0]), "", markdown_table(HEADER, cells), ""]
+    paired = paired_cells(rows)
+    if paired:
+        page.table(PAIRED_HEADER, paired)
+        lines += [markdown_table(PAIRED_HEADER, paired), ""]
+    plots = {"scores": scores_plot(rows, title)}
+    if rounds:
+        plots["training"] = curves_plot(rounds, title)
+    for name, content in plots.items():
+        target = f"{base}-{name}.png"
+        atomic_write_bytes(target, content)
+        page.picture(content, f"{title}: {name}")
+        lines += [f"![{title}: {name}]({os.path.basename(target)})", ""]
+    training = [training_cells(trained) for trained in rounds]
+    page.table(TRAINING_HEADER, training)
+    lines += [markdown_table(TRAINING_HEADER, training), ""]
 
 
 def record(measurement: Measurement) -> Dict[str, Any]:

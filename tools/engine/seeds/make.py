@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -123,38 +123,40 @@ def make_seeds(config: SeedConfig, images: RecordSet, maps: Maps, folder: PathLi
     done = {name for name in existing(folder) if not sources.get(name) or ledger.same(name, sources[name])}
     todo = [index for index in shard.of(range(len(images))) if watch or images.names[index] not in done]
 
-    def activate(loaded: Iterable[Tuple[int, np.ndarray]]) -> Iterator[Tuple[int, np.ndarray, np.ndarray,
-                                                                             List[int]]]:
-        for index, image in loaded:
-            classes = [int(value) for value in np.flatnonzero(images.labels[index]) if value]
-            shown = classes if watch or images.names[index] not in replaced else []
-            yield index, image, maps(image, shown), shown
+    def load(index: int) -> Tuple[int, np.ndarray, List[int]]:
+        shown = images.labels[index] if watch or images.names[index] not in replaced else ()
+        classes = [int(value) for value in np.flatnonzero(shown) if value]
+        return index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB), classes
 
-    def finish(item: Tuple[int, np.ndarray, np.ndarray, List[int]]) -> bool:
-        index, image, cams, classes = item
+    def finish(item: Tuple[int, np.ndarray, List[int], np.ndarray]) -> bool:
+        index, image, classes, cams = item
         name = images.names[index]
         if watch:
             watch(name, cams, classes)
         if name in done:
             return False
         marks = {key: mark(path) for key, path in sources[name].items()}
-        if name in replaced:
-            seeds = _read_mask(strong_masks, name, images)
-        else:
-            saliency = SALIENCY[config.saliency](config, name, image, cams)
-            seeds = assign_seeds(cams, classes, saliency, config.foreground_threshold,
-                                 config.background_threshold, config.conflicts)
+        seeds = (_read_mask(strong_masks, name, images) if name in replaced
+                 else _by_thresholds(config, name, image, cams, classes))
         write_label_png(os.path.join(folder, f"{name}.png"), seeds)
         ledger.add(name, marks)
         return True
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as writers:
-        finished = overlapped(writers, finish, activate(overlapped(
-            readers, lambda index: (index, cv2.cvtColor(images.image(index), cv2.COLOR_BGR2RGB)), todo)))
+        activated = ((index, image, classes, maps(image, classes))
+                     for index, image, classes in overlapped(readers, load, todo))
+        finished = overlapped(writers, finish, activated)
         written = sum(tqdm(finished, total=len(todo), desc="seeds", unit="image",
                            disable=None if progress else True))
     _check_seeds(folder, images, workers, shard)
     return written
+
+
+def _by_thresholds(config: SeedConfig, name: str, image: np.ndarray, cams: np.ndarray,
+                   classes: List[int]) -> np.ndarray:
+    saliency = SALIENCY[config.saliency](config, name, image, cams)
+    return assign_seeds(cams, classes, saliency, config.foreground_threshold, config.background_threshold,
+                        config.conflicts)
 
 
 def _sources(config: SeedConfig, name: str, masks: PathLike) -> Dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import mxnet as mx
 
@@ -59,11 +59,7 @@ def fit(config: Config, *, start: PathLike = "", fresh: bool = False, member: Op
         Wrong devices, batch, data, weights or snapshot; a loss, gradient or parameter that is not
         finite, with the images of the batch.
     """
-    contexts = parse_devices(config.run.devices)
-    if config.run.precision == "mixed":
-        begin_mixed(contexts)
-    if config.run.pinned:
-        refuse_cpus(contexts, "run.pinned", "leave run.pinned out")
+    contexts = _devices(config)
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(Workers(config.run, member))
         _check(config, len(contexts) * workers.num)
@@ -151,6 +147,16 @@ def pair_iterator(config: Config, images: RecordSet, seeds: RecordSet, num_devic
                     label_resize=train.label_resize, label_padding=train.label_padding, pairing=train.pairing,
                     lonely=train.lonely, order=train.order, seed=train.seed,
                     workers=config.run.workers or usable_cores(), features=features)
+
+
+def _devices(config: Config) -> List[mx.Context]:
+    """The devices, prepared for the precision."""
+    contexts = parse_devices(config.run.devices)
+    if config.run.precision == "mixed":
+        begin_mixed(contexts)
+    if config.run.pinned:
+        refuse_cpus(contexts, "run.pinned", "leave run.pinned out")
+    return contexts
 
 
 def _check(config: Config, num_devices: int) -> None:
