@@ -29,7 +29,7 @@ def test_every_stage_is_a_command_line_that_its_tool_accepts(out, capsys):
         with pytest.raises(SystemExit) as ended:
             importlib.import_module(f"cian.tools.{stage.tool}").main([*stage.arguments, "--print-config"])
         assert ended.value.code == 0, stage.arguments
-    assert [stage.tool for stage in plan].count("evaluate") == 6
+    assert [stage.tool for stage in plan].count("evaluate") == 8
     assert "hash" in capsys.readouterr().out
 
 
@@ -61,13 +61,15 @@ def fake_results(out, config):
         (out / folder).mkdir()
         save_params(one, out / folder / f"{folder}-0000.params", {"network": one.settings, **metadata})
     for split, folders in (("train", ("seeds", "first/train_aug_pred", "first/train_aug_pred_crf")), (
-            "val", ("first/pred", "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf"))):
+            "val", ("baseline/pred", "baseline/pred_crf", "first/pred", "first/pred_crf",
+                    "first_retrain/pred", "first_retrain/pred_crf"))):
         for folder in folders:
             for name in tree.names(split):
                 mask = read_label_png(tree.mask_path(name))
                 write_label_png(out / folder / f"{name}.png", np.zeros_like(mask))
-    for rank, name in enumerate(("first/train_aug_pred", "first/train_aug_pred_crf", "first/pred",
-                                 "first/pred_crf", "first_retrain/pred", "first_retrain/pred_crf")):
+    for rank, name in enumerate(("first/train_aug_pred", "first/train_aug_pred_crf", "baseline/pred",
+                                 "baseline/pred_crf", "first/pred", "first/pred_crf", "first_retrain/pred",
+                                 "first_retrain/pred_crf")):
         (out / f"{name}.json").write_text(json.dumps({"mean_iou": 0.5 + rank / 100}))
     (out / "seeds" / "quality.json").write_text(
         json.dumps({"mean_iou": 0.4, "mean_iou_labelled": 0.6, "cam": {"mean_iou": 0.3}}))
@@ -81,15 +83,16 @@ def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(o
         (stage.folder / DONE).write_text(json.dumps({"key": stage.key, "seconds": 2.0}))
     assert tool.main(["--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("was done before") == 14
+    assert printed.count("was done before") == 18
     for row in ("CAM above its threshold              train    30.0",
-                "first round                            val    52.0        53.0",
-                "second round                           val    54.0        55.0"):
+                "baseline: no pairs                     val    52.0        53.0",
+                "first round                            val    54.0        55.0",
+                "second round                           val    56.0        57.0"):
         assert row in printed
     page = (out / "index.html").read_text()
     assert page.count("data:image/png") == 3 + 6 * 6 + 6 * 6 + demo.SHOWN_PAIRS
     assert page.count("class_gain") == demo.SHOWN_PAIRS
-    assert "cian.tools.train_cam" in page and ">55.0<" in page
+    assert "cian.tools.train_cam" in page and ">57.0<" in page
 
 
 def test_a_stage_that_fails_ends_the_demonstration_and_names_its_log(out):

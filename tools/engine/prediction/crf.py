@@ -6,6 +6,7 @@ Imports no MXNet, for the processes beside the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 import pydensecrf.densecrf as densecrf
@@ -16,7 +17,8 @@ from cian.errors import InputError
 @dataclass(frozen=True)
 class CRFPreset:
     """Mean-field iterations; for both Potts terms the standard deviations (pixels, RGB levels) and
-    the weight; and what the logits are multiplied by before they become energies.
+    the weight; and the margin, to which an image's logits are scaled: its mean lead of the best
+    class over the next. Without, they are energies as they are.
     """
 
     iterations: int
@@ -25,7 +27,7 @@ class CRFPreset:
     bilateral_px: float
     bilateral_rgb: float
     bilateral_weight: float
-    logit_scale: float = 1.0
+    margin: Optional[float] = None
 
 
 CRF_PRESETS = {
@@ -36,9 +38,10 @@ CRF_PRESETS = {
     # DeepLab-v2 ResNet-101 as its authors released it (crf settings of the Caffe model; Chen et
     # al., TPAMI 2018, section 4.1 gives the ranges that they searched).
     "deeplab": CRFPreset(10, 1, 3, 67, 3, 4),
-    # For networks that are surer than they are right, such as those trained for few steps on a
-    # frozen backbone: the same weights on a quarter of the logits let the image's edges decide more.
-    "soft": CRFPreset(10, 3, 3, 80, 13, 10, logit_scale=0.25),
+    # The same weights at one margin, for networks that are surer than they are right, such as those
+    # trained for few steps on a frozen backbone, and for a comparison of losses: the surer network
+    # is moved less by a CRF, and completion makes networks surer.
+    "soft": CRFPreset(10, 3, 3, 80, 13, 10, margin=2.0),
 }
 
 
@@ -87,7 +90,11 @@ class DenseCRF:
         if classes == 1:
             return
         self._field = densecrf.DenseCRF2D(width, height, classes)
-        energies = logits.reshape(classes, -1) * np.float32(-preset.logit_scale)
+        scale = 1.0
+        if preset.margin is not None:
+            second, best = np.partition(logits.reshape(classes, -1), -2, axis=0)[-2:]
+            scale = preset.margin / max(float((best - second).mean()), 1e-6)
+        energies = logits.reshape(classes, -1) * np.float32(-scale)
         self._field.setUnaryEnergy(np.ascontiguousarray(energies, dtype=np.float32))
         self._field.addPairwiseGaussian(sxy=preset.gaussian_px, compat=preset.gaussian_weight)
         self._field.addPairwiseBilateral(sxy=preset.bilateral_px, srgb=preset.bilateral_rgb,
