@@ -164,10 +164,17 @@ def _score_stages(config: Config, place: Place, trained: Stage) -> Dict[str, Sta
     config, images = config.replace(data={"root": root, "val_list": split}), len(names)
     # the validation list is known to the keys of the stages before
     other = [place.score_root, names] if place.score_list or place.score_root else []
+    after: List[Stage] = [trained]
+    if config.predict.features:  # which are kept beside the images' records
+        key = stage_key("records", place.fingerprint, root, split, names)
+        folder = str(place.out / f"records-{key}")
+        after.append(_stage(place, "records", key, "prepare", ["--list", split, "--out", folder], (), config,
+                            images))
+        config = config.replace(data={"records": folder})
     key = stage_key("val", trained.key, config.hash(("predict",)), *other)
     predicted = _stage(place, "val", key, "predict",
                        ["--quiet", "--checkpoint", str(trained.folder), "--out",
-                        str(place.out / f"val-{key}")], (trained,), config, images)
+                        str(place.out / f"val-{key}")], after, config, images)
     figures = {"val": "pred"} if config.predict.crf == "none" else {"val": "pred", "val_crf": "pred_crf"}
     scores = {}
     for figure, folder in figures.items():
