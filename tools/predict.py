@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 # Processes that refine beside this one import this file too: what they have no use for, MXNet above
@@ -66,7 +67,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             predictors = [StoredPredictor(live, images, config.run) for live in predictors]
         outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)},
                           predictors[0].class_names, folders=folders,
-                          crf=None if config.predict.crf == "none" else crf_preset(config.predict.crf),
+                          crf=None if config.predict.crf == "none" else replace(
+                              crf_preset(config.predict.crf),
+                              agreed=args.retrain_labels and config.predict.retrain_agreed),
                           overlays=args.overlay, probabilities=args.probabilities)
         report = predict_samples([*predictors, *beside.predictors(predictors[0], model)], samples, outputs,
                                  batch_size=config.predict.batch_size, workers=config.run.workers,

@@ -224,6 +224,9 @@ class PredictConfig:
     retrain_crf: str = option(
         "retrain", "CRF preset for the labels of the second round; none: the predictions without CRF", CRFS,
         hashed="changed")
+    retrain_agreed: bool = option(
+        False, "leave pixels whose class the CRF changes without a label in the second round (original: "
+        "they get the CRF's)", hashed="changed")
     features: str = option(
         "", "stored: take what lies below the layers that were trained from stored features of the list; "
         "empty: compute it", ("", "stored"), hashed="changed")

@@ -1,4 +1,5 @@
 """From coarse logits to files: restriction to labels, CRF, and a folder that does not mix."""
+import dataclasses
 import json
 import os
 
@@ -44,6 +45,15 @@ def test_the_crf_sees_the_enlarged_logits_and_the_image(task):
     expected = dense_crf(task.fit.enlarge(task.coarse), task.image, CRF_PRESETS["test"]).argmax(0)
     np.testing.assert_array_equal(result.labels_crf, expected)
     assert result.best is result.labels_crf
+
+
+def test_labels_that_the_crf_changes_are_left_out_where_both_have_to_agree(task):
+    preset = CRF_PRESETS["test"]
+    both = finish(with_(task, crf=preset))
+    kept = both.labels == both.labels_crf
+    assert 0 < kept.mean() < 1
+    found = finish(with_(task, crf=dataclasses.replace(preset, agreed=True))).labels_crf
+    np.testing.assert_array_equal(found, np.where(kept, both.labels, 255))
 
 
 def test_classes_that_are_not_allowed_never_occur_and_have_probability_zero(task):

@@ -290,7 +290,7 @@ def test_another_list_changes_prediction_and_scores_alone(place, capsys):
         assert reproduce.main([*common, *more]) == 0
         shown.append(set(capsys.readouterr().out.splitlines()[1:]))
     changed = {line.split("cian.tools.")[1].split()[0] for line in shown[0] ^ shown[1]}
-    assert changed == {"prepare", "predict", "evaluate"}  # the list that is scored is packed, for its features
+    assert changed == {"prepare", "predict", "evaluate"}  # packed, for its features are stored
 
 
 def test_rows_that_start_from_random_weights_say_so(place, capsys):

@@ -5,8 +5,8 @@ Imports no MXNet, for the processes beside the network.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import asdict, dataclass
+from typing import Dict, Optional
 
 import numpy as np
 import pydensecrf.densecrf as densecrf
@@ -18,7 +18,8 @@ from cian.errors import InputError
 class CRFPreset:
     """Mean-field iterations; for both Potts terms the standard deviations (pixels, RGB levels) and
     the weight; and the margin, to which an image's logits are scaled: its mean lead of the best
-    class over the next. Without, they are energies as they are.
+    class over the next. Without, they are energies as they are. With ``agreed``, pixels whose
+    label the CRF changes get none.
     """
 
     iterations: int
@@ -28,6 +29,11 @@ class CRFPreset:
     bilateral_rgb: float
     bilateral_weight: float
     margin: Optional[float] = None
+    agreed: bool = False
+
+    def described(self) -> Dict[str, float]:
+        """Its values, for a manifest; those that are not set are left out."""
+        return {key: value for key, value in asdict(self).items() if value}
 
 
 CRF_PRESETS = {

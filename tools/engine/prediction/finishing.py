@@ -12,6 +12,7 @@ from typing import Optional, Tuple
 import numpy as np
 import threadpoolctl
 
+from cian.choices import IGNORE
 from cian.errors import InputError
 from cian.processes import end_with_parent
 from cian.tools.engine.fitting import Fit
@@ -93,7 +94,10 @@ def finish(task: Task) -> Finished:
         field = DenseCRF(values, task.image, task.crf)
         del values  # the field has its own copy, and inference takes the most memory
         values = field.infer()
-        result = replace(result, labels_crf=allowed[values.argmax(axis=0)].astype(np.uint8))
+        refined = allowed[values.argmax(axis=0)].astype(np.uint8)
+        if task.crf.agreed:
+            refined[refined != result.labels] = IGNORE
+        result = replace(result, labels_crf=refined)
     if task.probabilities:
         probabilities = np.zeros((len(task.coarse), *task.image.shape[:2]), np.float32)
         probabilities[allowed] = softmax(values) if task.crf is None else values

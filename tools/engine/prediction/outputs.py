@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import cv2
@@ -69,7 +68,7 @@ class Outputs:
         self.overlays, self.probabilities, self._folders = overlays, probabilities, folders
         self._ledgers: Dict[str, Ledger] = {}
         described = {**identity, "classes": list(class_names)}
-        with_crf = {**described, "crf": None if crf is None else asdict(crf)}
+        with_crf = {**described, "crf": None if crf is None else crf.described()}
         self._claim(folders[0], {**described, "crf": None})
         if crf is not None:
             self._claim(folders[1], with_crf)
