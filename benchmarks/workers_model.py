@@ -16,6 +16,7 @@ import numpy as np
 
 CLUSTERS = tuple(2 ** power for power in range(10))
 GBIT = (10, 100)
+PARAMETERS = 51_174_592  # of ResNet-101 that train
 # An assumption, for no GPU was at hand: 4 images of 321 pixels, 89.671e9 multiply-adds each (Table
 # 1), 2 operations in one, a backward pass of twice the forward pass, at 10e12 operations a second.
 OWN_S = 4 * 89.671e9 * 2 * 3 / 10e12
@@ -35,18 +36,20 @@ def step_seconds(workers: int, servers: int, gbit: float, bits: float, costs: Di
 
 
 def modelled(measured: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
-    """What the store costs for the largest network that was measured, w P and c P, as it is and
-    compressed, and a step on each cluster: its seconds, and its images over those of one worker in
-    the same time.
+    """What the store costs, w P and c P, as it is and compressed, in proportion to the largest network
+    that was measured, and a step on each cluster: its seconds, and its images over those of one
+    worker in the same time.
     """
     costs = {}
     for bits, kind in zip(BITS, ("store", "compressed")):
         network = max(measured[0][kind].items(), key=lambda item: item[1]["parameters"])[0]
         own = [(point["workers"], point[kind][network]) for point in measured]
+        share = PARAMETERS / own[0][1]["parameters"]
         costs[bits] = {
-            "network": network, "parameters": own[0][1]["parameters"],
-            "worker_s": float(np.median([store["worker_cpu_s"]["median"] for _, store in own])),
-            "server_s": float(np.median([store["server_cpu_s"]["median"] / count for count, store in own]))}
+            "network": network, "parameters": PARAMETERS,
+            "worker_s": share * float(np.median([store["worker_cpu_s"]["median"] for _, store in own])),
+            "server_s": share * float(np.median([store["server_cpu_s"]["median"] / count
+                                                 for count, store in own]))}
     points = [{"workers": count, "servers": share * count or 1, "servers_a_worker": share, "gbit": gbit,
                "bits": bits, "seconds": step_seconds(count, share * count or 1, gbit, bits, costs[bits])}
               for gbit in GBIT for share, bits in LINES.values() for count in CLUSTERS]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from workers import role
-from workers_model import OWN_S, modelled, step_seconds
+from workers_model import OWN_S, PARAMETERS, modelled, step_seconds
 
 COSTS = {"parameters": 50e6, "worker_s": 0.1, "server_s": 0.2}
 
@@ -26,11 +26,13 @@ def test_the_model_takes_the_costs_of_the_largest_network_by_worker():
         return {"parameters": parameters, "worker_cpu_s": {"median": worker_s},
                 "server_cpu_s": {"median": server_s}}
 
-    measured = [{"workers": count, "store": {"small": store(10, 9, 9), "large": store(20, 1.5, 2 * count)},
-                 "compressed": {"large": store(20, 2.5, 3 * count)}} for count in (1, 2, 4)]
+    half = PARAMETERS // 2
+    measured = [{"workers": count, "store": {"small": store(10, 9, 9), "large": store(half, 0.75, count)},
+                 "compressed": {"large": store(half, 1.25, 1.5 * count)}} for count in (1, 2, 4)]
     found = modelled(measured)
-    assert found["costs"]["32 bits"] == {"network": "large", "parameters": 20, "worker_s": 1.5, "server_s": 2}
-    assert found["costs"]["2 bits"] == {"network": "large", "parameters": 20, "worker_s": 2.5, "server_s": 3}
+    large = {"network": "large", "parameters": PARAMETERS}
+    assert found["costs"]["32 bits"] == {**large, "worker_s": 1.5, "server_s": 2}
+    assert found["costs"]["2 bits"] == {**large, "worker_s": 2.5, "server_s": 3}
     one = [point for point in found["model"] if point["workers"] == 1]
     assert {point["speed"] for point in one} == {1.0}
     many = next(point for point in found["model"] if point["workers"] == 64 and not point["servers_a_worker"])
