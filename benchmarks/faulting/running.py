@@ -93,10 +93,12 @@ class Run:
         self._listener.start()
 
     def _listen(self) -> None:
-        for line in self.process.stdout or ():
-            self._told += line
-            with open(self.log, "ab") as stream:
-                stream.write(line)
+        assert self.process.stdout is not None
+        with self.process.stdout as told:
+            for line in told:
+                self._told += line
+                with open(self.log, "ab") as stream:
+                    stream.write(line)
 
     def processes(self) -> List[int]:
         """Numbers of all processes that belong to it, orphans too."""

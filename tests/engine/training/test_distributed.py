@@ -87,6 +87,13 @@ def ends(job, seconds=60):
     return [(process.wait(max(0.1, until - time.monotonic())), process.stderr.read()) for process in job]
 
 
+def run_alone(flags):
+    """Run to its end what is no job."""
+    one = start("", flags)
+    error = one.communicate(timeout=90)[1]
+    assert one.returncode == 0, error
+
+
 def wait_for(path, text, seconds=90):
     until = time.monotonic() + seconds
     while not (path.exists() and text in path.read_text()):
@@ -109,8 +116,7 @@ def flags(make_voc_tree, tmp_path):
 @pytest.mark.parametrize("preset, victim", [("original", 0), ("paper", 3)])
 def test_two_workers_end_bit_for_bit_as_one_with_two_devices_though_one_was_killed(
         tmp_path, flags, start_job, preset, victim):
-    one = start("", flags("one", "--preset", preset, "--devices", "cpu:0,cpu:1"))
-    assert one.wait(90) == 0, one.stderr.read()
+    run_alone(flags("one", "--preset", preset, "--devices", "cpu:0,cpu:1"))
     job = start_job(*flags("two", "--preset", preset), SLOW="0.3")
     wait_for(tmp_path / "two" / f"{MODEL}.log", "step 2:")
     job[victim].send_signal(signal.SIGKILL)
@@ -150,8 +156,7 @@ def test_two_workers_on_stored_features_end_as_one_with_two_devices_and_listen_o
     job = start_job(*flags("two", *stored), kvstore="dist_device_sync", SLOW="0.2")
     wait_for(tmp_path / "two" / f"{MODEL}.log", "step 2:")
     assert listening(job) == ["0100007F"] * 5  # each process of the store, and the watch
-    one = start("", flags("one", *stored, "--devices", "cpu:0,cpu:1"))
-    assert one.wait(90) == 0, one.stderr.read()
+    run_alone(flags("one", *stored, "--devices", "cpu:0,cpu:1"))
     assert [code for code, _ in ends(job)] == [0] * 4
     states = [(tmp_path / name / f"{MODEL}.state").read_bytes() for name in ("one", "two")]
     assert states[0] == states[1]
@@ -160,8 +165,7 @@ def test_two_workers_on_stored_features_end_as_one_with_two_devices_and_listen_o
 def test_two_workers_train_the_classifier_up_to_rounding_as_one_does(tmp_path, flags, start_job, monkeypatch):
     monkeypatch.setenv("CLASSIFIER", "1")
     cam = ("cam.model=resnet18", "cam.epochs=2", "cam.batch_size=4", "cam.crop_px=33", "cam.lr=0.01")
-    one = start("", flags("one", *cam))
-    assert one.wait(90) == 0, one.stderr.read()
+    run_alone(flags("one", *cam))
     job = start_job(*flags("two", *cam, "--records", str(tmp_path / "one" / "records")))
     assert [code for code, _ in ends(job)] == [0] * 4
     alone, several = (read_state(tmp_path / name / "resnet18_cam.state") for name in ("one", "two"))

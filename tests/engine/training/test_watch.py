@@ -38,18 +38,19 @@ def start_all():
     started = []
 
     def start(*, patience=30, first="stay", second="stay", others="stay"):
-        port = _free_pair("127.0.0.1")
+        begun, port = [], _free_pair("127.0.0.1")
         environment = {**os.environ, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port),
                        "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1"}
         for told in (("scheduler", others), ("server", others), ("worker", "0", first),
                      ("worker", "1", second)):
             if "absent" not in told:
-                started.append(subprocess.Popen(
+                begun.append(subprocess.Popen(
                     [sys.executable, "-c", PROCESS, told[0], str(patience), *told[1:]], env=environment,
                     text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        for process in started:
+        started.extend(begun)
+        for process in begun:
             assert process.stdout.readline() == "joined\n", process.stderr.read()
-        return started, port + 1
+        return begun, port + 1
 
     yield start
     for process in started:
@@ -100,7 +101,6 @@ def test_the_error_of_one_is_told_to_all(start_all):
 def test_a_job_that_is_done_ends_without_a_word_and_a_stranger_does_not_disturb_it(start_all):
     processes, port = start_all(first="", second="", others="")
     assert ends(processes, 10) == [(0, "")] * 4
-    processes.clear()
     processes, port = start_all()
     for content in (b"", b"GET / HTTP/1.0\r\n\r\n", b"[]\n"):
         with socket.create_connection(("127.0.0.1", port), 5) as stranger:
