@@ -57,7 +57,7 @@ class CrossImageAffinity(HybridBlock):
         A module whose layers are used in place of new ones.
 
     Inputs: features (N, C, H, W), N a multiple of G. Outputs: a list, [self residual] for G = 1,
-    else [self residual, cross residual], each (N, C, H, W), or with ``folded`` a :data:`Folded`.
+    else [self residual, cross residual], each (N, C, H, W), or with ``folded`` what ``Folded`` says.
     """
 
     def __init__(self, channels: int, embed_channels: int = 0, group_size: int = 2, merge_type: str = "max",
