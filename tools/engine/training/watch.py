@@ -137,8 +137,10 @@ class Member(_Process):
         _name_own_address(self._line)
         os.register_at_fork(after_in_child=self._line.close)  # a loader must not keep a dead worker's line
         self._send(self._line, role=role, host=socket.gethostname(), pid=os.getpid())
+        self._known = threading.Event()
         for work in (self._listen, self._beat):
             threading.Thread(target=work, daemon=True).start()
+        self._known.wait(patience)  # from here on it is told what becomes of the others
 
     def number(self, rank: int) -> None:
         """Tell this worker's number."""
@@ -172,6 +174,7 @@ class Member(_Process):
         problem = "the scheduler has ended before the work was done"
         try:
             for message in self._messages(self._line):
+                self._known.set()
                 if "end" in message:
                     problem = message["end"]
                     break
@@ -239,6 +242,7 @@ class Watch(_Process):
                     with self._lock:
                         self._joined[role] += 1
                         self._members.append(line)
+                    self._send(line, beat=True)
                 elif "rank" in message:
                     name = f"{role} {message['rank']} {who}"
                 elif "beat" in message:
