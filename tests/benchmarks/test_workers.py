@@ -40,7 +40,8 @@ def test_the_model_takes_the_costs_of_the_largest_network_by_worker():
 
 
 def test_a_process_of_a_job_is_found_by_its_role():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE,
-                          env={**os.environ, "DMLC_ROLE": "server"}) as process:
+    with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, env={**os.environ, "DMLC_ROLE": "server"}) as process:
+        process.stdout.readline()  # before it runs, the kernel may show no variables
         assert role(process.pid) == "server"
         process.communicate(b"\n")
