@@ -130,9 +130,9 @@ class Recomputed:
         from cian.tools.engine.seeds.features import network_input
         rows = []
         for row, view in zip(*place):
-            pixels = network_input(np.ascontiguousarray(self._images.image(int(row))[..., ::-1]), mx.cpu())
-            rows.append(self._backbone(mx.nd.reverse(pixels, axis=3) if view
-                                       else pixels).asnumpy().mean(axis=(2, 3))[0])
+            pixels = network_input(self._images.image(int(row))[..., ::-1])
+            seen = mx.nd.array(pixels[..., ::-1] if view else pixels)
+            rows.append(self._backbone(seen).asnumpy().mean(axis=(2, 3))[0])
         return np.stack(rows)
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Sequence
 
 import numpy as np
@@ -24,7 +25,6 @@ from cian.errors import InputError, MachineError
 from cian.processes import end_with_parent
 from cian.tools.engine.devices import split_devices
 from cian.tools.engine.fitting import Fit
-from cian.tools.engine.prediction.scales import Later
 
 if TYPE_CHECKING:
     from cian.tools.engine.prediction.predictor import Predictor, Running
@@ -137,6 +137,17 @@ class ProcessPredictor:
                 message = f"{self._model['model']} was replaced while it was opened; start again"
                 raise RuntimeError(message) from self._opened.exception()
             return Running(list(images), fits, _Told(self._pool.submit(_coarse, list(images))))
+
+
+@dataclass(frozen=True)
+class Later:
+    """Logits that a thread or another process is at work on."""
+
+    coarse: Future[np.ndarray]
+
+    def asnumpy(self) -> np.ndarray:
+        """Wait for the (N, C, h, w) values."""
+        return self.coarse.result()
 
 
 class _Told(Later):

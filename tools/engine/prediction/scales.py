@@ -5,27 +5,16 @@ What MXNet does to images and logits there is done in NumPy, and the network see
 """
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from typing import Callable, List, Sequence
+from typing import List, Sequence
 
 import numpy as np
 
+from cian.symbols.multiscale import scaled_side
 from cian.tools.engine.fitting import resized
-
-Network = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Later:
-    """Logits that a thread or another process is at work on."""
-
-    coarse: Future[np.ndarray]
-
-    def asnumpy(self) -> np.ndarray:
-        """Wait for the (N, C, h, w) values."""
-        return self.coarse.result()
+from cian.tools.engine.models.agreement import Network
+from cian.tools.engine.prediction.processes import Later
 
 
 class Scales:
@@ -56,8 +45,8 @@ class Scales:
         """The mean of the logits of all scales and of their maximum, at the size of those at scale 1."""
         maps: List[np.ndarray] = []
         for scale in self._scales:
-            sides = [int((side - 1) * scale) + 1 for side in image.shape[2:]]
-            logits = self._network(resized(image, (sides[0], sides[1])))
+            size = tuple(scaled_side(side, scale) for side in image.shape[2:])
+            logits = self._network(resized(image, size))
             maps.append(resized(logits, maps[0].shape[2:] if maps else logits.shape[2:]))
         if self._add_max:
             maps.append(reduce(np.maximum, maps))

@@ -27,9 +27,9 @@ def images_rgb(images: RecordSet, indices: Any, workers: int) -> Iterator[np.nda
                               indices)
 
 
-def network_input(image: np.ndarray, device: mx.Context) -> mx.nd.NDArray:
+def network_input(image: np.ndarray) -> np.ndarray:
     """(1, 3, H, W) float32 of an (H, W, 3) uint8 RGB image."""
-    return mx.nd.array(image.transpose(2, 0, 1)[None], ctx=device, dtype=np.float32)
+    return image.transpose(2, 0, 1)[None].astype(np.float32)
 
 
 def pooled_features(network: Network, channels: int, images: RecordSet, path: PathLike, *, workers: int = 1,
@@ -57,7 +57,7 @@ def pooled_features(network: Network, channels: int, images: RecordSet, path: Pa
         for index, image in tqdm(zip(missing.tolist(), images_rgb(images, missing, workers)), unit="image",
                                  total=len(images), desc="features", initial=len(images) - len(missing),
                                  disable=None if progress else True):
-            pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
+            pixels = network_input(image)
             views = (pixels, pixels[..., ::-1])
             yield index, np.concatenate([network(view).mean(axis=(2, 3)) for view in views])
     file.write(compute())

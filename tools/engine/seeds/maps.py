@@ -16,11 +16,13 @@ from cian.data.classes import ClassTable, require_same
 from cian.errors import InputError, PathLike
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import read_metadata
+from cian.symbols.multiscale import scaled_side
 from cian.symbols.params import load_params
 from cian.tools.engine.config import SeedConfig
 from cian.tools.engine.fitting import resize_matrix, resized
 from cian.tools.engine.models.agreement import Network
 from cian.tools.engine.models.engine import start_engine
+from cian.tools.engine.seeds.features import network_input
 
 
 class CamMaps:
@@ -77,9 +79,9 @@ class CamMaps:
         total = np.zeros((len(classes), height, width), np.float32)
         if not len(classes):
             return total
-        pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
+        pixels = network_input(image)
         for scale in self._scales:
-            size = (int((height - 1) * scale) + 1, int((width - 1) * scale) + 1)
+            size = (scaled_side(height, scale), scaled_side(width, scale))
             coarse = self._coarse(resized(pixels, size), classes)
             rows, columns = (resize_matrix(shown, side) @ _enlarging(steps, shown)
                              for shown, side, steps in zip(size, (height, width), coarse.shape[1:]))

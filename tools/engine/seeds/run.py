@@ -1,10 +1,11 @@
 """The CAM classifier's training under way: its steps, state and report, and the network itself."""
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import mxnet as mx
 import numpy as np
@@ -20,6 +21,7 @@ from cian.symbols.metadata import metadata_path, read_metadata, versions
 from cian.symbols.params import configure_training, initialize, named_values
 from cian.symbols.pretrained import SOURCES, load_pretrained
 from cian.tools.engine.config import CamConfig, Config, save_config
+from cian.tools.engine.models.agreement import Network
 from cian.tools.engine.models.engine import MXNET, expected_engine, start_engine
 from cian.tools.engine.models.snapshot import Snapshot
 from cian.tools.engine.seeds.features import STRAIGHT, FeatureIter, images_rgb, network_input, pooled_features
@@ -61,9 +63,14 @@ class CamRun(EpochRun):
         if isinstance(self.feed, ClassificationIter):
             self.feed.close()
 
+    @functools.cached_property
+    def _engine(self) -> Tuple[str, Network]:
+        """What computes the frozen backbone's features, for the training images and for those scored."""
+        return start_engine(self.net.backbone, self.config.predict.engine, self.device)
+
     def features(self, images: RecordSet) -> np.ndarray:
         """(n, 2, C) pooled features of a set by the frozen backbone, from the snapshot's cache."""
-        name, network = start_engine(self.net.backbone, self.config.predict.engine, self.device)
+        name, network = self._engine
         parts = [images.identity, self.cam.model, self._weights, json.dumps(self._options, sort_keys=True),
                  name]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -162,8 +169,9 @@ class CamRun(EpochRun):
 
     def report(self, path: str, sets: Mapping[str, RecordSet]) -> Dict[str, Any]:
         """Average precision on the image-level labels of each set, by the whole images: written to
-        ``<path>`` with the suffix
-        ``.map.json`` and printed; sets that were scored before are not scored again."""
+        ``<path>`` with the suffix ``.map.json`` and printed; sets that were scored before are not
+        scored again.
+        """
         target, digest = f"{path[:-len('.params')]}.map.json", read_metadata(path)["sha256"]
         known = read_json(target, "report of precisions", "remove it") if os.path.exists(target) else {}
         scored = known.get("sets", {}) if known.get("classifier") == digest else {}
@@ -191,7 +199,7 @@ class CamRun(EpochRun):
             blocks = [straight[start:start + 1024, :, None, None] for start in range(0, len(straight), 1024)]
             return np.concatenate([self.net.classifier(
                 mx.nd.array(block, ctx=self.device)).flatten().asnumpy() for block in blocks])
-        rows = [self.net(network_input(image, self.device)).asnumpy()[0]
+        rows = [self.net(mx.nd.array(network_input(image), ctx=self.device)).asnumpy()[0]
                 for image in images_rgb(images, range(len(images)), self._loaders)]
         return np.stack(rows)
 
