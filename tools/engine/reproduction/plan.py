@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from cian.data.lists import resolve_list
 from cian.errors import InputError
@@ -117,11 +117,17 @@ def _stage(place: Place, kind: str, key: str, tool: str, arguments: Sequence[str
     return Stage(kind, key, place.out / f"{kind}-{key}", tool, tuple(arguments), tuple(after), config, images)
 
 
+def _records(config: Config, place: Place, images: int, arguments: Sequence[str] = (),
+             *depends: Any) -> Stage:
+    """Packing the training list, or the one that ``arguments`` name and ``depends`` tells from others."""
+    key = stage_key("records", place.fingerprint, *depends)
+    return _stage(place, "records", key, "prepare",
+                  [*arguments, "--out", str(place.out / f"records-{key}")], (), config, images)
+
+
 def _seed_stages(config: Config, place: Place, images: int) -> Stage:
     """Records, CAM classifier, seeds; the last of them, whose folder is that of the seeds."""
-    key = stage_key("records", place.fingerprint)
-    records = _stage(place, "records", key, "prepare", ["--out", str(place.out / f"records-{key}")], (),
-                     config, images)
+    records = _records(config, place, images)
     located = config.replace(data={"records": str(records.folder)})
     key = stage_key("cam", config.hash(("cam",)), records.key)
     cam = _stage(place, "cam", key, "train_cam", ["--snapshot", str(place.out / f"cam-{key}")], (records,),
@@ -166,11 +172,8 @@ def _score_stages(config: Config, place: Place, trained: Stage) -> Dict[str, Sta
     other = [place.score_root, names] if place.score_list or place.score_root else []
     after: List[Stage] = [trained]
     if config.predict.features:  # which are kept beside the images' records
-        key = stage_key("records", place.fingerprint, root, split, names)
-        folder = str(place.out / f"records-{key}")
-        after.append(_stage(place, "records", key, "prepare", ["--list", split, "--out", folder], (), config,
-                            images))
-        config = config.replace(data={"records": folder})
+        after.append(_records(config, place, images, ["--list", split], root, split, names))
+        config = config.replace(data={"records": str(after[-1].folder)})
     key = stage_key("val", trained.key, config.hash(("predict",)), *other)
     predicted = _stage(place, "val", key, "predict",
                        ["--quiet", "--checkpoint", str(trained.folder), "--out",
