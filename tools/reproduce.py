@@ -139,7 +139,8 @@ def write_report(args: argparse.Namespace, tables: List[Tuple[str, List[Measurem
     target = args.report or str(place.out / name)
     command = (f"python tools/reproduce.py --table {' '.join(map(str, args.table))} "
                f"--dataset {args.dataset} --seeds {args.seeds}")
-    given = {"set": " ".join(args.overrides), "score-list": args.score_list, "score-data": tree}
+    given = {"rows": " ".join(args.rows or ()), "set": " ".join(args.overrides),
+             "score-list": args.score_list, "score-data": tree}
     command += "".join(f" --{key} {value}" for key, value in given.items() if value)
     write(tables, command, versions(), target)
     print(f"report: {target}.md and {target}.html")
