@@ -198,7 +198,7 @@ def _score(world: Path, path: Path) -> Any:
     return measured.figures(), record(measured)
 
 
-def _events(world: Path, path: Path) -> Any:
+def _curves(world: Path, path: Path) -> Any:
     from cian.tools.engine.training.scalars import read_scalars
 
     return read_scalars(path.parent)
@@ -246,7 +246,7 @@ KINDS: Dict[str, Kind] = {
     "seeds.json": Kind("seeds/seeds.json", "json", _seeds),
     "stage": Kind("stage/done.json", "json", _stage),
     "score": Kind("stage/score.json", "json", _score),
-    "TensorBoard": Kind("run/tensorboard/events.*", "bytes", _events),
+    "curves": Kind("run/tensorboard/scalars.jsonl", "text", _curves),
     "PyTorch weights": Kind("files/lite0.pth", "bytes", _torch),
 }
 # Kinds that are read without MXNet, for the quick campaign.

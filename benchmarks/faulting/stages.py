@@ -41,8 +41,8 @@ STAGES: Dict[str, str] = {
 ALONE = ("reproduce", "demo", "retrain")  # what stages after them do not read, and the longest
 CONFIGURED = tuple(stage for stage in STAGES if stage not in ("reproduce", "demo"))
 # What differs between two undisturbed runs, because it holds times or is a log.
-CHANGING = re.compile(r"\.log$|/events\.out|done\.json$|report\.(md|html|json)$|index\.html$|-scores\.png$"
-                      r"|-training\.png$|run\.json$")
+CHANGING = re.compile(r"\.log$|/events\.out|scalars\.jsonl$|done\.json$|report\.(md|html|json)$|index\.html$"
+                      r"|-(scores|training)\.png$|run\.json$")
 
 
 class Template(NamedTuple):

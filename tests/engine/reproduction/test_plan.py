@@ -22,7 +22,7 @@ from cian.tools.engine.reproduction import run as scheduler
 from cian.tools.engine.reproduction import stages
 from cian.tools.engine.reproduction.experiments import find_experiments, load_experiment
 from cian.tools.engine.reproduction.plan import Place, plan
-from cian.tools.engine.reproduction.report import looked_cells, write_report
+from cian.tools.engine.reproduction.report import finished_rounds, looked_cells, write_report
 from cian.tools.engine.reproduction.rows import paired_cells, rows_of
 from cian.tools.engine.reproduction.stages import Stage, estimate, in_order, run_stage, stage_key
 from cian.tools.engine.reproduction.voc import check_voc, write_submission
@@ -242,12 +242,14 @@ def test_figures_of_the_papers_own_data_set_are_compared(place):
     assert found["val_crf"].cells(found["val_crf"])[2:6] == ["58.3", "60.00", "0: 60.00", "+1.70"]
 
 
-def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monkeypatch):
+def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduction_report, "add_pictures",
                         lambda page, measurements, folder: page.heading("pictures"))
     measurements = scored(place, {("baseline", 0): 0.5})
     trained = measurements[0].rounds[0]
     finish(trained)
+    assert finished_rounds(measurements) == []
+    assert f"note: {trained.folder} has TensorBoard's events alone" in capsys.readouterr().err
     with RunLog(trained.folder, "net", total=8) as log:
         log.scalars({"loss/total": 2.0, "loss/seed_self": 1.5, "pixels/agreeing": 0.25,
                      "pixels/completion": 0.75}, 4)

@@ -6,7 +6,7 @@ import pytest
 
 from cian.errors import InputError
 from cian.tools.engine.training.logs import Clock, Meter, RunLog, duration
-from cian.tools.engine.training.scalars import read_scalars
+from cian.tools.engine.training.scalars import NAME, append_scalars, read_scalars
 
 
 def test_a_meter_weighs_every_image_the_same_whatever_its_step():
@@ -70,7 +70,7 @@ def test_a_resumed_run_hides_the_scalars_that_the_killed_one_left_behind_its_sta
         with RunLog(tmp_path, "model", total=5, done=done) as log:
             for step in steps:
                 log.scalars({"loss": 10.0 * done + step}, step)
-    events = [event for name in sorted(os.listdir(tmp_path / "tensorboard"))
+    events = [event for name in sorted(os.listdir(tmp_path / "tensorboard")) if name != NAME
               for event in read_events(tmp_path / "tensorboard" / name)]
     assert [(e.step, e.summary.value[0].simple_value)
             for e in events if e.summary.value] == [(1, 1), (2, 2), (3, 3), (3, 23), (4, 24)]
@@ -100,19 +100,30 @@ def test_scalars_are_read_back_the_later_of_a_repeated_step_and_no_torn_one(tmp_
             for step, value in values:
                 log.scalars({"loss": value}, step)
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75), (3, 0.125)]}
-    last = max((tmp_path / "tensorboard").iterdir(), key=lambda path: int(path.name.rpartition(".")[2]))
-    last.write_bytes(last.read_bytes()[:-3])
+    curves = tmp_path / "tensorboard" / NAME
+    curves.write_bytes(curves.read_bytes()[:-3])
     assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75)]}
-    last.write_bytes(b"")  # of a run that was killed at its start
-    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.25)]}
+    with RunLog(tmp_path, "net", total=3, done=2) as log:
+        log.scalars({"loss": 0.0625}, 3)
+    assert read_scalars(tmp_path / "tensorboard") == {"loss": [(1, 0.5), (2, 0.75), (3, 0.0625)]}
+    curves.write_bytes(b"")  # of a run that was killed at its start
+    assert read_scalars(tmp_path / "tensorboard") == {}
 
 
-def test_a_damaged_event_is_told_and_not_drawn(tmp_path):
+def test_the_curves_of_every_cut_are_those_of_the_whole_lines_before_it(tmp_path):
+    for step in (1, 2, 3):
+        append_scalars(tmp_path, step, {"loss": step / 3, "rate": math.inf})
+    content = (tmp_path / NAME).read_bytes()
+    for length in range(len(content)):
+        (tmp_path / NAME).write_bytes(content[:length])
+        steps = content[:length].count(b"}")
+        assert [step for step, _ in read_scalars(tmp_path).get("loss", ())] == [1, 2, 3][:steps]
+
+
+def test_a_damaged_line_is_told_and_not_drawn(tmp_path):
     with RunLog(tmp_path, "m", 1) as log:
         log.scalars({"loss": 0.5}, 1)
-    path = next((tmp_path / "tensorboard").iterdir())
-    content = bytearray(path.read_bytes())
-    content[-6] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="tfevents.*is damaged at byte"):
+    path = tmp_path / "tensorboard" / NAME
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.4"))
+    with pytest.raises(InputError, match="scalars.jsonl: line 2 is damaged .its checksum does not hold"):
         read_scalars(tmp_path / "tensorboard")

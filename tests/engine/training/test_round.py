@@ -178,9 +178,8 @@ def read_scalars(folder):
 
     from tensorboardX.proto.event_pb2 import Event
     found = {}
-    for name in sorted(os.listdir(folder)):
-        with open(os.path.join(folder, name), "rb") as stream:
-            content = stream.read()
+    for path in sorted(folder.glob("events.*")):
+        content = path.read_bytes()
         while content:
             length = struct.unpack_from("<Q", content)[0]
             event = Event.FromString(content[12:12 + length])

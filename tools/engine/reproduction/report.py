@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from matplotlib.figure import Figure
@@ -96,14 +97,20 @@ class FinishedRound(NamedTuple):
 
 
 def finished_rounds(measurements: Sequence[Measurement]) -> List[FinishedRound]:
-    """All training rounds that are done, with their logs."""
+    """All training rounds that are done, with their logs; one that has none is told and left out."""
     found = []
     for measurement in measurements:
         for number, stage in enumerate(measurement.rounds, 1):
             done = stage.done
-            if done is not None:
+            if done is None:
+                continue
+            scalars = read_scalars(stage.folder / "tensorboard")
+            if scalars:
                 found.append(FinishedRound(measurement.experiment.claim.row, measurement.seed, number,
-                                           done["seconds"], read_scalars(stage.folder / "tensorboard")))
+                                           done["seconds"], scalars))
+            else:
+                print(f"note: {stage.folder} has TensorBoard's events alone, as older runs: no curves of it",
+                      file=sys.stderr)
     return found
 
 

@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cian.errors import InputError, PathLike, write_error
+from cian.tools.engine.training.scalars import append_scalars
 
 
 class Meter:
@@ -79,7 +80,8 @@ class RunLog:
 
     Parameters
     ----------
-    folder : the run's folder; holds ``NAME.log`` (text, appended to) and ``tensorboard/`` (event files).
+    folder : the run's folder; holds ``NAME.log`` (text, appended to) and ``tensorboard/`` (event files,
+        and :mod:`the curves <cian.tools.engine.training.scalars>` as lines of JSON).
     name : of the log file, without extension.
     total : steps of the whole run, for the progress bar (an estimate may be corrected by :meth:`advance`).
     done : steps that were done before this process; scalars of later steps that a killed process
@@ -95,8 +97,8 @@ class RunLog:
             self._text = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path) from error
-        self._events = SummaryWriter(os.path.join(os.fspath(folder), "tensorboard"),
-                                     purge_step=done + 1 if done else None, flush_secs=10,
+        self._curves = os.path.join(os.fspath(folder), "tensorboard")
+        self._events = SummaryWriter(self._curves, purge_step=done + 1 if done else None, flush_secs=10,
                                      filename_suffix=f".{os.getpid()}.{time.time_ns()}",
                                      write_to_disk=self._speaks)
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True,
@@ -121,9 +123,11 @@ class RunLog:
             sys.stdout.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """TensorBoard scalars of a step (counted from 1)."""
+        """Scalars of a step (counted from 1)."""
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if self._speaks:
+            append_scalars(self._curves, step, values)
 
     def advance(self, step: int, total: int, loss: Optional[float] = None) -> None:
         """Move the progress bar to ``step`` of ``total``."""
