@@ -27,6 +27,7 @@ from cian.symbols.metadata import RAW_RGB, metadata_path, read_metadata, version
 from cian.symbols.params import AUXILIARY, configure_training, save_params
 from cian.tools.engine.config import LossConfig
 from cian.tools.engine.models.agreement import Agreement, as_numpy, compare, fitted, generated_images
+from cian.tools.engine.models.onnx_folding import fold_messages
 from cian.tools.engine.models.onnx_model import OPSET, OnnxNetwork, graph_digest, import_onnx, write_props
 from cian.tools.engine.models.procedure import Procedure
 from cian.tools.engine.models.symbol_graph import SymbolGraph, number_names
@@ -171,6 +172,7 @@ def export_onnx(net: CIAN, prefix: PathLike, metadata: Mapping[str, Any], proced
     writer = GraphWriter()
     params = {name: param.data(mx.cpu()).asnumpy() for name, param in live.collect_params().items()}
     output = add_network(writer, SymbolGraph.of(live(mx.sym.var("data"))), params, "images")[0]
+    fold_messages(writer, [output])
     with _staged(prefix) as stage:
         path = f"{stage}.onnx"
         shapes = _onnx_shapes(procedure, net.settings["num_classes"], output)

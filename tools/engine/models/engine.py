@@ -18,6 +18,7 @@ from mxnet.gluon import HybridBlock
 from cian.errors import InputError
 from cian.symbols.layers import reorder_sums
 from cian.tools.engine.models.agreement import ExportError, Network, compare, generated_images
+from cian.tools.engine.models.onnx_folding import fold_messages
 from cian.tools.engine.models.onnx_model import import_onnx, run_session, start_session
 from cian.tools.engine.models.symbol_graph import SymbolGraph
 from cian.tools.engine.models.to_onnx import GraphWriter, add_network, make_onnx
@@ -83,6 +84,7 @@ def _onnx(net: HybridBlock, device: mx.Context) -> Tuple[str, Network]:
     params = {name: param.data(device).asnumpy() for name, param in net.collect_params().items()}
     graph = SymbolGraph.of(symbol[0] if isinstance(symbol, (list, tuple)) else symbol)
     output = add_network(writer, graph, params, "images")[0]
+    fold_messages(writer, [output])
     shapes: Dict[str, List[Any]] = {"images": ["n", 3, "h", "w"], output: ["n", "c", "h8", "w8"]}
     content = make_onnx(writer, output, shapes, {}, check=False).SerializeToString()
     session = start_session(content, "the network")
