@@ -8,7 +8,6 @@ import os
 import platform
 from typing import Any, Dict, Mapping
 
-import mxnet as mx
 import numpy as np
 
 import cian
@@ -71,6 +70,7 @@ def read_metadata(path: PathLike, *, verify: bool = True) -> Dict[str, Any]:
 
 def versions() -> Dict[str, str]:
     """The versions that decide what a network computes."""
+    import mxnet as mx
     return {"cian": cian.__version__, "mxnet": mx.__version__, "numpy": np.__version__,
             "python": platform.python_version()}
 

@@ -6,19 +6,14 @@ from typing import Any, List, Sequence
 
 from mxnet.gluon import HybridBlock
 
-from cian.errors import InputError
-
-
-def scaled_side(side: int, scale: float) -> int:
-    """Pixels of a side resized with aligned corners: ``int((side - 1) * scale) + 1``."""
-    return int((side - 1) * scale) + 1
+from cian.choices import check_scales
 
 
 class MultiScale(HybridBlock):
     """A network's logits at several scales of its input, all at the size of the logits at scale 1.
 
     The graph takes any size. Scales that float32 does not hold exactly (0.7) may come out a pixel off
-    :func:`scaled_side` where the product is a whole number.
+    ``int((side - 1) * scale) + 1`` where the product is a whole number.
 
     Parameters
     ----------
@@ -38,8 +33,7 @@ class MultiScale(HybridBlock):
     def __init__(self, net: HybridBlock, scales: Sequence[float] = (1.0, 0.75, 1.25), add_max: bool = True,
                  mirror: bool = False) -> None:
         super().__init__(prefix="")
-        if not scales or scales[0] != 1 or min(scales) <= 0 or len(set(scales)) != len(scales):
-            raise InputError(f"{tuple(scales)} must be different positive numbers, 1 first", field="scales")
+        check_scales(scales)
         self.net = net
         self._scales, self._add_max, self._mirror = tuple(scales), add_max, mirror
 
@@ -58,7 +52,7 @@ class MultiScale(HybridBlock):
         return maps + [reduce(F.maximum, maps)] if self._add_max else maps
 
     def _resize(self, F: Any, x: Any, scale: float) -> Any:
-        """``x`` at ``scale``, corners aligned, sides of :func:`scaled_side`."""
+        """``x`` at ``scale``, corners aligned, sides of ``int((side - 1) * scale) + 1``."""
         # MXNet has no such size for even sides, so a map of that size is made: 2 (side - 1) is
         # even, for which 'odd_scale' truncates.
         plane = F.slice(x, begin=(0, 0, 1, 1), end=(1, 1, None, None))  # (1, 1, H-1, W-1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 from cian.errors import InputError, run_tool
 from cian.tools.arguments import config_from, make_parser, named
 from cian.tools.engine.config import Config
-from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.devices import needed_contexts
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.processes import NetworkProcesses, choose_processes
 from cian.tools.engine.shards import Shard
@@ -59,10 +59,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     wanted = 1 if config.predict.features else config.run.processes or int(args.pid is not None)
     with NetworkProcesses(choose_processes(wanted, devices, batches), opened) as beside:
         from cian.tools.engine.prediction.predictor import load_predictors, prediction_settings
-        from cian.tools.engine.prediction.stored import StoredPredictor
-        from cian.tools.engine.training.sources import open_images
-        predictors, model = load_predictors(devices=parse_devices(devices), **opened)
+        predictors, model = load_predictors(devices=needed_contexts(devices), **opened)
         if config.predict.features:
+            from cian.tools.engine.prediction.stored import StoredPredictor
+            from cian.tools.engine.training.sources import open_images
             images = open_images(config, config.data.val_list)
             predictors = [StoredPredictor(live, images, config.run) for live in predictors]
         outputs = Outputs(root, {**model, "settings": prediction_settings(predictors[0].settings)},

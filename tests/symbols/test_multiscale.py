@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cian.errors import InputError
-from cian.symbols import MultiScale, build_model, initialize, scaled_side
+from cian.symbols import MultiScale, build_model, initialize
+from cian.tools.engine.fitting import scaled_side
 
 RNG = np.random.RandomState(0)
 

@@ -1,8 +1,12 @@
 """The values that settings allow, and the numbers that all of the code agrees on, each once.
 
-Standard library only, so that the configuration and the networks can both read them here.
+Nothing but the error is imported, so that the configuration and the networks can both read them here.
 """
 from __future__ import annotations
+
+from typing import Sequence
+
+from cian.errors import InputError
 
 IGNORE = 255  # label of a pixel that takes part in no loss and no score
 STRIDE = 8  # pixels of the image a pixel of logits
@@ -28,3 +32,9 @@ PAIRINGS = ("common", "even", "random")
 ORDERS = ("original", "counter")
 LONELY = ("end", "skip")
 JPEG_WARNINGS = ("refuse", "harmless", "accept")
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """:class:`InputError` unless a network can predict at these scales."""
+    if not scales or scales[0] != 1 or min(scales) <= 0 or len(set(scales)) != len(scales):
+        raise InputError(f"{tuple(scales)} must be different positive numbers, 1 first", field="scales")

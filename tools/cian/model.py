@@ -18,7 +18,7 @@ from cian.data.classes import ClassTable, load_classes, palette
 from cian.data.pictures import pil_rgb
 from cian.errors import InputError, PathLike
 from cian.tools.engine.config import Config, PredictConfig
-from cian.tools.engine.devices import parse_devices
+from cian.tools.engine.devices import needed_contexts
 from cian.tools.engine.images import read_image
 from cian.tools.engine.models.model_files import ModelFile, open_model
 from cian.tools.engine.prediction.predictor import Predictor
@@ -43,7 +43,7 @@ class Model:
         self.path, self.kind, self.metadata = source.path, source.kind, source.metadata
         self.classes: Tuple[str, ...] = source.classes.names
         self.settings = source.settings(settings)
-        self._predictor = Predictor(source.network, self.settings, device, self.classes)
+        self._predictor = Predictor(source.network, self.settings, device, self.classes, source.cache)
         self._predictor.open()
 
     def __repr__(self) -> str:
@@ -106,8 +106,8 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
                               "fit": fit or ("tight" if size_px is None else None)}
     settings = Config().replace(predict={key: value
                                          for key, value in chosen.items() if value is not None}).predict
-    context = parse_devices([device])[0]
-    source = open_model(path, ctx=context, model=model, classes=table)
+    context = needed_contexts([device])[0]
+    source = open_model(path, ctx=context, model=model, classes=table, engine=settings.engine)
     if source.procedure is not None and (chosen["scales"], add_max, mirror) != (None, None, None):
         raise InputError("has scales and mirror inside it, and they cannot be changed", file=path,
                          field="scales, add_max, mirror", remedy="leave them out, or load the checkpoint")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, List, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from cian.environment import check_gpu
 from cian.errors import InputError
@@ -73,6 +73,11 @@ def parse_devices(names: Sequence[str]) -> List[mx.Context]:
                 raise InputError(str(error), field="run.devices") from error
     import mxnet as mx
     return [mx.Context(kind, number) for kind, number in devices]
+
+
+def needed_contexts(names: Sequence[str]) -> List[Optional[mx.Context]]:
+    """As :func:`parse_devices`, but None for a CPU alone, for those who may do without MXNet."""
+    return [None] if [kind for kind, _ in split_devices(names)] == ["cpu"] else [*parse_devices(names)]
 
 
 def _cpu_count(names: Sequence[str]) -> int:

@@ -85,6 +85,11 @@ class Fit:
         return enlarge[:side]
 
 
+def scaled_side(side: int, scale: float) -> int:
+    """Pixels of a side resized with aligned corners, as :class:`~cian.symbols.MultiScale` does it."""
+    return int((side - 1) * scale) + 1
+
+
 def resize_matrix(source: int, target: int) -> np.ndarray:
     """(target, source) float32 matrix of bilinear interpolation with aligned corners; each row sums to 1."""
     position = np.arange(target) * ((source - 1) / (target - 1) if target > 1 else 0.0)

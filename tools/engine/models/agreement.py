@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Sequence
+from typing import TYPE_CHECKING, Callable, List, Sequence
 
-import mxnet as mx
 import numpy as np
-from mxnet.gluon import HybridBlock
 
 from cian.tools.engine.fitting import Fit
+
+if TYPE_CHECKING:
+    from mxnet.gluon import HybridBlock
 
 # largest difference of an output, relative to the root mean square of the live ones
 MAX_RELATIVE_ERROR = 1e-4
@@ -63,6 +64,8 @@ def compare(live: Network, exported: Network, images: Sequence[np.ndarray],
 
 def as_numpy(block: HybridBlock) -> Network:
     """A block as a function of arrays; several outputs are joined along the batch."""
+    import mxnet as mx
+
     def run(images: np.ndarray) -> np.ndarray:
         outputs = block(mx.nd.array(images))
         return np.concatenate([output.asnumpy()

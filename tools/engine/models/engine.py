@@ -5,11 +5,9 @@ images of any size, and it is held against MXNet before it is used.
 """
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.metadata
 import sys
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -17,20 +15,18 @@ from mxnet.gluon import HybridBlock
 
 from cian.errors import InputError
 from cian.symbols.layers import reorder_sums
-from cian.tools.engine.models.agreement import ExportError, Network, compare, generated_images
+from cian.tools.engine.models.agreement import ExportError, Network, generated_images
+from cian.tools.engine.models.graph_cache import MXNET, GraphCache, hold_against, onnxruntime_version
 from cian.tools.engine.models.onnx_folding import fold_messages
 from cian.tools.engine.models.onnx_model import import_onnx, run_session, start_session
 from cian.tools.engine.models.symbol_graph import SymbolGraph
 from cian.tools.engine.models.to_onnx import GraphWriter, add_network, make_onnx
 
-MXNET = "mxnet"
-# Largest difference of a value, relative to the root mean square of all: where rounding grows from
-# layer to layer, MXNet's own values are as far from those of float64.
-MAX_ERROR = 1e-3
 KEY = "predict.engine"
 
 
-def start_engine(net: HybridBlock, wanted: str, device: mx.Context) -> Tuple[str, Network]:
+def start_engine(net: HybridBlock, wanted: str, device: mx.Context,
+                 cache: Optional[GraphCache] = None) -> Tuple[str, Network]:
     """A network's first output as a function of arrays (N, 3, H, W), and the name of what computes it.
 
     Parameters
@@ -38,6 +34,7 @@ def start_engine(net: HybridBlock, wanted: str, device: mx.Context) -> Tuple[str
     net : with its parameters on ``device``.
     wanted : 'mxnet', 'onnx' or 'auto'. 'auto' is onnx on a CPU, unless onnxruntime is missing or
         cannot compute this network; the reason is printed then, once.
+    cache : where to keep the network's graph.
 
     Returns
     -------
@@ -56,9 +53,12 @@ def start_engine(net: HybridBlock, wanted: str, device: mx.Context) -> Tuple[str
     net.hybridize()
     if wanted != MXNET:
         try:
-            name, network = _onnx(net, device)
-            compare(live, network, generated_images(count=1), MAX_ERROR, least_labels=0)
-            return name, network
+            content, network = _onnx(net, device)
+            logits = live(generated_images(count=1)[0])
+            hold_against(logits, network)
+            if cache is not None:
+                cache.write(content, logits)
+            return expected_engine(wanted, device), network
         except (InputError, ExportError) as error:
             if wanted == "onnx":
                 raise InputError(f"onnx cannot be used: {error}", field=KEY, remedy="use mxnet") from error
@@ -70,12 +70,12 @@ def expected_engine(wanted: str, device: mx.Context) -> str:
     """The name that :func:`start_engine` gives for a network that onnxruntime can compute."""
     if wanted == MXNET or wanted == "auto" and device.device_type != "cpu":
         return MXNET
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return f"onnxruntime {importlib.metadata.version('onnxruntime')}"
-    return MXNET
+    version = onnxruntime_version()
+    return f"onnxruntime {version}" if version else MXNET
 
 
-def _onnx(net: HybridBlock, device: mx.Context) -> Tuple[str, Network]:
+def _onnx(net: HybridBlock, device: mx.Context) -> Tuple[bytes, Network]:
+    """The network as an ONNX file, and run by onnxruntime."""
     if device.device_type != "cpu":
         raise InputError(f"onnxruntime is used on CPUs only, and the device is {device}")
     import_onnx("the network")
@@ -88,7 +88,7 @@ def _onnx(net: HybridBlock, device: mx.Context) -> Tuple[str, Network]:
     shapes: Dict[str, List[Any]] = {"images": ["n", 3, "h", "w"], output: ["n", "c", "h8", "w8"]}
     content = make_onnx(writer, output, shapes, {}, check=False).SerializeToString()
     session = start_session(content, "the network")
-    return expected_engine("onnx", device), lambda images: run_session(session, images, "the network")
+    return content, lambda images: run_session(session, images, "the network")
 
 
 @functools.cache

@@ -2,29 +2,33 @@
 what is needed to predict with it.
 
 Files are data: nothing in them is executed, and all of it is checked before native code sees it.
+MXNet is loaded by the files that need it.
 """
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-import mxnet as mx
 import numpy as np
 
 from cian.data.classes import ClassTable, require_same
 from cian.errors import InputError, PathLike
 from cian.files import sha256_of
-from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
 from cian.symbols.params_file import read_params
 from cian.tools.engine.config import NetworkConfig, PredictConfig
+from cian.tools.engine.models.graph_cache import MXNET, Graph, GraphCache
 from cian.tools.engine.models.onnx_model import OnnxNetwork
 from cian.tools.engine.models.procedure import Procedure
 from cian.tools.engine.models.snapshot import load_network, resolve_checkpoint
-from cian.tools.engine.models.symbol_model import load_symbol
 
-Network = Callable[[mx.nd.NDArray], List[mx.nd.NDArray]]
+if TYPE_CHECKING:
+    import mxnet as mx
+
+    from cian.symbols.cian import CIAN
+
+Network = Callable[["mx.nd.NDArray"], List["mx.nd.NDArray"]]
 MAX_WIDTH, MAX_UNITS, MAX_STAGES = 65536, 200, 16
 SYMBOL_SUFFIX, PARAMS_SUFFIX = "-symbol.json", "-0000.params"
 
@@ -37,19 +41,21 @@ class ModelFile:
     ----------
     path : the file that holds the weights.
     kind : 'checkpoint', 'symbol' or 'onnx'.
-    network : raw RGB (N, 3, H, W) to a list with one map of logits.
+    network : raw RGB (N, 3, H, W) to a list with one map of logits; or the checkpoint's graph.
     classes : names of the classes, background first.
     metadata : what the file carries.
     procedure : what an exported file does with an image; None for a checkpoint, which leaves it to
         the caller.
+    cache : where the graph of a checkpoint can be kept.
     """
 
     path: str
     kind: str
-    network: Network
+    network: Union[Network, Graph]
     classes: ClassTable
     metadata: Dict[str, Any]
     procedure: Optional[Procedure] = None
+    cache: Optional[GraphCache] = None
 
     def settings(self, wanted: PredictConfig) -> PredictConfig:
         """``wanted`` as far as the file leaves a choice: scales and mirror of an exported file are
@@ -64,7 +70,7 @@ class ModelFile:
 
 
 def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "",
-               classes: Optional[ClassTable] = None) -> ModelFile:
+               classes: Optional[ClassTable] = None, engine: str = MXNET) -> ModelFile:
     """Open a model file.
 
     Parameters
@@ -74,6 +80,8 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     ctx : device, default the CPU; ONNX runs on the CPU only.
     model : model name, for a ``.params`` file without metadata, as the original code writes it.
     classes : class names, for a file without metadata.
+    engine : what will run a checkpoint's network; unless it is 'mxnet', a graph that was kept on a
+        CPU is opened in place of the network.
 
     Raises
     ------
@@ -91,8 +99,31 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     carried = read_metadata(name, verify=False) if os.path.exists(metadata_path(name)) else None
     if with_symbol and (carried is None or _export(carried).get("kind") == "symbol"):
         return _open_symbol(name, ctx, classes)
+    cache = None
+    if engine != MXNET and (ctx is None or ctx.device_type == "cpu"):
+        cache, kept = _kept(name, None if carried is None else read_metadata(name), model, classes)
+        if kept is not None:
+            return kept
     net, metadata = load_checkpoint(name, for_prediction=True, ctx=ctx, model=model, classes=classes)
-    return ModelFile(name, "checkpoint", net, ClassTable(metadata["classes"]), metadata)
+    if cache is not None:
+        cache.network = metadata["network"]
+    return ModelFile(name, "checkpoint", net, ClassTable(metadata["classes"]), metadata, cache=cache)
+
+
+def _kept(path: str, metadata: Optional[Dict[str, Any]], model: str,
+          classes: Optional[ClassTable]) -> Tuple[Optional[GraphCache], Optional[ModelFile]]:
+    """Where a checkpoint's graph is kept, and what it holds; None where there is none."""
+    if metadata is None and not (model and classes):
+        return None, None
+    built = {"model": model, "classes": classes and len(classes.names)}
+    cache = GraphCache(path, {"checkpoint": metadata["sha256"] if metadata else sha256_of(path),
+                              "network": metadata["network"] if metadata else built})
+    graph = cache.read()
+    if graph is None:
+        return cache, None
+    found = metadata or {"network": graph.network, "classes": list(classes.names if classes else ())}
+    table = _classes(found, classes, path, graph.num_classes)
+    return cache, ModelFile(path, "checkpoint", graph, table, found)
 
 
 def load_checkpoint(path: PathLike, *, for_prediction: bool = False, ctx: Optional[mx.Context] = None,
@@ -131,6 +162,7 @@ def _open_symbol(params_path: str, ctx: Optional[mx.Context], classes: Optional[
     if recorded and recorded != sha256_of(symbol_path):
         raise InputError("is not the symbol that was exported with these parameters", file=symbol_path,
                          field="symbol_sha256", remedy="copy both files again")
+    from cian.tools.engine.models.symbol_model import load_symbol
     net = load_symbol(symbol_path, params_path, ctx)
     net.hybridize()
     table = _classes(metadata, classes, params_path, net.num_classes)
@@ -141,6 +173,7 @@ def _open_onnx(path: str, ctx: Optional[mx.Context], classes: Optional[ClassTabl
     if ctx is not None and ctx.device_type != "cpu":
         raise InputError("ONNX files run on the CPU only", file=path, field="run.devices",
                          remedy="use cpu:0, or export a symbol")
+    import mxnet as mx
     onnx = OnnxNetwork(path)
 
     def network(images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
@@ -166,6 +199,8 @@ def _exported(path: str, kind: str, network: Network, classes: ClassTable, metad
 
 def _as_logits(network: Network) -> Network:
     """Probabilities to logits: their logarithms, which give the same probabilities and the same labels."""
+    import mxnet as mx
+
     def logits(images: mx.nd.NDArray) -> List[mx.nd.NDArray]:
         return [mx.nd.log(mx.nd.maximum(output, 1e-30)) for output in network(images)]
     return logits

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Dict, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Tuple
 
-from mxnet.gluon import HybridBlock
+if TYPE_CHECKING:
+    from mxnet.gluon import HybridBlock
 
-from cian.symbols.testtime import TestTimeNetwork
+    from cian.symbols.testtime import TestTimeNetwork
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,5 @@ class Procedure:
 
     def network(self, net: HybridBlock) -> TestTimeNetwork:
         """The live network that does this, sharing the parameters of ``net``, which returns [logits]."""
+        from cian.symbols.testtime import TestTimeNetwork
         return TestTimeNetwork(net, self.scales, self.add_max, self.mirror, self.resolution, self.output)

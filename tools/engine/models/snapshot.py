@@ -15,18 +15,20 @@ import contextlib
 import os
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-import mxnet as mx
 import numpy as np
 
 from cian.errors import InputError, PathLike
 from cian.files import locked, remove_abandoned
-from cian.symbols.cian import CIAN
 from cian.symbols.metadata import metadata_path, read_metadata
-from cian.symbols.params import Contexts, load_params, save_values
 from cian.tools.engine.config import NetworkConfig
+from cian.tools.engine.models.graph_cache import SUFFIX
 from cian.tools.engine.models.run_state import read_state, write_state
+
+if TYPE_CHECKING:
+    from cian.symbols.cian import CIAN
+    from cian.symbols.params import Contexts
 
 STATE_VERSION = 1
 _NAME = re.compile(r"(?P<model>.+)-(?P<epoch>\d{4,})\.params")
@@ -100,6 +102,10 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
     InputError
         Naming the file and what is wrong: missing, damaged, without metadata, of another network.
     """
+    import mxnet as mx
+
+    from cian.symbols.cian import CIAN
+    from cian.symbols.params import load_params
     path = resolve_checkpoint(path, model)
     if os.path.exists(metadata_path(path)) or network is None:
         metadata = read_metadata(path)
@@ -124,6 +130,7 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
 def build_network(network: NetworkConfig, num_classes: int,
                   backbone_options: Optional[Mapping[str, Any]] = None) -> CIAN:
     """The network of a configuration, without values."""
+    from cian.symbols.cian import CIAN
     return CIAN(network.model, num_classes, network.affinity, network.group_size, network.merge_type,
                 network.merge_self, network.embed_channels, backbone_options)
 
@@ -174,6 +181,7 @@ class Snapshot:
         """Write the network after ``epoch``, and at the same time do as :meth:`save_state` with
         ``state``, which is put in place after the
         network; returns the network's path."""
+        from cian.symbols.params import save_values
         path = self.epoch_path(epoch)
         self._begin(save_values, values, path, metadata)
         if state is not None:
@@ -252,6 +260,6 @@ class OthersSnapshot(Snapshot):
 
 
 def _remove(path: str) -> None:
-    for name in (path, metadata_path(path)):
+    for name in (path, metadata_path(path), path + SUFFIX):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)

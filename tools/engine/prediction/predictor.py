@@ -7,9 +7,8 @@ import dataclasses
 import functools
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Protocol, Sequence, Tuple, Union
 
-import mxnet as mx
 import numpy as np
 
 from cian.choices import STRIDE
@@ -17,15 +16,16 @@ from cian.data.classes import ClassTable
 from cian.environment import resident_memory, usable_memory
 from cian.errors import InputError, PathLike
 from cian.files import sha256_of
-from cian.symbols.layers import reorder_sums
-from cian.symbols.multiscale import MultiScale
 from cian.tools.engine.config import PredictConfig
 from cian.tools.engine.fitting import Fit
-from cian.tools.engine.models.engine import MXNET, start_engine
+from cian.tools.engine.models.graph_cache import MXNET, Graph, GraphCache
 from cian.tools.engine.models.model_files import Network, open_model
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.finishing import Finished, Task, finish
 from cian.tools.engine.prediction.scales import Scales
+
+if TYPE_CHECKING:
+    import mxnet as mx
 
 WORK_BYTES = 2 ** 10  # a pixel of an image, beside the affinity: feature maps of the network, logits, the CRF
 
@@ -59,35 +59,46 @@ class Predictor:
     Parameters
     ----------
     net : from raw RGB (N, 3, H, W) to a list with one entry, logits (N, C, (H-1)//8+1, (W-1)//8+1);
-        a HybridBlock, or for scale 1 alone any function, with logits of any size (see
-        :mod:`~cian.tools.engine.models.model_files`).
+        a HybridBlock, its graph, or for scale 1 alone any function, with logits of any size (see
+        :mod:`~cian.tools.engine.models.model_files`). MXNet is loaded unless it is a graph.
     settings : scales, add_max, mirror, fit, size_px and engine are used; the engine is for blocks alone.
-    device : where the network's parameters are.
+    device : where the network's parameters are; None is the CPU.
     class_names : names of the C classes, for those who write predictions.
+    cache : where to keep the network's graph.
     """
 
-    def __init__(self, net: Network, settings: Optional[PredictConfig] = None,
-                 device: Optional[mx.Context] = None, class_names: Sequence[str] = ()) -> None:
+    def __init__(self, net: Union[Network, Graph], settings: Optional[PredictConfig] = None,
+                 device: Optional[mx.Context] = None, class_names: Sequence[str] = (),
+                 cache: Optional[GraphCache] = None) -> None:
         self.settings = settings or PredictConfig()
-        self.device = device or mx.cpu()
+        self.device, self._cache = device, cache
         self.class_names = tuple(class_names)
         self.net = net
         self.frozen: Tuple[str, ...] = ()  # prefixes of parameters that its training left as they were
         self.sharers = 1  # processes that predict on this machine at a time
-        if not isinstance(net, mx.gluon.HybridBlock) and self.settings.scales != (1.0,):
+        if not (isinstance(net, Graph) or _is_block(net)) and self.settings.scales != (1.0,):
             raise ValueError("a function takes one scale; the network must be a HybridBlock for several")
 
     @functools.cached_property
     def _started(self) -> Union[Scales, Network]:
         """What runs the network."""
         net, settings = self.net, self.settings
-        if not isinstance(net, mx.gluon.HybridBlock):
+        if isinstance(net, Graph):
+            return Scales(net.run, settings.scales, settings.add_max, settings.mirror)
+        if not _is_block(net):
             return net
+        import mxnet as mx
+
+        from cian.symbols.layers import reorder_sums
+        from cian.symbols.multiscale import MultiScale
+        from cian.tools.engine.models.engine import start_engine
+
+        device = self.device or mx.cpu()
         block = MultiScale(net, scales=settings.scales, add_max=settings.add_max)
-        name, network = start_engine(net, settings.engine, self.device)
+        name, network = start_engine(net, settings.engine, device, self._cache)
         if name != MXNET:
             return Scales(network, settings.scales, settings.add_max, settings.mirror)
-        if self.device.device_type == "cpu":
+        if device.device_type == "cpu":
             reorder_sums(net)
         block.hybridize()
         return block
@@ -128,6 +139,7 @@ class Predictor:
                           for fit, image in zip(fits, images)]).transpose(0, 3, 1, 2).astype(np.float32)
         if isinstance(self._started, Scales):
             return Running(list(images), fits, self._started.start(batch))
+        import mxnet as mx
         if self.settings.mirror:
             batch = np.concatenate([batch, batch[..., ::-1]])
         maps = self._started(mx.nd.array(batch, ctx=self.device))
@@ -158,7 +170,7 @@ class Predictor:
                            None if preset == "none" else crf_preset(preset), probabilities=True))
 
     def _check_memory(self, size: Tuple[int, int], images: int) -> None:
-        if self.device.device_type != "cpu":
+        if self.device is not None and self.device.device_type != "cpu":
             return
         needed = affinity_bytes(size, max(self.settings.scales), images * (2 if self.settings.mirror else 1))
         needed += WORK_BYTES * size[0] * size[1] * images + resident_memory()
@@ -171,7 +183,12 @@ class Predictor:
                 "use run.processes=1, " if each else "") + "make it smaller, or use predict.fit=warp")
 
 
-def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[mx.Context], *,
+def _is_block(net: Any) -> bool:
+    import mxnet as mx
+    return isinstance(net, mx.gluon.HybridBlock)
+
+
+def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[Optional[mx.Context]], *,
                     model: str = "", classes: Optional[ClassTable] = None) -> Tuple[List[Predictor],
                                                                                     Dict[str, Any]]:
     """A predictor for every device, and what identifies the model (its file's SHA-256 and its name)
@@ -186,8 +203,10 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[m
     """
     predictors = []
     for device in devices:
-        opened = open_model(path, ctx=device, model=model, classes=classes)
-        predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names))
+        opened = open_model(path, ctx=device, model=model, classes=classes,
+                            engine=MXNET if settings.features else settings.engine)
+        predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names,
+                                    opened.cache))
         if not settings.features:  # what they are taken from needs no network of the whole
             predictors[-1].open()
         predictors[-1].frozen = tuple(opened.metadata.get("config", {}).get("train.freeze", ()))

@@ -180,11 +180,9 @@ def _prepare() -> None:
 def _open(arguments: Dict[str, Any], threads: str) -> Dict[str, Any]:
     """Open the model in this process; returns what identifies it."""
     os.environ["OMP_NUM_THREADS"] = threads
-    import mxnet as mx
-
     from cian.tools.engine.prediction.predictor import load_predictors
 
-    predictors, model = load_predictors(devices=[mx.cpu()], **arguments)
+    predictors, model = load_predictors(devices=[None], **arguments)
     _predictor.extend(predictors)
     return model
 

@@ -11,8 +11,8 @@ from typing import List, Sequence
 
 import numpy as np
 
-from cian.symbols.multiscale import scaled_side
-from cian.tools.engine.fitting import resized
+from cian.choices import check_scales
+from cian.tools.engine.fitting import resized, scaled_side
 from cian.tools.engine.models.agreement import Network
 from cian.tools.engine.prediction.processes import Later
 
@@ -27,6 +27,7 @@ class Scales:
     """
 
     def __init__(self, network: Network, scales: Sequence[float], add_max: bool, mirror: bool) -> None:
+        check_scales(scales)
         self._network, self._scales, self._add_max, self._mirror = network, tuple(scales), add_max, mirror
         self._thread = ThreadPoolExecutor(1)
 

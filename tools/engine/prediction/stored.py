@@ -14,10 +14,9 @@ from cian.data.records import RecordSet
 from cian.errors import InputError
 from cian.symbols.cian import CIAN, Branches
 from cian.symbols.layers import constant_parts
-from cian.symbols.multiscale import scaled_side
 from cian.symbols.params import trains
 from cian.tools.engine.config import PredictConfig, RunConfig
-from cian.tools.engine.fitting import Fit
+from cian.tools.engine.fitting import Fit, scaled_side
 from cian.tools.engine.models.features import Below, View, stored_features
 from cian.tools.engine.prediction.predictor import Predictor, Running
 
@@ -75,13 +74,14 @@ class StoredPredictor(Predictor):
         if not isinstance(net, CIAN):
             raise InputError("only checkpoints predict from stored features", field="predict.features",
                              remedy="leave it out")
-        super().__init__(net, live.settings, live.device, live.class_names)
+        device = live.device or mx.cpu()
+        super().__init__(net, live.settings, device, live.class_names)
         parts = constant_parts(net.backbone, lambda param: trains(param.name, live.frozen))
         settings: PredictConfig = self.settings
         views = [TestView(scale, mirror, fit=settings.fit,
                           size_px=settings.size_px if settings.fit in ("pad", "warp") else 0)
                  for scale in settings.scales for mirror in ((False, True) if settings.mirror else (False,))]
-        below = Below(net.backbone, parts, self.device, settings.engine)
+        below = Below(net.backbone, parts, device, settings.engine)
         self._files = stored_features(below, images, views, run)
         self._above = Branches(net, parts)
         self._above.hybridize()

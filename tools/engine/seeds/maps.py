@@ -16,10 +16,9 @@ from cian.data.classes import ClassTable, require_same
 from cian.errors import InputError, PathLike
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.metadata import read_metadata
-from cian.symbols.multiscale import scaled_side
 from cian.symbols.params import load_params
 from cian.tools.engine.config import SeedConfig
-from cian.tools.engine.fitting import resize_matrix, resized
+from cian.tools.engine.fitting import resize_matrix, resized, scaled_side
 from cian.tools.engine.models.agreement import Network
 from cian.tools.engine.models.engine import start_engine
 from cian.tools.engine.seeds.features import network_input
