@@ -13,6 +13,7 @@ from cian.data.classes import ClassTable
 from cian.data.lists import image_name
 from cian.errors import InputError, PathLike, Problems
 from cian.files import decoding, read_bytes, read_text
+from cian.pickles import Admitting
 
 Labels = Tuple[int, ...]
 
@@ -187,27 +188,16 @@ def _read_npz(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
     return names.tolist(), table
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Knows what NumPy's arrays are made of, and refuses every other name, so that no code of the file
-    can run.
-    """
-
-    admitted = {(module, name) for core in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-                for module, name in ((core, "ndarray"), (core, "dtype"), (core, "_reconstruct"), (core,
-                                                                                                  "scalar"))}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 2's protocol has them
-            return _latin
-        if (module, name) not in self.admitted:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return getattr(np if module == "numpy" else np.core.multiarray, name)
-
-
 def _latin(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for {encoding}")
     return text.encode("latin1")
+
+
+# What NumPy's arrays are made of, in files of NumPy 1 and 2; bytes are as Python 2's protocol has them.
+_ARRAYS = {("_codecs", "encode"): _latin, ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype,
+           **{(f"numpy.{core}.multiarray", name): getattr(np.core.multiarray, name)
+              for core in ("core", "_core") for name in ("_reconstruct", "scalar")}}
 
 
 def _read_npy(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
@@ -215,8 +205,8 @@ def _read_npy(path: PathLike) -> Tuple[Sequence[Any], np.ndarray]:
     with decoding(path, "cannot be read as a dict from name to labels"):
         version = np.lib.format.read_magic(stream)
         shape, _, dtype = np.lib.format._read_array_header(stream, version)  # type: ignore[attr-defined]
-        found = _ArraysOnly(stream,
-                            encoding="latin1").load().item() if dtype.hasobject and shape == () else None
+        objects = dtype.hasobject and shape == ()
+        found = Admitting(stream, _ARRAYS, encoding="latin1").load().item() if objects else None
         if isinstance(found, dict):
             return list(found), np.array(list(found.values()))
     raise InputError("holds no dict from name to labels", file=path,

@@ -17,6 +17,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import numpy as np
 
 from cian.errors import InputError, PathLike
+from cian.pickles import Admitting
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -80,13 +81,11 @@ ADMITTED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(Admitting):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ADMITTED:
-            return ADMITTED[module, name]
-        if module == "torch" and name.endswith("Storage"):
+        if module == "torch" and name.endswith("Storage") and (module, name) not in ADMITTED:
             raise pickle.UnpicklingError(f"its numbers are of the type {name[:-len('Storage')]}, not Float")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, length = pid[:5]
@@ -116,7 +115,7 @@ def read_torch_arrays(content: bytes, path: PathLike) -> Dict[str, np.ndarray]:
 
 def _read_legacy(content: bytes, path: PathLike) -> Dict[str, np.ndarray]:
     stream = io.BytesIO(content)
-    magic, protocol, _, state, keys = (_Unpickler(stream).load() for _ in range(5))
+    magic, protocol, _, state, keys = (_Unpickler(stream, ADMITTED).load() for _ in range(5))
     if magic != MAGIC or protocol != PROTOCOL:
         raise InputError("is not a PyTorch file", file=path, remedy=DAMAGED)
     tensors = _tensors(state, path)
@@ -138,7 +137,7 @@ def _read_zip(content: bytes, path: PathLike) -> Dict[str, np.ndarray]:
 
         if "byteorder" in members and read("byteorder") != b"little":
             raise pickle.UnpicklingError("its numbers are big-endian")
-        tensors = _tensors(_Unpickler(io.BytesIO(read("data.pkl"))).load(), path)
+        tensors = _tensors(_Unpickler(io.BytesIO(read("data.pkl")), ADMITTED).load(), path)
         numbers = {}
         for storage in {tensor.storage for tensor in tensors.values()}:
             data = read(f"data/{storage.key}")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Sequence, Union
 
 import mxnet as mx
 import numpy as np
 
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write, read_bytes
+from cian.files import atomic_write, decoding, read_bytes
+from cian.pickles import Admitting
 from cian.symbols.cian import CIAN
 from cian.symbols.params_file import parse_array, read_params
 
@@ -45,16 +46,7 @@ def _bytes(content: Any = b"") -> bytes:
     return content
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows arrays and bytes; refuses every other name, so that no code of the file can run."""
-
-    allowed: Dict[Tuple[str, str], Any] = {("mxnet.ndarray.ndarray", "NDArray"): _Array,
-                                           ("builtins", "bytearray"): _bytes}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return self.allowed[module, name]
+_ADMITTED = {("mxnet.ndarray.ndarray", "NDArray"): _Array, ("builtins", "bytearray"): _bytes}
 
 
 def read_momentum(states: PathLike, params: PathLike) -> Dict[str, np.ndarray]:
@@ -72,11 +64,9 @@ def read_momentum(states: PathLike, params: PathLike) -> Dict[str, np.ndarray]:
         Naming the file: damaged, of another kind, asking for anything but arrays, or not fitting
         the parameters.
     """
-    try:
-        found = _Unpickler(io.BytesIO(read_bytes(states))).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
-            MemoryError, OverflowError, ImportError, RecursionError) as error:
-        raise InputError(f"is not the state of an optimiser ({error})", file=states, remedy=REMEDY) from error
+    content = read_bytes(states)
+    with decoding(states, "is not the state of an optimiser", REMEDY):
+        found = Admitting(io.BytesIO(content), _ADMITTED).load()
     parameters = read_params(params)[0]
     names = list(parameters)
     if not isinstance(found, dict) or not all(isinstance(value, _Array) or value is None
