@@ -27,14 +27,14 @@ class CropIter(mx.io.DataIter):
     sampler : draws ``rows``, the image positions of an epoch
     maker : reads and cuts the images
     batch_size : images a batch of this part
-    workers : processes that make batches ahead; 0 makes each batch when it is asked for
+    workers : processes that make batches ahead, forked: make the iterator before threads of your own;
+        0 makes each batch when it is asked for
     part_index, num_parts : this is one of ``num_parts`` processes that share each batch of so many
         times ``batch_size`` images
-    start_method : of the processes, 'fork' (make the iterator before threads of your own) or 'spawn'
     """
 
     def __init__(self, sampler: Union[GroupSampler, ImageSampler], maker: BatchMaker, batch_size: int,
-                 workers: int, part_index: int, num_parts: int, start_method: str) -> None:
+                 workers: int, part_index: int, num_parts: int) -> None:
         super().__init__(batch_size)
         if not 0 <= part_index < num_parts:
             raise InputError(f"{part_index} is not a part of {num_parts}", field="part_index")
@@ -45,8 +45,7 @@ class CropIter(mx.io.DataIter):
         self._image_shape = (batch_size, *maker.image_shape)
         self._label_shape = (batch_size, transform.label_px,
                              transform.label_px) if maker.seeds is not None else (0,)
-        self._pool = None if workers == 0 else maker.pool(workers, self._image_shape, self._label_shape,
-                                                          start_method)
+        self._pool = maker.pool(workers, self._image_shape, self._label_shape) if workers else None
         self._scratch = (np.zeros(self._image_shape, maker.dtype), np.zeros(self._label_shape, np.uint8))
         # state of the sampler's stream after the last batch handed out
         self._random: Optional[Dict[str, Any]] = None

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Dict, List, Sequence
+from typing import List, Sequence
 
 import numpy as np
 
@@ -56,16 +56,3 @@ def tell(odd: Sequence[str], file: PathLike) -> None:
     """Print what is odd, a line each, on standard error."""
     for text in odd:
         print(f"warning: {file}: {text}", file=sys.stderr)
-
-
-def trimmed(counts: np.ndarray) -> Dict[str, int]:
-    """(256,) pixels by value as a JSON-able dict of those that occur; :func:`restored` reads it."""
-    return {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
-
-
-def restored(pixels: Dict[str, int]) -> np.ndarray:
-    """(256,) int64 of :func:`trimmed`."""
-    counts = np.zeros(256, np.int64)
-    for value, count in pixels.items():
-        counts[int(value)] = count
-    return counts

@@ -36,9 +36,8 @@ class PairIter(CropIter):
     num_devices : devices that share a batch
     crop_px, scales, mirror, label_resize, label_padding : see
         :class:`~cian.data.transforms.CropTransform`
-    workers, part_index, num_parts, start_method : see :class:`CropIter`. The parts together hand
-        out what one iterator with ``num_parts`` times the batch and the devices would: no image
-        twice, in step.
+    workers, part_index, num_parts : see :class:`CropIter`. The parts together hand out what one
+        iterator with ``num_parts`` times the batch and the devices would: no image twice, in step.
     features : stored features of the images at every scale, and of the mirrored ones: ``data`` are
         windows of them, (B, C, s, s), which a thread cuts (see :mod:`cian.data.windows`)
 
@@ -55,8 +54,7 @@ class PairIter(CropIter):
                  mirror: bool = True, label_resize: str = "bilinear",
                  label_padding: str = "background", pairing: str = "common", order: str = "original",
                  seed: Union[int, np.random.RandomState] = 0, lonely: str = "end", workers: int = 0,
-                 part_index: int = 0, num_parts: int = 1, start_method: str = "fork",
-                 features: Optional[Maps] = None) -> None:
+                 part_index: int = 0, num_parts: int = 1, features: Optional[Maps] = None) -> None:
         if batch_size < 1 or group_size < 2 or num_devices < 1 or batch_size % (group_size * num_devices):
             raise InputError(
                 f"{batch_size} images do not divide into groups of {group_size} on {num_devices} device(s)",
@@ -70,7 +68,7 @@ class PairIter(CropIter):
         sampler = GroupSampler(images.labels, group_size=group_size,
                                groups_per_batch=batch_size * num_parts // group_size, pairing=pairing,
                                order=order, seed=seed, lonely=lonely, names=images.names)
-        super().__init__(sampler, maker, batch_size, workers, part_index, num_parts, start_method)
+        super().__init__(sampler, maker, batch_size, workers, part_index, num_parts)
 
     @property
     def provide_data(self) -> List[mx.io.DataDesc]:
@@ -111,7 +109,7 @@ class ClassificationIter(CropIter):
     Parameters
     ----------
     images : record set
-    batch_size, crop_px, scales, mirror, workers, part_index, num_parts, start_method : see :class:`PairIter`
+    batch_size, crop_px, scales, mirror, workers, part_index, num_parts : see :class:`PairIter`
     seed : random numbers are those of the counter (seed, epoch, image)
     shuffle : draw the order of each epoch anew
     """
@@ -120,13 +118,12 @@ class ClassificationIter(CropIter):
 
     def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321,
                  scales: Sequence[float] = SCALES, mirror: bool = True, seed: int = 0, shuffle: bool = True,
-                 workers: int = 0, part_index: int = 0, num_parts: int = 1,
-                 start_method: str = "fork") -> None:
+                 workers: int = 0, part_index: int = 0, num_parts: int = 1) -> None:
         if batch_size < 1:
             raise InputError(f"must be at least 1, not {batch_size}", field="batch_size")
         super().__init__(ImageSampler(len(images), batch_size * num_parts, seed, shuffle),
                          BatchMaker(images, CropTransform(crop_px, tuple(scales), mirror)), batch_size,
-                         workers, part_index, num_parts, start_method)
+                         workers, part_index, num_parts)
 
     @property
     def provide_data(self) -> List[mx.io.DataDesc]:

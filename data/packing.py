@@ -10,7 +10,6 @@ import numpy as np
 
 from cian.data.checks import CheckedFiles, check_images, check_labels, encoded_labels
 from cian.data.classes import ClassTable
-from cian.data.degenerate import trimmed
 from cian.data.manifest import HEADER, IMAGES, LABELS
 from cian.data.pictures import decode_jpeg
 from cian.data.records import RecordSet
@@ -80,5 +79,5 @@ def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
                 raise InputError("changed while it was packed", file=paths[index],
                                  remedy="pack again when nothing writes to the folder")
             writer.add(names[index], HEADER.pack(0, 0, index, 0) + content, checked.sizes[index])
-        writer.finish(np.zeros((len(names), 0), np.uint8), {"pixels": trimmed(checked.counts)})
+        writer.finish(np.zeros((len(names), 0), np.uint8), {})
     return RecordSet.open(folder, name)

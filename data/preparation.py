@@ -127,8 +127,7 @@ def pack(tree: DatasetTree, result: Survey, out: PathLike, *, num_parts: int = 1
     return Prepared(images, seeds)
 
 
-def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num_parts: int = 1,
-                  workers: int = 0) -> RecordSet:
+def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, workers: int = 0) -> RecordSet:
     """Pack the label maps label_root/NAME.png of packed images as the set NAME_seeds in ``out``,
     unless that was done from the same files.
 
@@ -144,13 +143,13 @@ def prepare_seeds(images: RecordSet, label_root: PathLike, out: PathLike, *, num
     name, names = f"{images.name}_seeds", list(images.names)
     paths = [os.path.join(label_root, f"{entry}.png") for entry in names]
     fingerprint = _fingerprint(images.classes, names, paths, images.sizes)
-    packed = _up_to_date(out, name, fingerprint, num_parts)
+    packed = _up_to_date(out, name, fingerprint)
     if packed is not None:
         remove_leftovers(out, name, packed.identity)
         return packed
     checked = _check_seeds(label_root, paths, images.classes, images.sizes, workers)
-    return pack_labels(out, name, names, paths, images.classes, checked=checked, num_parts=num_parts,
-                       workers=workers, fingerprint=fingerprint)
+    return pack_labels(out, name, names, paths, images.classes, checked=checked, workers=workers,
+                       fingerprint=fingerprint)
 
 
 def _check_seeds(folder: PathLike, paths: Sequence[str], classes: ClassTable, sizes: Optional[np.ndarray],
@@ -194,7 +193,7 @@ def _size_and_time(path: str) -> Tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _up_to_date(out: PathLike, name: str, fingerprint: str, num_parts: int) -> Optional[RecordSet]:
+def _up_to_date(out: PathLike, name: str, fingerprint: str, num_parts: int = 1) -> Optional[RecordSet]:
     """The packed set, if it is whole and was made from the same files; what is wrong with it does
     not matter, it is made again.
     """

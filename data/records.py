@@ -28,7 +28,7 @@ from cian.data.manifest import (
     read_manifest,
     read_table,
 )
-from cian.data.pictures import UPRIGHT, jpeg_orientation, jpeg_pixels
+from cian.data.pictures import jpeg_pixels
 from cian.errors import InputError, PathLike
 
 
@@ -147,12 +147,7 @@ class RecordSet:
         return self._decode(index, LABELS)
 
     def turned(self) -> List[str]:
-        """Names of the images that EXIF says are to be turned; of sets from before this was noted, by
-        looking at every image.
-        """
-        if self.kind == IMAGES and "turned" not in self.manifest:
-            return [name for index, name in enumerate(self.names)
-                    if jpeg_orientation(self.read(index)) != UPRIGHT]
+        """Names of the images that EXIF says are to be turned."""
         return list(self.manifest.get("turned", ()))
 
     def _decode(self, index: int, kind: str) -> np.ndarray:

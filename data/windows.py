@@ -69,8 +69,7 @@ class WindowMaker(BatchMaker):
         channels = int(next(iter(self._maps.values())).shapes[0, 2])
         return (channels, self.transform.label_px, self.transform.label_px)
 
-    def pool(self, workers: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...],
-             start_method: str) -> WindowThread:
+    def pool(self, workers: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...]) -> WindowThread:
         """A thread that makes batches ahead; there is no work for processes."""
         return WindowThread(self, image_shape, label_shape)
 

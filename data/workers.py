@@ -43,10 +43,9 @@ class BatchMaker:
         """(3, S, S) of a crop."""
         return (3, self.transform.crop_px, self.transform.crop_px)
 
-    def pool(self, workers: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...],
-             start_method: str) -> Any:
+    def pool(self, workers: int, image_shape: Tuple[int, ...], label_shape: Tuple[int, ...]) -> Any:
         """What makes batches ahead of use: processes."""
-        return WorkerPool(self, workers, image_shape, label_shape, start_method=start_method)
+        return WorkerPool(self, workers, image_shape, label_shape)
 
     def __call__(self, samples: Sequence[Sample], images: np.ndarray, labels: Optional[np.ndarray]) -> None:
         """Fill ``images`` (B, 3, S, S) uint8 and ``labels`` (B, s, s) uint8.
@@ -105,15 +104,14 @@ class WorkerPool:
 
     Parameters
     ----------
-    maker : makes a batch; pickled under 'spawn', inherited under 'fork'
+    maker : makes a batch; the processes, which are forked, inherit it
     workers : number of processes
     image_shape, label_shape : (B, 3, S, S) and (B, s, s)
-    start_method : 'fork' or 'spawn'
     """
 
     def __init__(self, maker: BatchMaker, workers: int, image_shape: Tuple[int, ...],
-                 label_shape: Tuple[int, ...], *, start_method: str = "fork") -> None:
-        context: Any = multiprocessing.get_context(start_method)
+                 label_shape: Tuple[int, ...]) -> None:
+        context: Any = multiprocessing.get_context("fork")
         self.capacity = 2 * workers  # batches in flight
         self._memory = SharedBatches(context, self.capacity, image_shape, label_shape)
         self._images, self._labels = self._memory.arrays()

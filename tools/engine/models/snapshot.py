@@ -78,7 +78,7 @@ def resolve_checkpoint(path: PathLike, model: str = "") -> str:
     return chosen[-1].path
 
 
-def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts = None, model: str = "",
+def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts = None,
                  network: Optional[NetworkConfig] = None,
                  classes: Sequence[str] = ()) -> Tuple[CIAN, Dict[str, Any]]:
     """Build the network of a checkpoint and load it.
@@ -89,7 +89,6 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
     for_prediction : the network that returns [logits] by self-affinity, without memory for
         gradients; else the one that was trained.
     ctx : device or devices of the parameters, default the CPU.
-    model : of several in the folder.
     network, classes : for a file without metadata, as the original code writes it: how to build its
         network, and its class names.
 
@@ -106,7 +105,7 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
 
     from cian.symbols.cian import CIAN
     from cian.symbols.params import load_params
-    path = resolve_checkpoint(path, model)
+    path = resolve_checkpoint(path)
     if os.path.exists(metadata_path(path)) or network is None:
         metadata = read_metadata(path)
         settings = metadata["network"]

@@ -15,6 +15,7 @@ from cian.data.tree import DatasetTree
 from cian.errors import InputError
 from cian.files import atomic_write_bytes, read_text
 from cian.tools.engine.config import Config, load_config, save_config
+from cian.tools.engine.images import read_image
 from cian.tools.engine.report import Page
 from cian.tools.engine.reproduction.stages import Stage, stage_key
 
@@ -145,7 +146,6 @@ def write_page(out: Path, config: Config, rows: Sequence[Sequence[str]],
 
 
 def _training_pictures(out: Path, tree: DatasetTree, config: Config, page: Page) -> None:
-    from cian.tools.engine.images import read_image
     from cian.tools.engine.models.snapshot import resolve_checkpoint
     from cian.tools.engine.prediction.pictures import heat, label_picture
     from cian.tools.engine.seeds.maps import CamMaps, load_classifier
@@ -165,7 +165,6 @@ def _training_pictures(out: Path, tree: DatasetTree, config: Config, page: Page)
 
 
 def _validation_pictures(out: Path, tree: DatasetTree, config: Config, page: Page) -> None:
-    from cian.tools.engine.images import read_image
     from cian.tools.engine.prediction.pictures import label_picture
 
     page.heading("Validation images: the baseline and both rounds")
@@ -179,7 +178,6 @@ def _validation_pictures(out: Path, tree: DatasetTree, config: Config, page: Pag
 
 def _best_picture(out: Path, tree: DatasetTree, config: Config, page: Page) -> None:
     """The validation image that the second round with CRF segments best, by correct pixels of objects."""
-    from cian.tools.engine.images import read_image
     from cian.tools.engine.prediction.pictures import label_picture
 
     def overlap(name: str) -> float:
@@ -195,7 +193,6 @@ def _best_picture(out: Path, tree: DatasetTree, config: Config, page: Page) -> N
 
 
 def _affinity_pictures(out: Path, tree: DatasetTree, config: Config, page: Page) -> None:
-    from cian.tools.engine.images import read_image
     from cian.tools.engine.models.snapshot import load_network
     from cian.tools.engine.prediction.affinity import pair_figures
     from cian.tools.engine.prediction.pictures import pairs_by_class, write_pair

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Tuple
 
 import mxnet as mx
 
@@ -146,13 +146,10 @@ def totals(layers: Iterable[Layer], images: int) -> Totals:
                   sum(layer.other for layer in layers) / images)
 
 
-def totals_by_convention(layers: Iterable[Layer], images: int,
-                         heads: Sequence[str] = ("fc1_weight",)) -> Totals:
-    """The paper's convention (see the module's text); ``heads`` are the weights of the
-    classification layer, left out.
-    """
+def totals_by_convention(layers: Iterable[Layer], images: int) -> Totals:
+    """The paper's convention (see the module's text): the classification layer is left out."""
     counted = [layer for layer in layers if layer.operator == "batch_dot"
-               or (layer.operator == "Convolution" and layer.weight not in heads and not layer.reused)]
+               or (layer.operator == "Convolution" and layer.weight != "fc1_weight" and not layer.reused)]
     return Totals(sum(layer.weight_parameters for layer in counted), 0,
                   sum(layer.multiply_adds for layer in counted) / images, 0)
 

@@ -101,8 +101,8 @@ class CamRun(EpochRun):
         state = self.snapshot.load_state()
         if state is None:
             return
-        was = {"predict.engine": MXNET, **state["identity"]}  # of a state from before the key
-        refuse_other_settings(self.snapshot, was, self.identity(), "classifier of other settings")
+        refuse_other_settings(self.snapshot, state["identity"], self.identity(),
+                              "classifier of other settings")
         self.load_state_dict(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

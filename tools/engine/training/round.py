@@ -22,7 +22,6 @@ from cian.symbols.params import assign, initialize, load_params
 from cian.symbols.pretrained import load_pretrained
 from cian.tools.engine.config import Config
 from cian.tools.engine.devices import parse_devices
-from cian.tools.engine.models.engine import MXNET
 from cian.tools.engine.models.features import Below, View, stored_features
 from cian.tools.engine.models.snapshot import (
     OthersSnapshot,
@@ -180,9 +179,7 @@ def _state_to_resume(snapshot: Snapshot, config: Config, start: str, fresh: bool
                 f"holds checkpoints, but no {os.path.basename(snapshot.state_path)} to go on from",
                 file=snapshot.folder, remedy=ANEW)
         return None
-    # a state from before the keys rounds as the original
-    refuse_other_settings(snapshot, {"run.sums": "original", "predict.engine": MXNET, **state["identity"]},
-                          rounded_identity(config, start))
+    refuse_other_settings(snapshot, state["identity"], rounded_identity(config, start))
     return state
 
 

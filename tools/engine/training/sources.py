@@ -11,6 +11,7 @@ from cian.data.lists import resolve_list
 from cian.data.preparation import prepare, prepare_seeds
 from cian.data.records import RecordSet
 from cian.errors import InputError, PathLike
+from cian.files import changed_keys
 from cian.tools.engine.config import Config
 from cian.tools.engine.images import data_tree
 from cian.tools.engine.ledger import mark
@@ -91,9 +92,8 @@ def run_sources(config: Config, start: PathLike, images: RecordSet, seeds: Recor
 
 def refuse_other_sources(state: Optional[Mapping[str, Any]], sources: Mapping[str, str],
                           snapshot: PathLike) -> None:
-    """Refuse to go on with other content under the same names; states of before this was kept say nothing."""
-    known = (state or {}).get("sources", {})
-    changed = [key for key, value in sources.items() if known.get(key, value) != value]
+    """Refuse to go on with other content under the same names."""
+    changed = changed_keys(state["sources"], sources) if state else []
     if changed:
         raise InputError(f"belongs to a run whose {' and '.join(changed)} had another content",
                          file=snapshot, remedy=ANEW)
