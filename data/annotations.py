@@ -11,7 +11,7 @@ import numpy as np
 
 from cian.data.classes import ClassTable
 from cian.data.lists import image_name
-from cian.errors import InputError, PathLike, Problems
+from cian.errors import InputError, PathLike, Problems, collecting
 from cian.files import decoding, read_bytes, read_text
 from cian.pickles import Admitting
 
@@ -93,7 +93,7 @@ def _read_cvat(root: ElementTree.Element, path: PathLike, classes: ClassTable) -
                          remedy="export it in that format, or write VOC's layout")
     for image in (item for item in root if _tag(item) == "image"):
         name = image_name(image.get("name", ""))
-        try:
+        with collecting(problems):
             if not name or name in labels:
                 raise InputError("occurs twice" if name else "an image has no name", file=path, field=name)
             words = [item.get("label", "") for item in image if item.get("label") is not None]
@@ -101,8 +101,6 @@ def _read_cvat(root: ElementTree.Element, path: PathLike, classes: ClassTable) -
             if not words:
                 raise InputError("has no label", file=path, field=name,
                                  remedy="label it or take it off the list")
-        except InputError as problem:
-            problems.append(problem)
     if problems:
         raise Problems(problems)
     return labels
@@ -131,14 +129,14 @@ def read_labels_file(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
     if suffix == ".xml":
         return _read_cvat(_parse(path), path, classes)
     labels: Dict[str, Labels] = {}
-    problems = []
+    problems: List[InputError] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
         if not words:
             continue
         name = image_name(words[0])
         where = f"line {number} ({words[0]})"
-        try:
+        with collecting(problems):
             if name in labels:
                 raise InputError("occurs twice", file=path, field=where,
                                  remedy="write all classes of an image in one line")
@@ -148,8 +146,6 @@ def read_labels_file(path: PathLike, classes: ClassTable) -> Dict[str, Labels]:
                                  if "," in name or ";" in name else "label it or take it off the list")
             labels[name] = tuple(sorted({_foreground_index(word, classes, path, where)
                                          for word in words[1:]}))
-        except InputError as problem:
-            problems.append(problem)
     if problems:
         raise Problems(problems)
     return labels
@@ -224,7 +220,7 @@ def _labels_of_arrays(keys: Sequence[Any], table: np.ndarray, path: PathLike,
     labels: Dict[str, Labels] = {}
     problems: List[InputError] = []
     for key, row, odd in zip(keys, table, wrong):
-        try:
+        with collecting(problems):
             name = _key(key, path)
             if name in labels:
                 raise InputError("occurs twice", file=path, field=name)
@@ -235,8 +231,6 @@ def _labels_of_arrays(keys: Sequence[Any], table: np.ndarray, path: PathLike,
             labels[name] = tuple(int(index) + 1 for index in np.flatnonzero(row))
             if not labels[name]:
                 raise InputError("has no label", file=path, field=name)
-        except InputError as problem:
-            problems.append(problem)
     if problems:
         raise Problems(problems)
     return labels

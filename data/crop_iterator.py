@@ -6,6 +6,7 @@ made ahead; restored, it hands out the very batches that would have followed.
 """
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import asdict
 from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple, Union, cast
@@ -18,7 +19,7 @@ from cian.data.workers import BatchMaker, Sample
 from cian.errors import InputError
 
 
-class CropIter(mx.io.DataIter):
+class CropIter(mx.io.DataIter, contextlib.AbstractContextManager["CropIter"]):
     """Random crops of the images that a sampler names, batch by batch; the base of
     :mod:`cian.data.iterators`.
 
@@ -70,6 +71,11 @@ class CropIter(mx.io.DataIter):
         return 0
 
     # -- the iterator ------------------------------------------------------------------------------
+
+    @property
+    def provide_data(self) -> List[mx.io.DataDesc]:
+        """Name, shape and type of the data."""
+        return [mx.io.DataDesc("data", self._image_shape)]
 
     @property
     def num_batches(self) -> int:
@@ -158,9 +164,6 @@ class CropIter(mx.io.DataIter):
         self._closed = True
         if self._pool is not None:
             self._pool.close()
-
-    def __enter__(self) -> CropIter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -71,11 +71,6 @@ class PairIter(CropIter):
         super().__init__(sampler, maker, batch_size, workers, part_index, num_parts)
 
     @property
-    def provide_data(self) -> List[mx.io.DataDesc]:
-        """Name, shape and type of the data."""
-        return [mx.io.DataDesc("data", self._image_shape)]
-
-    @property
     def provide_label(self) -> List[mx.io.DataDesc]:
         """Names, shapes and types of the labels."""
         return [mx.io.DataDesc("label", self._label_shape),
@@ -124,11 +119,6 @@ class ClassificationIter(CropIter):
         super().__init__(ImageSampler(len(images), batch_size * num_parts, seed, shuffle),
                          BatchMaker(images, CropTransform(crop_px, tuple(scales), mirror)), batch_size,
                          workers, part_index, num_parts)
-
-    @property
-    def provide_data(self) -> List[mx.io.DataDesc]:
-        """Name, shape and type of the data."""
-        return [mx.io.DataDesc("data", self._image_shape)]
 
     @property
     def provide_label(self) -> List[mx.io.DataDesc]:

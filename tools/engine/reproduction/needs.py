@@ -7,7 +7,7 @@ import shutil
 from typing import Callable, Iterable, List
 
 from cian.data.lists import MASK_FOLDER, resolve_list
-from cian.errors import InputError, PathLike, Problems
+from cian.errors import InputError, PathLike, collecting
 from cian.symbols.cam import CAMClassifier
 from cian.symbols.cian import CIAN
 from cian.symbols.pretrained import read_pretrained
@@ -32,12 +32,8 @@ def needs(place: Place, configs: Iterable[Config], *, voc: bool) -> List[InputEr
     problems: List[InputError] = []
 
     def tried(function: Callable[..., object], *arguments: object) -> None:
-        try:
+        with collecting(problems):
             function(*arguments)
-        except Problems as error:
-            problems.extend(error.problems)
-        except InputError as error:
-            problems.append(error)
 
     if voc:
         tried(check_voc, place.data, place.train_list, place.val_list)

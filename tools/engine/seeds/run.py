@@ -1,6 +1,7 @@
 """The CAM classifier's training under way: its steps, state and report, and the network itself."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -32,7 +33,7 @@ from cian.tools.engine.training.logs import duration
 from cian.tools.engine.training.step import NotFinite, Sgd, all_finite, poly_decay, step_seed
 
 
-class CamRun(EpochRun):
+class CamRun(EpochRun, contextlib.AbstractContextManager["CamRun"]):
     """A training under way; a context manager, because batches may come from processes. ``net`` is the
     CAMClassifier, initialised or pretrained.
     """
@@ -55,9 +56,6 @@ class CamRun(EpochRun):
         self.feed: Union[FeatureIter, ClassificationIter] = crops or FeatureIter(
             self.features(images), images.labels[:, 1:], self.cam.batch_size, self.cam.seed)
         self._sgd = Sgd(self.net, self.cam.momentum, self.cam.weight_decay, self._workers.store)
-
-    def __enter__(self) -> CamRun:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if isinstance(self.feed, ClassificationIter):

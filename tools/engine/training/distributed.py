@@ -26,7 +26,7 @@ KEYS = 10 ** 6  # of the store, from here on; below are the parameters, by their
 SLOW = 1.2  # times the others' time: from here on a worker is called slow
 
 
-class Workers:
+class Workers(contextlib.AbstractContextManager["Workers"]):
     """The processes that train together, seen from one of them; a context manager that ends its part.
 
     Parameters
@@ -55,9 +55,6 @@ class Workers:
             member.number(self.rank)
         self.start_clock()
         self._forget_times()
-
-    def __enter__(self) -> Workers:
-        return self
 
     def __exit__(self, kind: Optional[type], error: object, _: object) -> None:
         if self._member is None:

@@ -3,6 +3,7 @@ same numbers.
 """
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -75,7 +76,7 @@ class Clock:
         return (time.monotonic() - self._start) / (self._steps - 1) * steps if self._steps > 1 else math.nan
 
 
-class RunLog:
+class RunLog(contextlib.AbstractContextManager["RunLog"]):
     """The three places a run reports to; a context manager.
 
     Parameters
@@ -104,9 +105,6 @@ class RunLog:
         self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True,
                          disable=None if self._speaks else True,
                          file=sys.stderr)
-
-    def __enter__(self) -> RunLog:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
