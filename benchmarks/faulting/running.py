@@ -12,15 +12,15 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from cian.environment import users_environment
 
 TINY = Path(__file__).resolve().parent / "tiny"
-MARK = "CIAN_FAULT_TRIAL"
+MARK, SHARED = "CIAN_FAULT_TRIAL", "/dev/shm"  # the campaign has one of its own
 LIMIT_S = 900.0  # of a command on a loaded machine; beyond it, it hangs
 # hidden files, and those that are read as far as they are whole
-GROWING = re.compile(r"\.log$|events\.out\.|scalars\.jsonl$|\.part$|^features-|\.sums$|^\.")
+GROWING = re.compile(r"\.log$|made_from\.jsonl$|events\.out\.|scalars\.jsonl$|\.part$|^features-|\.sums$|^\.")
 IN_MODIFY, IN_CREATE, IN_MOVED_TO, IN_ISDIR = 0x2, 0x100, 0x80, 0x40000000
 
 
@@ -80,10 +80,11 @@ class Watcher:
 class Run:
     """A command under way in a session of its own, with everything that it starts."""
 
-    def __init__(self, command: Sequence[str], log: Path, prefix: Sequence[str] = (), **options: Any) -> None:
-        self.mark = uuid.uuid4().hex
+    def __init__(self, command: Sequence[str], log: Path, prefix: Sequence[str] = (),
+                 variables: Optional[Mapping[str, str]] = None, **options: Any) -> None:
+        self.mark, self._shared = uuid.uuid4().hex, set(os.listdir(SHARED))
         environment = {**users_environment(), MARK: self.mark, "PYTHONPATH": str(TINY),
-                       "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+                       "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(variables or {})}
         self.log, self._told = log, b""
         # a pipe, for a limit of file size is not one of what the command may say
         self.process = subprocess.Popen([*prefix, sys.executable, "-m", *command], env=environment,
@@ -139,7 +140,9 @@ class Run:
             return None
 
     def left(self, patience: float = 20.0) -> List[str]:
-        """Processes that outlive the command by ``patience`` seconds; they are ended."""
+        """Processes that outlive the command by ``patience`` seconds, which are ended, and shared memory
+        or semaphores that it has left.
+        """
         until = time.monotonic() + patience
         while self.processes() and time.monotonic() < until:
             time.sleep(0.05)
@@ -151,7 +154,7 @@ class Run:
                 os.kill(process, signal.SIGKILL)
             except OSError:
                 continue
-        return found
+        return found + sorted(f"{SHARED}/{name}" for name in set(os.listdir(SHARED)) - self._shared)
 
     def told(self) -> str:
         """What it has written to its output."""

@@ -14,13 +14,19 @@ from typing import Any, Dict, List, Sequence
 from faulting.running import Run, Watcher
 from faulting.stages import Template, command, restore, run_again
 
-MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run
+MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run, NUMBER is drawn
     "read-only folder": 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
+    "permission lost midway": 'mount --bind "$0" "$0" && (sleep NUMBER; mount -o remount,ro,bind,force "$0") & '
+                              'exec "$@"',
+    "disk full": """mkdir "$0.real" && mount --bind "$0" "$0.real" &&
+        mount -t tmpfs -o size=$(($(du -s "$0" | cut -f1) + NUMBER))k tmpfs "$0" && cp -a "$0.real/." "$0/" && {
+        "$@"; code=$?; find "$0.real" -mindepth 1 -delete; cp -a "$0/." "$0.real/"; exit $code; }""",
     "shared memory of 1 MB": 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"',
 }
 LIMITS = {"file size": resource.RLIMIT_FSIZE, "descriptors": resource.RLIMIT_NOFILE,
           "memory": resource.RLIMIT_AS}
-FAULTS = (*LIMITS, *MOUNTS, "SIGTERM", "Ctrl-C", "a stopped child", "two at once", "a folder vanishes")
+FAULTS = (*LIMITS, *MOUNTS, "SIGTERM", "Ctrl-C", "a stopped child", "two at once", "a folder vanishes",
+          "clock set back")
 
 
 def can_mount() -> bool:
@@ -37,7 +43,7 @@ def system_trial(seed: int, fault: str, stage: str, number: int, template: Templ
     log.unlink(missing_ok=True)
     if fault in MOUNTS and not can_mount():
         return {"skipped": "no mount namespace", "faults": []}
-    watcher = Watcher(run)
+    watcher = None if fault == "disk full" else Watcher(run)  # which is copied back as it is left
     codes, faults = _with_fault(fault, rng, stage, template, run, log)
     told = log.read_text(errors="replace") if log.exists() else ""
     if fault == "Ctrl-C" and "run_tool" not in told:  # Python's own, before the program has begun
@@ -50,9 +56,11 @@ def system_trial(seed: int, fault: str, stage: str, number: int, template: Templ
     if fault == "a stopped child" and failed:
         faults.append(f"ends with {failed}: {told[-300:]}")
     silent = "error:" not in told and "interrupted" not in told
-    if failed and silent and fault not in ("SIGTERM", "a folder vanishes"):
+    if failed and silent and fault not in ("SIGTERM", "a folder vanishes", "clock set back"):
         faults.append(f"ends with {failed} and says nothing: {told[-300:]}")
-    return {"codes": codes, "faults": faults + run_again(stage, run, log, watcher, template)}
+    clock = {"CIAN_FAULT_CLOCK": "1"} if fault == "clock set back" else {}
+    again = run_again(stage, run, log, watcher or Watcher(run), template, clock)
+    return {"codes": codes, "faults": faults + again}
 
 
 def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, run: Path, log: Path) -> Any:
@@ -61,9 +69,12 @@ def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, 
         limit = int({"file size": 10 ** rng.uniform(2.5, 6), "descriptors": rng.uniform(5, 60),
                      "memory": rng.uniform(0.1, 3) * 2 ** 30}[fault])
         options["preexec_fn"] = lambda: resource.setrlimit(LIMITS[fault], (limit, limit))
-    prefix = ["unshare", "-m", "sh", "-c", MOUNTS[fault], str(run)] if fault in MOUNTS else []
+    drawn = {"permission lost midway": rng.uniform(0, template.seconds),
+             "disk full": int(rng.uniform(0, template.written_kb))}.get(fault, 0)
+    prefix = ["unshare", "-m", "sh", "-c", MOUNTS[fault].replace("NUMBER", str(drawn)), str(run)
+              ] if fault in MOUNTS else []
     trials = [Run(command(stage, run), log, prefix, **options) for _ in range(1 + (fault == "two at once"))]
-    if fault in ("SIGTERM", "Ctrl-C", "a stopped child", "a folder vanishes"):
+    if fault in ("SIGTERM", "Ctrl-C", "a stopped child", "a folder vanishes", "clock set back"):
         time.sleep(rng.uniform(0, 1) * template.seconds)
         _disturb(fault, rng, trials[0], run, {path.name for path in template.before.iterdir()})
     codes = [trial.end() for trial in trials]
@@ -71,8 +82,8 @@ def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, 
 
 
 def _disturb(fault: str, rng: random.Random, trial: Run, run: Path, there: Any) -> None:
-    if fault == "SIGTERM":
-        trial.kill("parent", 0, signal.SIGTERM)
+    if fault in ("SIGTERM", "clock set back"):
+        trial.kill("parent", 0, signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL)
     elif fault == "Ctrl-C":
         try:
             os.killpg(trial.process.pid, signal.SIGINT)

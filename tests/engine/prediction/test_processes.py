@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cian.data.classes import ClassTable
-from cian.errors import InputError
+from cian.errors import InputError, MachineError
 from cian.symbols.cian import build_model
 from cian.symbols.params import initialize, save_params
 from cian.tools.engine.config import PredictConfig
@@ -110,12 +110,24 @@ def test_a_model_that_was_replaced_while_it_was_opened_is_refused(opened, images
     with NetworkProcesses(2, opened) as beside:
         other, = beside.predictors(own, {**model, "checkpoint": "another"})
         with pytest.raises(
-                RuntimeError,
+                MachineError,
                 match="resnet18_largefov-0000.params was replaced while it was opened; start again"):
             other.start(images)
     with NetworkProcesses(2, {**opened, "path": "missing.params"}) as beside:
         other, = beside.predictors(own, model)
-        with pytest.raises(RuntimeError, match="was replaced"):
+        with pytest.raises(MachineError, match="was replaced"):
+            other.start(images)
+
+
+def test_a_process_that_is_killed_while_it_opens_its_model_is_told(opened, images):
+    import mxnet as mx
+
+    (own,), model = load_predictors(devices=[mx.cpu()], **opened)
+    with NetworkProcesses(2, opened) as beside:
+        for process in beside._pools[0]._processes.values():
+            os.kill(process.pid, signal.SIGKILL)
+        other, = beside.predictors(own, model)
+        with pytest.raises(MachineError, match="died .*run.processes=1"):
             other.start(images)
 
 

@@ -126,16 +126,19 @@ class ProcessPredictor:
         ------
         InputError
             For images that are too large.
-        RuntimeError
+        MachineError
             When the other process has died, or has opened another model.
         """
         from cian.tools.engine.prediction.predictor import Running
 
         fits = self._own.check(images)
         with _told():
-            if self._opened.exception() is not None or self._opened.result() != self._model:
+            error = self._opened.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise error
+            if error is not None or self._opened.result() != self._model:
                 message = f"{self._model['model']} was replaced while it was opened; start again"
-                raise RuntimeError(message) from self._opened.exception()
+                raise MachineError(message) from error
             return Running(list(images), fits, _Told(self._pool.submit(_coarse, list(images))))
 
 
