@@ -61,7 +61,7 @@ class Campaign:
                         args.seed, *a, self.templates()[a[0]], home=self.home / "stages")))
         if "system" in args.parts:
             chosen = [stage for stage in self.stages() if stage not in ("demo", "reproduce")]
-            faults = QUICK_FAULTS if args.quick else system.FAULTS
+            faults = QUICK_FAULTS if args.quick else args.faults
             for fault, stage, number in system.steps(faults, chosen, 1 if args.quick else args.trials):
                 found.append((f"system/{fault}/{stage}/{number}", lambda a=(fault, stage, number): (
                     system.system_trial(args.seed, *a, self.templates()[a[1]], home=self.home / "stages"))))
@@ -109,8 +109,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 where faults were found."""
     args = parse(argv)
     if "CIAN_FAULT_SHM" not in os.environ and system.can_mount():  # so that what is left there is ours
-        os.execvpe("unshare", ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh",
-                               sys.executable, "-W", "ignore", str(HERE / "faults.py"), *(argv or sys.argv[1:])],
+        command = [sys.executable, "-W", "ignore", str(HERE / "faults.py"), *(argv or sys.argv[1:])]
+        mount = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+        os.execvpe("unshare", ["unshare", "-m", "sh", "-c", mount, "sh", *command],
                    {**os.environ, "CIAN_FAULT_SHM": "1"})
     kept = read_json(args.out, "campaign", "name another --out") if os.path.exists(args.out) else {}
     done: Dict[str, Any] = kept.get("steps", {})
@@ -138,6 +139,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="[default: all]")
     parser.add_argument("--stages", nargs="+", choices=list(STAGES),
                         help="to disturb [default: all but demo]")
+    parser.add_argument("--faults", nargs="+", choices=system.FAULTS, default=system.FAULTS,
+                        help="of the system [default: all]")
     parser.add_argument("--mutations", type=int, default=10000, help="of all kinds together [default: 10000]")
     parser.add_argument("--trials", type=int, default=50, help="of a stage and of a fault [default: 50]")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no step after so long")

@@ -3,7 +3,6 @@ stops the others.
 """
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import zlib
 from collections import deque
@@ -22,7 +21,7 @@ from cian.data.pictures import UPRIGHT, decode_jpeg
 from cian.environment import usable_cores
 from cian.errors import InputError
 from cian.files import read_bytes
-from cian.processes import end_with_parent
+from cian.processes import end_with_parent, pool_context
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -96,7 +95,7 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
     if count < 2:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, pool_context("fork"), initializer=_start_worker)
     pending: Deque[Tuple[int, Future[List[Result]]]] = deque()
     threads = cv2.getNumThreads()
     # a fork that has to end OpenCV's threads itself waits for ever: they live in the parent only

@@ -29,6 +29,7 @@ class Watcher:
 
     def __init__(self, folder: Path) -> None:
         self.found: List[str] = []
+        self._shared = set(os.listdir(SHARED))
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK)
         self._folders: Dict[int, str] = {}
@@ -44,6 +45,10 @@ class Watcher:
         self._read()
         os.close(self._descriptor)
         return sorted(set(self.found))
+
+    def memory(self) -> List[str]:
+        """Shared memory and semaphores that were not there before."""
+        return sorted(f"{SHARED}/{name}" for name in set(os.listdir(SHARED)) - self._shared)
 
     def _add(self, folder: str) -> None:
         number = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder),
@@ -82,7 +87,7 @@ class Run:
 
     def __init__(self, command: Sequence[str], log: Path, prefix: Sequence[str] = (),
                  variables: Optional[Mapping[str, str]] = None, **options: Any) -> None:
-        self.mark, self._shared = uuid.uuid4().hex, set(os.listdir(SHARED))
+        self.mark = uuid.uuid4().hex
         environment = {**users_environment(), MARK: self.mark, "PYTHONPATH": str(TINY),
                        "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(variables or {})}
         self.log, self._told = log, b""
@@ -140,9 +145,7 @@ class Run:
             return None
 
     def left(self, patience: float = 20.0) -> List[str]:
-        """Processes that outlive the command by ``patience`` seconds, which are ended, and shared memory
-        or semaphores that it has left.
-        """
+        """Processes that outlive the command by ``patience`` seconds; they are ended."""
         until = time.monotonic() + patience
         while self.processes() and time.monotonic() < until:
             time.sleep(0.05)
@@ -154,7 +157,7 @@ class Run:
                 os.kill(process, signal.SIGKILL)
             except OSError:
                 continue
-        return found + sorted(f"{SHARED}/{name}" for name in set(os.listdir(SHARED)) - self._shared)
+        return found
 
     def told(self) -> str:
         """What it has written to its output."""

@@ -16,17 +16,16 @@ from faulting.stages import Template, command, restore, run_again
 
 MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run, NUMBER is drawn
     "read-only folder": 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
-    "permission lost midway": 'mount --bind "$0" "$0" && (sleep NUMBER; mount -o remount,ro,bind,force "$0") & '
-                              'exec "$@"',
-    "disk full": """mkdir "$0.real" && mount --bind "$0" "$0.real" &&
-        mount -t tmpfs -o size=$(($(du -s "$0" | cut -f1) + NUMBER))k tmpfs "$0" && cp -a "$0.real/." "$0/" && {
+    "disk full": """mkdir "$0.real" && mount --bind "$0" "$0.real" && size=$(du -s "$0" | cut -f1) &&
+        mount -t tmpfs -o size=$((size + NUMBER))k tmpfs "$0" && cp -a "$0.real/." "$0/" && {
         "$@"; code=$?; find "$0.real" -mindepth 1 -delete; cp -a "$0/." "$0.real/"; exit $code; }""",
     "shared memory of 1 MB": 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"',
 }
 LIMITS = {"file size": resource.RLIMIT_FSIZE, "descriptors": resource.RLIMIT_NOFILE,
           "memory": resource.RLIMIT_AS}
 FAULTS = (*LIMITS, *MOUNTS, "SIGTERM", "Ctrl-C", "a stopped child", "two at once", "a folder vanishes",
-          "clock set back")
+          "permission lost", "clock set back")
+MIDWAY = FAULTS[FAULTS.index("SIGTERM"):]
 
 
 def can_mount() -> bool:
@@ -41,8 +40,8 @@ def system_trial(seed: int, fault: str, stage: str, number: int, template: Templ
     run, log = home / "run", home / "trial.log"
     restore(template.before, run)
     log.unlink(missing_ok=True)
-    if fault in MOUNTS and not can_mount():
-        return {"skipped": "no mount namespace", "faults": []}
+    if fault in MOUNTS and not can_mount() or fault == "permission lost" and _chattr(run, "-i"):
+        return {"skipped": "this system does not let us", "faults": []}
     watcher = None if fault == "disk full" else Watcher(run)  # which is copied back as it is left
     codes, faults = _with_fault(fault, rng, stage, template, run, log)
     told = log.read_text(errors="replace") if log.exists() else ""
@@ -69,16 +68,24 @@ def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, 
         limit = int({"file size": 10 ** rng.uniform(2.5, 6), "descriptors": rng.uniform(5, 60),
                      "memory": rng.uniform(0.1, 3) * 2 ** 30}[fault])
         options["preexec_fn"] = lambda: resource.setrlimit(LIMITS[fault], (limit, limit))
-    drawn = {"permission lost midway": rng.uniform(0, template.seconds),
-             "disk full": int(rng.uniform(0, template.written_kb))}.get(fault, 0)
-    prefix = ["unshare", "-m", "sh", "-c", MOUNTS[fault].replace("NUMBER", str(drawn)), str(run)
-              ] if fault in MOUNTS else []
+    prefix = []
+    if fault in MOUNTS:
+        mounts = MOUNTS[fault].replace("NUMBER", str(rng.randint(0, template.written_kb)))
+        prefix = ["unshare", "-m", "sh", "-c", mounts, str(run)]
     trials = [Run(command(stage, run), log, prefix, **options) for _ in range(1 + (fault == "two at once"))]
-    if fault in ("SIGTERM", "Ctrl-C", "a stopped child", "a folder vanishes", "clock set back"):
+    if fault in MIDWAY and fault != "two at once":
         time.sleep(rng.uniform(0, 1) * template.seconds)
         _disturb(fault, rng, trials[0], run, {path.name for path in template.before.iterdir()})
     codes = [trial.end() for trial in trials]
+    if fault == "permission lost":
+        _chattr(run, "-i")
     return codes, [f"outlives the fault: {line}" for trial in trials for line in trial.left()]
+
+
+def _chattr(run: Path, how: str) -> int:
+    """Let no file in the folders of a run be made, renamed or removed ('+i'), or let it again."""
+    folders = [run, *(path for path in run.rglob("*") if path.is_dir())]
+    return subprocess.run(["chattr", how, *folders], stderr=subprocess.DEVNULL, check=False).returncode
 
 
 def _disturb(fault: str, rng: random.Random, trial: Run, run: Path, there: Any) -> None:
@@ -94,6 +101,8 @@ def _disturb(fault: str, rng: random.Random, trial: Run, run: Path, there: Any) 
         trial.kill("child", pick, signal.SIGSTOP)
         time.sleep(2)
         trial.kill("all", pick, signal.SIGCONT)
+    elif fault == "permission lost":  # for root too
+        _chattr(run, "+i")
     else:
         for path in [path for path in run.iterdir() if path.name not in there]:
             shutil.rmtree(path, ignore_errors=True)

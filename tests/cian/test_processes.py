@@ -1,8 +1,11 @@
 """No process of ours outlives the one that has started it."""
+import os
 import subprocess
 import sys
 
 import pytest
+
+from cian.processes import pool_context
 
 PROGRAMS = {
     "a pool that reads files": """
@@ -59,3 +62,40 @@ thread.start(); thread.join(); process.join()
 raise SystemExit(process.exitcode)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
+
+
+def test_a_pool_that_could_not_be_started_whole_ends_with_its_program():
+    code = """
+import os
+from cian.data import checks
+checks.CHUNK, fork, children = 1, os.fork, []
+def second_fails():
+    children.append(1)
+    if len(children) == 2:
+        raise OSError(24, "Too many open files")
+    return fork()
+os.fork = second_fails
+list(checks.parallel(abs, range(4), 2))
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=20, capture_output=True, text=True)
+    assert done.returncode == 1 and "OSError: [Errno 24] Too many open files" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="semaphores are files on Linux alone")
+def test_semaphores_of_killed_processes_are_removed_and_those_of_living_ones_stay():
+    code = """
+import os, signal
+from cian.processes import pool_context
+kept = pool_context("spawn").Lock()
+print(kept._semlock.name, flush=True)
+from multiprocessing import resource_tracker
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    left = subprocess.run([sys.executable, "-c", code], timeout=20, capture_output=True, text=True)
+    abandoned = f"/dev/shm/sem.{left.stdout.strip()[1:]}"
+    assert os.path.exists(abandoned)
+    own = pool_context("spawn").Lock()
+    pool_context("spawn")
+    assert not os.path.exists(abandoned)
+    assert os.path.exists(f"/dev/shm/sem.{own._semlock.name[1:]}")

@@ -1,9 +1,12 @@
 """Processes that end with the one that has started them, even where that is killed."""
 from __future__ import annotations
 
+import contextlib
+import glob
 import multiprocessing
 import os
 import subprocess
+import sys
 import threading
 import time
 from typing import Any, Mapping, Sequence
@@ -34,6 +37,33 @@ def end_with_starter() -> None:
     parent = os.environ.pop(PARENT, "")
     if parent:
         end_with_parent(int(parent))
+
+
+def pool_context(method: str) -> Any:
+    """The context of ``multiprocessing`` for a pool of processes.
+
+    They end with this process, also where a pool could not be started whole (concurrent.futures then
+    forgets those that it has started, and Python waits for them). Semaphores have names under 'spawn'
+    that say whose they are; those of processes that were killed are removed.
+
+    Parameters
+    ----------
+    method : 'fork' or 'spawn'.
+    """
+    context: Any = multiprocessing.get_context(method)
+
+    class Ending(type(context)):  # type: ignore[misc]
+        def Process(self, *arguments: Any, **options: Any) -> Any:
+            return context.Process(*arguments, **options, daemon=True)
+
+    if sys.platform == "linux":
+        prefix = f"cian-{os.stat('/proc/self/ns/pid').st_ino}-"  # numbers of processes are of a namespace
+        multiprocessing.current_process()._config["semprefix"] = f"/{prefix}{os.getpid()}"  # type: ignore
+        for path in glob.glob(f"/dev/shm/sem.{prefix}*"):
+            if not os.path.exists(f"/proc/{path.split('-')[2]}"):
+                with contextlib.suppress(OSError):  # another process has removed it, or may
+                    os.unlink(path)
+    return Ending()
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str], **options: Any) -> int:

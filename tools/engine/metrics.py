@@ -7,7 +7,6 @@ class list stops the evaluation after all files were looked at, and the report n
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from cian.data.classes import IGNORE, read_label_png
 from cian.environment import keep_freed_memory, usable_cores
 from cian.errors import InputError, PathLike, Problems
-from cian.processes import end_with_parent
+from cian.processes import end_with_parent, pool_context
 from cian.tools.engine.ledger import Ledger
 from cian.tools.engine.shards import check_parts
 
@@ -222,8 +221,7 @@ def _pool(workers: int, count: int) -> Executor:
     """Processes or threads, as :func:`evaluate` says, for ``count`` images."""
     workers = max(1, min(workers, count // CHUNK))
     if workers > 1 and "mxnet" not in sys.modules:
-        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"),
-                                   initializer=_start_worker)
+        return ProcessPoolExecutor(workers, mp_context=pool_context("fork"), initializer=_start_worker)
     return ThreadPoolExecutor(workers)
 
 

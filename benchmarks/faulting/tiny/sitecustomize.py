@@ -24,7 +24,8 @@ def short_demonstration(module):
     module.IMAGES, module.SIZE_PX = {"train": 34, "val": 4}, {"width_px": 48, "height_px": 40}
     module.SETTINGS["network"] = {"model": "resnet18_largefov"}
     module.SETTINGS["cam"] = {"model": "resnet18", "epochs": 3, "batch_size": 8, "crop_px": 33}
-    module.SETTINGS["train"].update(epochs=1, crop_px=33, freeze=("bn_data", "conv0", "bn0", "stage1_", "stage2_"))
+    freeze = ("bn_data", "conv0", "bn0", "stage1_", "stage2_")
+    module.SETTINGS["train"].update(epochs=1, crop_px=33, freeze=freeze)
 
 
 CHANGES = {"cian.symbols.backbones": small_backbones,

@@ -151,3 +151,15 @@ def test_segmentation_network_is_no_classifier(classifier):
     save_params(net, path, {"network": net.settings, "classes": list(CLASSES.foreground)})
     with pytest.raises(InputError, match="is not a CAM classifier"):
         load_classifier(path, CLASSES)
+
+
+@pytest.mark.parametrize("changed", [
+    {"backbone": 3}, {"backbone": "resnet19"}, {"num_foreground": "three"}, {"another": 1},
+    {"backbone_options": {"units": [1, 1], "widths": [4]}},
+    {"backbone_options": {"widths": [8, "a", 8, 8, 8]}}])
+def test_a_classifier_that_its_metadata_do_not_describe_is_refused_by_name(classifier, changed):
+    net, path = classifier
+    save_params(net, path, {"kind": "cam", "network": {**net.settings, **changed},
+                            "classes": list(CLASSES.foreground)})
+    with pytest.raises(InputError, match=r"resnet18_cam-0000\.params\.json: network"):
+        load_classifier(path, CLASSES)

@@ -15,7 +15,19 @@ import contextlib
 import os
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
@@ -78,6 +90,23 @@ def resolve_checkpoint(path: PathLike, model: str = "") -> str:
     return chosen[-1].path
 
 
+@contextlib.contextmanager
+def described_by(path: PathLike, kind: str, writer: str) -> Iterator[None]:
+    """What building a network from the metadata of ``path`` finds wrong is told of their file."""
+    import mxnet as mx
+
+    try:
+        yield
+    except InputError as error:
+        if error.file:
+            raise
+        raise InputError(error.problem, file=metadata_path(path), field=f"network.{error.field}",
+                         remedy=error.remedy) from error
+    except (TypeError, ValueError, mx.MXNetError) as error:
+        raise InputError(f"does not describe a {kind}", file=metadata_path(path), field="network",
+                         remedy=f"name a {writer} wrote") from error
+
+
 def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts = None,
                  network: Optional[NetworkConfig] = None,
                  classes: Sequence[str] = ()) -> Tuple[CIAN, Dict[str, Any]]:
@@ -108,15 +137,8 @@ def load_network(path: PathLike, *, for_prediction: bool = True, ctx: Contexts =
     path = resolve_checkpoint(path)
     if os.path.exists(metadata_path(path)) or network is None:
         metadata = read_metadata(path)
-        settings = metadata["network"]
-        try:
-            net = CIAN(**settings)
-        except InputError as error:
-            raise InputError(error.problem, file=metadata_path(path), field=f"network.{error.field}",
-                             remedy=error.remedy) from error
-        except (TypeError, ValueError, mx.MXNetError) as error:
-            raise InputError("does not describe a segmentation network", file=metadata_path(path),
-                             field="network", remedy="name a checkpoint that tools/train.py wrote") from error
+        with described_by(path, "segmentation network", "checkpoint that tools/train.py"):
+            net = CIAN(**metadata["network"])
     else:
         net = build_network(network, len(classes))
         metadata = {"network": net.settings, "classes": list(classes)}

@@ -3,7 +3,6 @@ files written as they come.
 """
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from cian.data.pictures import UPRIGHT
 from cian.environment import usable_cores
 from cian.errors import InputError, MachineError, is_out_of_memory
+from cian.processes import pool_context
 from cian.tools.engine.images import Sample, read_picture
 from cian.tools.engine.ledger import Mark, mark
 from cian.tools.engine.prediction.finishing import Finished, Task, finish, prepare_worker
@@ -80,7 +80,7 @@ class FinishingPool:
     def __init__(self, workers: int = 0) -> None:
         workers = workers or usable_cores()
         self._bound = 2 * workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"),
+        self._pool = ProcessPoolExecutor(workers, mp_context=pool_context("spawn"),
                                          initializer=prepare_worker)
         self._waiting: Dict[Future[Finished], str] = {}
 

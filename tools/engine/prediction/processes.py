@@ -9,7 +9,6 @@ Nothing here imports MXNet, which reads its number of threads when it is loaded.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 
 from cian.environment import USERS_VALUES, usable_cores
 from cian.errors import InputError, MachineError
-from cian.processes import end_with_parent
+from cian.processes import end_with_parent, pool_context
 from cian.tools.engine.devices import split_devices
 from cian.tools.engine.fitting import Fit
 
@@ -80,7 +79,7 @@ class NetworkProcesses:
         threads = USERS_VALUES.get("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
         if count > 1 and "mxnet" not in sys.modules:
             os.environ["OMP_NUM_THREADS"] = threads
-        spawn = multiprocessing.get_context("spawn")  # MXNet's threads do not survive a fork
+        spawn = pool_context("spawn")  # MXNet's threads do not survive a fork
         self._pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare)
                        for _ in range(count - 1)]
         self._opened = [pool.submit(_open, dict(arguments), threads) for pool in self._pools]

@@ -21,6 +21,7 @@ from cian.tools.engine.config import SeedConfig
 from cian.tools.engine.fitting import resize_matrix, resized, scaled_side
 from cian.tools.engine.models.agreement import Network
 from cian.tools.engine.models.engine import start_engine
+from cian.tools.engine.models.snapshot import described_by
 from cian.tools.engine.seeds.features import network_input
 
 
@@ -115,8 +116,9 @@ def load_classifier(path: PathLike, classes: ClassTable,
         raise InputError("is not a CAM classifier", file=path,
                          remedy="name the file that tools/train_cam.py wrote")
     require_same([classes.names[0], *metadata["classes"]], path, classes.names, classes.file or "the data")
-    net = CAMClassifier(**metadata["network"])
-    load_params(net, path, ctx=device)
+    with described_by(path, "CAM classifier", "file that tools/train_cam.py"):
+        net = CAMClassifier(**metadata["network"])
+        load_params(net, path, ctx=device)
     return net, metadata["sha256"]
 
 
