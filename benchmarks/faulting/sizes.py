@@ -77,6 +77,20 @@ def _survey(folder: Path, name: str = "a", classes: int = 2, count: int = 1) -> 
     return len(prepare(tree, "train", folder / "records", workers=1).images)
 
 
+def _groups(folder: Path, images: int) -> Any:
+    """Train with groups of 8 on a list of ``images``."""
+    from faulting.world import make_data, settings
+
+    from cian.symbols.backbones import TINY
+    from cian.tools.engine.training.round import fit
+
+    make_data(folder / "tree")
+    names = folder / "tree" / "ImageSets" / "Segmentation" / "train.txt"
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[:images]))
+    config = settings(folder).replace(data={"records": ""}, network={"group_size": 8}, train={"epochs": 1})
+    return os.path.basename(fit(config, backbone_options=TINY["resnet18"]))
+
+
 def _long_path(folder: Path) -> Any:
     deep = folder
     while len(str(deep)) < 4000 - 60:
@@ -95,6 +109,8 @@ CASES: Dict[str, Callable[[Path], Any]] = {
        for number in (0, 1, 254, 255, 300)},
     "a list of one image": lambda folder: _survey(folder),
     "a list of 1,000,000 names": lambda folder: _survey(folder, count=10 ** 6),
+    **{f"groups of 8 of {images} images": lambda folder, images=images: _groups(folder, images)
+       for images in (1, 5, 34)},
     "a path of 4,000 characters": _long_path,
     **{f"the name {name}": lambda folder, name=name: _survey(folder, name) for name in
        ("größe", "写真", "фото", "صورة", "😀", "a'b;c", "%d{}")},
