@@ -20,7 +20,7 @@ TINY = Path(__file__).resolve().parent / "tiny"
 MARK, SHARED = "CIAN_FAULT_TRIAL", "/dev/shm"  # the campaign has one of its own
 LIMIT_S = 900.0  # of a command on a loaded machine; beyond it, it hangs
 # hidden files, and those that are read as far as they are whole
-GROWING = re.compile(r"\.log$|made_from\.jsonl$|events\.out\.|scalars\.jsonl$|\.part$|^features-|\.sums$|^\.")
+GROWING = re.compile(r"\.log$|\.jsonl$|events\.out\.|\.part$|^features-|\.f16$|\.sums$|^\.")
 IN_MODIFY, IN_CREATE, IN_MOVED_TO, IN_ISDIR = 0x2, 0x100, 0x80, 0x40000000
 
 
