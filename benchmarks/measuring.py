@@ -128,16 +128,18 @@ class Server:
     program : Python file beside this one.
     job : what it reads from a JSON file; the number of its pipe is added.
     folder : of the job's file and of the log.
+    python : the interpreter.
     """
 
-    def __init__(self, program: str, job: Mapping[str, Any], folder: str, threads: int = 0) -> None:
+    def __init__(self, program: str, job: Mapping[str, Any], folder: str, threads: int = 0,
+                 python: str = sys.executable) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         os.makedirs(folder, exist_ok=True)
         path, self._log = os.path.join(folder, "job.json"), os.path.join(folder, "log.txt")
         with open(path, "w", encoding="utf-8") as stream:
             json.dump({**job, "pipe": theirs.fileno()}, stream)
         with open(self._log, "w", encoding="utf-8") as stream:
-            self._process = subprocess.Popen([sys.executable, beside(program), path], stdout=stream,
+            self._process = subprocess.Popen([python, beside(program), path], stdout=stream,
                                              stderr=subprocess.STDOUT, env=environment(threads),
                                              pass_fds=[theirs.fileno()])
         theirs.close()

@@ -106,6 +106,25 @@ def random_step(job: Job) -> Callable[[], float]:
     return timed(make_step(Namespace(**job))[1])
 
 
+def forward(job: Job) -> Callable[[], float]:
+    """The test-time network on one crop, as prediction runs it."""
+    from cian.data.classes import load_classes
+    from cian.tools.engine.config import PredictConfig
+    from cian.tools.engine.prediction.predictor import load_predictors
+
+    settings = PredictConfig(fit="native", scales=(1.0,), add_max=False, mirror=False)
+    (predictor,), _ = load_predictors(job["weights"], settings, [None], model=job["model"],
+                                      classes=load_classes("voc"))
+    with np.load(job["batch"]) as arrays:
+        images = list(arrays["data"][:1].transpose(0, 2, 3, 1).astype(np.uint8))
+
+    def work() -> np.ndarray:
+        return predictor.start(images).coarse.asnumpy()
+
+    np.save(job["out"], work())
+    return timed(work)
+
+
 def prediction(job: Job) -> Callable[[], float]:
     """Prediction as tools/predict.py makes it, from image files to label maps with CRF; the
     networks are loaded beforehand.
@@ -160,7 +179,8 @@ def _predicting(job: Job, predictors: List[Any]) -> Callable[[], float]:
 
 
 REPEATED: Dict[str, Callable[[Job], Callable[[], float]]] = {
-    "loading": loading, "step": step, "random_step": random_step, "prediction": prediction, "crf": crf}
+    "loading": loading, "step": step, "random_step": random_step, "forward": forward,
+    "prediction": prediction, "crf": crf}
 
 
 def main(path: str) -> int:
