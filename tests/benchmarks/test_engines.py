@@ -11,7 +11,8 @@ pytest.importorskip("onnxruntime")
 def test_networks_and_seeds_are_compared_between_both_engines(tmp_path, capsys):
     generated_tree(str(tmp_path), 3, (197, 213))
     arguments = ["--data", str(tmp_path), "--list", str(tmp_path / "train.txt"), "--json",
-                 str(tmp_path / "e.json"), "--networks", "resnet18_largefov", "--seeds", "resnet18", "--rounds", "1"]
+                 str(tmp_path / "e.json"), "--networks", "resnet18_largefov", "--seeds", "resnet18",
+                 "--rounds", "1"]
     assert engines.main(arguments) == 0
     assert "resnet18: onnxruntime is " in capsys.readouterr().out
     found = json.loads((tmp_path / "e.json").read_text())["found"]
