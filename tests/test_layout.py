@@ -21,6 +21,7 @@ ALLOWED = {"symbols": (*GROUND, "cian.symbols"), "data": (*GROUND, "cian.data"),
 # The rooms of the engine: a room may use those of the lines before it, and the ground below them all.
 FLOORS = ({"models"}, {"training", "prediction", "export"}, {"seeds"}, {"reproduction", "fidelity"})
 MAX_FUNCTION, MAX_FILE, MAX_ENTRY = 40, 300, 125  # lines; of a function without its docstring
+MAX_SENTENCE = 30  # words
 LONG_FILES = {"tools/engine/fidelity/original.py": 330,  # runs alone, beside the original's own modules
               # of these a third is their help
               "tools/predict.py": 160, "tools/reproduce.py": 150, "tools/retrain.py": 150}
@@ -134,6 +135,18 @@ def test_prose_is_wrapped_at_100_columns():
             fenced ^= line.startswith("```")
             prose = not fenced and not line.lstrip().startswith(("|", "![", "```", "<"))
             assert not prose or len(line) <= 100, f"{path.relative_to(ROOT)}:{number} is {len(line)} long"
+
+
+def test_sentences_of_the_documents_are_short():
+    for path in [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+                 *sorted(ROOT.glob("docs/*.md"))]:
+        prose = re.sub(r"^(```.*?^```|[|#!<].*?|    .*?)$", "", path.read_text(encoding="utf-8"),
+                       flags=re.MULTILINE | re.DOTALL)
+        for text in re.split(r"\n\s*\n|\n\s*(?=[-*] |\d+\. )", prose):
+            text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", re.sub(r"`[^`]*`", "code", text))
+            text = re.sub(r":(\s[^.!?:]*?[,;]){3,}[^.!?:]*", ":", text)  # a list of values
+            for sentence in re.split(r"(?<=[.!?:])\W*\s", text):
+                assert len(sentence.split()) < MAX_SENTENCE, f"{path.relative_to(ROOT)}: {sentence}"
 
 
 def test_every_public_function_and_class_has_a_docstring():
