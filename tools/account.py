@@ -8,14 +8,13 @@ Needs image-level labels only (--annotation-root or --labels-file), no images.
 """
 from __future__ import annotations
 
-import json
 import os
 from typing import Optional, Sequence
 
 from cian.data.lists import resolve_list
 from cian.data.tree import DatasetTree
 from cian.errors import InputError, run_tool
-from cian.files import atomic_write, atomic_write_bytes
+from cian.files import atomic_write, write_json
 from cian.tools.arguments import config_from, make_parser
 from cian.tools.engine.training.pairing_account import class_table, describe, draw, figures, take_account
 
@@ -47,8 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(describe(account))
     print(class_table(accounts, tree.classes.names))
     if arguments.json:
-        content = json.dumps([figures(account, tree.classes.names) for account in accounts], indent=1)
-        atomic_write_bytes(arguments.json, content.encode())
+        write_json(arguments.json, [figures(account, tree.classes.names) for account in accounts])
     if arguments.plot:
         with atomic_write(arguments.plot, "wb") as stream:
             draw(accounts, tree.classes.names, stream)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from typing import Any, Dict, List, Optional, Sequence
 
 from cian.errors import InputError, run_tool
+from cian.files import write_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +55,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                    "networks": [{**network, "totals": dataclasses.asdict(network["totals"]),
                                  "layers": [dataclasses.asdict(layer) for layer in network["layers"]]}
                                 for network in networks]}
-        write_json(content, args.json)
+        if args.json == "-":
+            print(json.dumps(content, indent=1))
+        else:
+            write_json(args.json, content)
     return 0
 
 
@@ -89,18 +92,6 @@ def print_networks(networks: List[Dict[str, Any]]) -> None:
             shape = "x".join(map(str, layer.shape))
             print("    "
                   f"{layer.name:44}{layer.operator:18}{shape:>20}{layer.parameters:>12,}{layer.multiply_adds:>18,}{layer.other:>14,}")
-
-
-def write_json(content: Dict[str, Any], path: str) -> None:
-    """Write to a file, or to standard output for '-'."""
-    text = json.dumps(content, indent=1) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    from cian.files import atomic_write
-
-    with atomic_write(path, "w") as stream:
-        stream.write(text)
 
 
 if __name__ == "__main__":

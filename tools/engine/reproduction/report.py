@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from cian.data.tree import DatasetTree
 from cian.errors import PathLike
-from cian.files import atomic_write_bytes, read_text
+from cian.files import atomic_write_bytes, read_text, write_json
 from cian.tools.engine.models.snapshot import load_network
 from cian.tools.engine.prediction.pictures import pairs_by_class, write_gallery, write_pair
 from cian.tools.engine.report import Page, markdown_table
@@ -172,10 +172,9 @@ def write_report(tables: Sequence[Tuple[str, Sequence[Measurement]]], command: s
     lines += [f"{LEGEND} Versions: {shown}.", ""]
     page.save(f"{base}.html")
     atomic_write_bytes(f"{base}.md", "\n".join(lines).encode())
-    atomic_write_bytes(f"{base}.json", json.dumps(
-        {"command": command, "versions": versions,
-         "tables": [{"title": title, "measurements": [record(measurement) for measurement in measurements]}
-                    for title, measurements in tables]}, indent=1).encode())
+    write_json(f"{base}.json", {"command": command, "versions": versions, "tables": [
+        {"title": title, "measurements": [record(measurement) for measurement in measurements]}
+        for title, measurements in tables]})
 
 
 def _add_table(page: Page, lines: List[str], title: str, measurements: Sequence[Measurement],
