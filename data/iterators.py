@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import mxnet as mx
 import numpy as np
 
+from cian.choices import SCALES
 from cian.data.crop_iterator import CropIter
 from cian.data.groups import batch_rows
 from cian.data.pairs import EpochAccount, GroupSampler, ImageSampler
@@ -16,8 +17,6 @@ from cian.data.transforms import CropTransform
 from cian.data.windows import Maps, WindowMaker, WindowTransform
 from cian.data.workers import BatchMaker
 from cian.errors import InputError
-
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 class PairIter(CropIter):
@@ -104,21 +103,19 @@ class ClassificationIter(CropIter):
     Parameters
     ----------
     images : record set
-    batch_size, crop_px, scales, mirror, workers, part_index, num_parts : see :class:`PairIter`
+    batch_size, crop_px, workers, part_index, num_parts : see :class:`PairIter`
     seed : random numbers are those of the counter (seed, epoch, image)
-    shuffle : draw the order of each epoch anew
     """
 
     sampler: ImageSampler
 
-    def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321,
-                 scales: Sequence[float] = SCALES, mirror: bool = True, seed: int = 0, shuffle: bool = True,
+    def __init__(self, images: RecordSet, *, batch_size: int, crop_px: int = 321, seed: int = 0,
                  workers: int = 0, part_index: int = 0, num_parts: int = 1) -> None:
         if batch_size < 1:
             raise InputError(f"must be at least 1, not {batch_size}", field="batch_size")
-        super().__init__(ImageSampler(len(images), batch_size * num_parts, seed, shuffle),
-                         BatchMaker(images, CropTransform(crop_px, tuple(scales), mirror)), batch_size,
-                         workers, part_index, num_parts)
+        super().__init__(ImageSampler(len(images), batch_size * num_parts, seed),
+                         BatchMaker(images, CropTransform(crop_px)), batch_size, workers, part_index,
+                         num_parts)
 
     @property
     def provide_label(self) -> List[mx.io.DataDesc]:

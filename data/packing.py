@@ -63,13 +63,10 @@ def pack_images(folder: PathLike, name: str, names: Sequence[str], paths: Sequen
 
 
 def pack_labels(folder: PathLike, name: str, names: Sequence[str], paths: Sequence[str], classes: ClassTable,
-                *, sizes: Optional[np.ndarray] = None, num_parts: int = 1, workers: int = 0,
-                checked: Optional[CheckedFiles] = None, fingerprint: str = "") -> RecordSet:
-    """Pack label maps (seeds) as 8-bit gray PNG; parameters and errors as :func:`pack_images`.
-
-    ``sizes``, (n, 2) heights and widths, are those of the images; a label map of another size is a problem.
-    """
-    checked = checked or check_labels(paths, classes.num_classes, sizes=sizes, workers=workers)
+                *, num_parts: int = 1, workers: int = 0, checked: Optional[CheckedFiles] = None,
+                fingerprint: str = "") -> RecordSet:
+    """Pack label maps (seeds) as 8-bit gray PNG; parameters and errors as :func:`pack_images`."""
+    checked = checked or check_labels(paths, classes.num_classes, workers=workers)
     if checked.problems:
         raise Problems(checked.problems)
     with record_writer(folder, name, LABELS, classes, len(names), num_parts=num_parts,

@@ -196,16 +196,15 @@ class ImageSampler:
     images : number of images
     batch_size : images a batch
     seed : epoch e depends on (seed, e) alone
-    shuffle : draw the order of each epoch anew
     """
 
     rng: Optional[np.random.RandomState] = None
 
-    def __init__(self, images: int, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(self, images: int, batch_size: int, seed: int = 0) -> None:
         if images < 1:
             raise InputError("there are no images", field="images")
         _check_seed(seed)
-        self.images, self.batch_size, self.seed, self.shuffle = images, batch_size, seed, shuffle
+        self.images, self.batch_size, self.seed = images, batch_size, seed
         self.epoch = -1
         self.pad = -images % batch_size
         self.rows = np.zeros((0, batch_size), np.int64)
@@ -213,9 +212,7 @@ class ImageSampler:
     def next_epoch(self) -> np.ndarray:
         """Draw the order of the next epoch: (num_batches, batch_size) image positions, kept as ``rows``."""
         self.epoch += 1
-        order = np.arange(self.images)
-        if self.shuffle:
-            order = counter_rng(self.seed, self.epoch).permutation(self.images)
+        order = counter_rng(self.seed, self.epoch).permutation(self.images)
         self.rows = np.resize(order, (self.images + self.pad) // self.batch_size * self.batch_size).reshape(
             -1, self.batch_size)
         return self.rows
@@ -231,8 +228,7 @@ class ImageSampler:
         self.next_epoch()
 
     def _settings(self) -> Dict[str, Any]:
-        return {"images": self.images, "batch_size": self.batch_size, "seed": self.seed,
-                "shuffle": self.shuffle}
+        return {"images": self.images, "batch_size": self.batch_size, "seed": self.seed}
 
 
 def counter_rng(seed: int, epoch: int) -> np.random.RandomState:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Sequence, Tuple
 import cv2
 import numpy as np
 
-from cian.choices import IGNORE, LABEL_PADDINGS, LABEL_RESIZES
+from cian.choices import IGNORE, LABEL_PADDINGS, LABEL_RESIZES, SCALES
 from cian.errors import InputError
 
 PADDED = {"background": 0, "ignore": IGNORE}  # value of padded pixels of a label map
@@ -46,7 +46,7 @@ class CropTransform:
     """
 
     crop_px: int = 321
-    scales: Tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    scales: Tuple[float, ...] = SCALES
     mirror: bool = True
     stride: int = 8
     label_resize: str = "bilinear"

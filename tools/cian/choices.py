@@ -26,6 +26,7 @@ COMPLETION_TARGETS = ("cross", "own")
 NORMALISATIONS = ("device", "image")
 
 # Samples (cian.data)
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # of training crops
 LABEL_RESIZES = ("bilinear", "nearest")
 LABEL_PADDINGS = ("background", "ignore")
 PAIRINGS = ("common", "even", "random")

@@ -130,9 +130,9 @@ def atomic_write_bytes(path: PathLike, content: bytes, *, sync: bool = False) ->
         stream.write(content)
 
 
-def write_json(path: PathLike, content: Any, *, sync: bool = False) -> None:
+def write_json(path: PathLike, content: Any) -> None:
     """Write ``content`` as indented JSON by :func:`atomic_write`."""
-    atomic_write_bytes(path, json.dumps(content, indent=1).encode(), sync=sync)
+    atomic_write_bytes(path, json.dumps(content, indent=1).encode())
 
 
 def read_bytes(path: PathLike) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import html
-from typing import List, Optional, Sequence
+from typing import List, Sequence
 
 import cv2
 import numpy as np
@@ -65,12 +65,13 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             f"<tbody>\n{body}\n</tbody></table></div>")
 
 
-def encode_picture(picture: np.ndarray, jpeg_quality: Optional[int] = None) -> str:
-    """(H, W, 3) uint8 RGB as a data URL: PNG, or JPEG of a quality 1..100 for photographs."""
-    kind, flags = (".png", []) if jpeg_quality is None else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    content = cv2.imencode(kind, np.ascontiguousarray(picture[..., ::-1]), flags)[1].tobytes()
-    return (
-        f"data:image/{'png' if jpeg_quality is None else 'jpeg'};base64,{base64.b64encode(content).decode()}")
+def encode_picture(picture: np.ndarray) -> str:
+    """(H, W, 3) uint8 RGB as a data URL of a PNG file."""
+    return _data_url(cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 class Page:
@@ -112,22 +113,19 @@ class Page:
             for name, colour in zip(names, colours))
         self._parts.append(f"<ul class=legend>{items}</ul>")
 
-    def pictures(self, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 0,
-                 jpeg_quality: Optional[int] = None) -> None:
-        """Pictures (H, W, 3) uint8 RGB side by side with a caption each, in ``columns`` columns (0:
-        all in one row).
-        """
+    def pictures(self, pictures: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+        """Pictures (H, W, 3) uint8 RGB side by side with a caption each."""
         figures = "".join(
-            f'<figure><img src="{encode_picture(picture, jpeg_quality)}" alt="{html.escape(caption)}">'
+            f'<figure><img src="{encode_picture(picture)}" alt="{html.escape(caption)}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
             for picture, caption in zip(pictures, captions))
-        grid = f"grid-template-columns:repeat({columns or len(pictures)},minmax(0,1fr))"
+        grid = f"grid-template-columns:repeat({len(pictures)},minmax(0,1fr))"
         self._parts.append(f'<div class=grid style="{grid}">{figures}</div>')
 
     def picture(self, content: bytes, caption: str) -> None:
         """One wide picture, the content of a PNG file, at its own size or the page's width."""
-        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        self._parts.append(f'<figure class=wide><img src="{source}" alt="{html.escape(caption)}"></figure>')
+        self._parts.append(
+            f'<figure class=wide><img src="{_data_url(content)}" alt="{html.escape(caption)}"></figure>')
 
     def save(self, path: PathLike) -> None:
         """Write the page; the file is whole or absent."""

@@ -19,6 +19,7 @@ from cian.choices import (
     NORMALISATIONS,
     ORDERS,
     PAIRINGS,
+    SCALES,
 )
 from cian.tools.engine.fitting import FITS
 
@@ -140,7 +141,7 @@ class TrainConfig:
         "original",
         "random numbers: one np.random stream as the original code, or a counter of (seed, epoch, index)",
         ORDERS)
-    scales: Tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5), "random scales", low=0.01, high=100)
+    scales: Tuple[float, ...] = option(SCALES, "random scales", low=0.01, high=100)
     mirror: bool = option(True, "random horizontal flip")
     label_padding: str = option("background", "label of padded pixels: background (original code) or ignore",
                                 LABEL_PADDINGS)

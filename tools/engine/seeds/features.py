@@ -108,6 +108,3 @@ class FeatureIter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
-
-    def close(self) -> None:
-        """Nothing to close; for the sake of the image iterators."""
