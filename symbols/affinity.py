@@ -28,6 +28,10 @@ from .layers import BatchNorm, convolution
 # and shift (1, C, 1, 1): residual = slope * (sum over e of message_e * columns_e) + shift.
 Folded = Tuple[Any, Any, Any, Any]
 
+# Pixels of a batch, for each channel of the embedding, from which folding costs less than it saves
+# (benchmarks/profile_step.py; the break-even of ResNet-50 is at about five).
+FOLDING_PIXELS = 6
+
 MERGES: Dict[str, Callable[[Any, List[Any]], Any]] = {
     "max": lambda F, messages: reduce(F.maximum, messages),
     "avg": lambda F, messages: sum(messages[1:], messages[0]) / len(messages),
@@ -71,6 +75,7 @@ class CrossImageAffinity(HybridBlock):
         embed_channels = embed_channels or channels // 2
         self.group_size, self.merge_self = group_size, merge_self
         self.reordered = False
+        self.foldable = True  # whether a network may take folded residuals
         self._merge = MERGES[merge_type]
         if shared is None:
             self.query = convolution(embed_channels, channels, 1, "conv_embed_q_")
@@ -128,6 +133,12 @@ class CrossImageAffinity(HybridBlock):
         shift = (above + below) / 2 - slope * F.dot(mean - fixed, matrix, transpose_b=True)
         return (F.reshape_like(centred, message), columns, F.reshape(slope, shape=(1, -1, 1, 1)),
                 F.reshape(shift, shape=(1, -1, 1, 1)))
+
+    def choose_folding(self, pixels: int) -> None:
+        """Fold residuals where it is faster for a batch of so many pixels of features; before the
+        first forward pass of a graph.
+        """
+        self.foldable = pixels >= FOLDING_PIXELS * self.out._in_channels
 
     def compare(self, feat_query: mx.nd.NDArray, feat_reference: mx.nd.NDArray) -> Dict[str, mx.nd.NDArray]:
         """What one query takes from itself and from one reference, for pictures (Fig. 3); runs imperatively.

@@ -149,7 +149,7 @@ def _branch_logits(F: Any, net: Union[CIAN, Branches], feat: Any) -> List[Any]:
     """Logits of the features alone, or of each branch's features with its residual (Eq. 4)."""
     if net.affinity is None:
         return [net.head(feat)]
-    if net.affinity.reordered and net.head.reordered:
+    if net.affinity.reordered and net.affinity.foldable and net.head.reordered:
         return net.head(feat, net.affinity.hybrid_forward(F, feat, folded=True))
     return [net.head(feat + residual) for residual in net.affinity(feat)]
 

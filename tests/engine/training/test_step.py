@@ -72,6 +72,15 @@ def test_the_order_of_sums_leaves_what_is_learnt_as_it_is(model):
         assert np.linalg.norm(moving[True][name] - expected) <= 1e-5 * np.linalg.norm(expected), name
 
 
+@pytest.mark.parametrize("images, folds", [(2, False), (4, True)])
+def test_residuals_are_folded_only_where_a_batch_has_pixels_enough(images, folds):
+    trainer = make_trainer()
+    assert trainer.net.affinity.out._in_channels == 10
+    trainer.step(make_batch(images=images), 0.01, 0)  # 25 pixels an image
+    graph = trainer.net._cached_graph[1].get_internals().list_outputs()
+    assert any(name.startswith("one_hot") for name in graph) == folds
+
+
 def test_three_steps_are_sgd_with_momentum_decay_and_speed_by_parameter():
     trainer, batch, momentum = make_trainer(), make_batch(images=4), {}
     for number, rate in enumerate((0.013, 0.011, 0.007)):

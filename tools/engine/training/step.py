@@ -141,6 +141,8 @@ class Trainer:
             A loss or a gradient is not finite. No parameter was changed.
         """
         mx.random.seed(step_seed(self._seed, number, self.workers.rank))
+        if self.net.affinity is not None:
+            self.net.affinity.choose_folding(parts[0].label[0].size)
         with autograd.record():
             results = [self.loss(self._forward(part.data[0]), *part.label) for part in parts]
             totals = [total for total, _ in results]
