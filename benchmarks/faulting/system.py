@@ -16,7 +16,7 @@ from faulting.stages import Template, command, restore, run_again
 
 MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run, NUMBER is drawn
     "read-only folder": 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
-    "disk full": """mkdir "$0.real" && mount --bind "$0" "$0.real" && size=$(du -s "$0" | cut -f1) &&
+    "disk full": """mkdir -p "$0.real" && mount --bind "$0" "$0.real" && size=$(du -s "$0" | cut -f1) &&
         mount -t tmpfs -o size=$((size + NUMBER))k tmpfs "$0" && cp -a "$0.real/." "$0/" && {
         "$@"; code=$?; find "$0.real" -mindepth 1 -delete; cp -a "$0/." "$0.real/"; exit $code; }""",
     "shared memory of 1 MB": 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"',

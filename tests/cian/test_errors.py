@@ -19,6 +19,43 @@ def test_error_is_one_line_of_file_field_problem_and_remedy():
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+@pytest.mark.parametrize("megabytes, told", [(200, "done\n"), (-30, "")])
+def test_a_product_without_memory_does_not_wait_for_ever(megabytes, told):
+    program = f"""
+import mmap, resource, numpy
+from cian.environment import _pages
+from cian.errors import run_tool
+virtual, _ = _pages("/proc/self/statm")
+limit = virtual + (64 + {megabytes}) * 2 ** 20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def main():
+    kept, step = [], 2 ** 24
+    while step > 2 ** 12:
+        try:
+            kept.append(mmap.mmap(-1, step))
+        except OSError:
+            step //= 2
+    values = numpy.ones((60, 60))
+    values @ values
+    print("done")
+run_tool(main)"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.stdout == told
+    assert ("there is not enough memory" in run.stderr) is (not told), run.stderr
+
+
+def test_after_a_lack_of_memory_nothing_fails_again_at_the_end():
+    program = """
+import atexit
+from cian.errors import run_tool
+def main():
+    atexit.register(lambda: 1 / 0)
+    raise MemoryError
+run_tool(main)"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and run.stderr.count("\n") == 1 and "not enough memory" in run.stderr
+
+
 @pytest.mark.parametrize("body, code, shown", [
     ("raise InputError('is wrong', field='x')", 2, "error: x: is wrong\n"),
     ("raise KeyboardInterrupt", 130, "interrupted\n"),

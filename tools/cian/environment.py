@@ -17,19 +17,18 @@
 """
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import glob
 import importlib
 import importlib.metadata
 import importlib.util
+import mmap
 import os
 import resource
 import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from cian.later import MXNetFinder
 
 # The libraries that libmxnet.so of mxnet-cu112 1.9.1 needs, dependencies first, and the wheel that
 # holds each.
@@ -86,6 +85,26 @@ def usable_memory() -> int:
         if soft != resource.RLIM_INFINITY:  # counts what is mapped and not used, too
             bounds.append(max(soft - (virtual - resident), 1))
     return min(bounds)
+
+
+def reserve_for_products() -> None:
+    """Where ``ulimit -v`` or ``-d`` bounds the memory, NumPy's OpenBLAS gets its buffer of 32 MB now.
+    Later, where none is left, it would ask for it for ever.
+
+    Raises
+    ------
+    MemoryError
+        When there is no memory for it.
+    """
+    bounds = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if any(bound != resource.RLIM_INFINITY for bound in bounds):
+        import numpy
+
+        try:
+            mmap.mmap(-1, 2 ** 26).close()
+        except OSError as error:
+            raise MemoryError from error
+        numpy.ones((64, 64)) @ numpy.ones((64, 64))
 
 
 def resident_memory() -> int:
@@ -237,46 +256,6 @@ def check_gpu(device_id: int) -> None:
         raise ValueError(f"gpu:{device_id} has compute capability {capability[0]}.{capability[1]}, but "
                          f"mxnet-cu112 1.9.1 carries machine code for {', '.join(GPU_ARCHITECTURES)} only "
                          "and no PTX; use one of those GPUs or the CPU")
-
-
-class LaterModule(ModuleType):
-    """Stands for a module that is imported when something in it is first asked for."""
-
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-@contextlib.contextmanager
-def imported_later(name: str) -> Iterator[None]:
-    """What imports a module inside of the block gets a :class:`LaterModule`, unless the module is
-    there already.
-    """
-    stand_in = LaterModule(name)
-    sys.modules.setdefault(name, stand_in)
-    try:
-        yield
-    finally:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-
-
-class MXNetFinder(MetaPathFinder):
-    """Finds MXNet where it is, and has its import leave ``scipy.stats`` for later."""
-
-    def find_spec(self, name: str, path: Optional[Sequence[str]] = None,
-                  target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
-        spec = PathFinder.find_spec(name, path, target) if name == "mxnet" else None
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                with imported_later("scipy.stats"):
-                    execute(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def prepare() -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Callable, Iterator, List, Optional, Sequence, Union
 
+from cian.environment import reserve_for_products
 from cian.processes import end_with_starter
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -122,6 +123,7 @@ def run_tool(main: Callable[[], Optional[int]]) -> None:
                                line_buffering=stream.line_buffering or stream.write_through)
     end_with_starter()
     try:
+        reserve_for_products()
         code = main() or 0
         sys.stdout.flush()
         sys.exit(code)
@@ -140,4 +142,7 @@ def run_tool(main: Callable[[], Optional[int]]) -> None:
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
+        if is_out_of_memory(error):  # MXNet's own end would fail too, in a traceback
+            sys.stderr.flush()
+            os._exit(1)
         sys.exit(1)
