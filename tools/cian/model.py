@@ -22,6 +22,7 @@ from cian.tools.engine.devices import needed_contexts
 from cian.tools.engine.images import read_image
 from cian.tools.engine.models.model_files import ModelFile, open_model
 from cian.tools.engine.prediction.predictor import Predictor
+from cian.tools.engine.prediction.scales import passes_at_a_time
 
 Image = Union[PathLike, np.ndarray, Any]
 
@@ -107,7 +108,8 @@ def load_model(path: PathLike, *, classes: Union[PathLike, Sequence[str], None] 
     settings = Config().replace(predict={key: value
                                          for key, value in chosen.items() if value is not None}).predict
     context = needed_contexts([device])[0]
-    source = open_model(path, ctx=context, model=model, classes=table, engine=settings.engine)
+    source = open_model(path, ctx=context, model=model, classes=table, engine=settings.engine,
+                        passes=passes_at_a_time(settings.scales, settings.mirror))
     if source.procedure is not None and (chosen["scales"], add_max, mirror) != (None, None, None):
         raise InputError("has scales and mirror inside it, and they cannot be changed", file=path,
                          field="scales, add_max, mirror", remedy="leave them out, or load the checkpoint")

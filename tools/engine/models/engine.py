@@ -26,7 +26,7 @@ KEY = "predict.engine"
 
 
 def start_engine(net: HybridBlock, wanted: str, device: mx.Context,
-                 cache: Optional[GraphCache] = None) -> Tuple[str, Network]:
+                 cache: Optional[GraphCache] = None, passes: int = 1) -> Tuple[str, Network]:
     """A network's first output as a function of arrays (N, 3, H, W), and the name of what computes it.
 
     Parameters
@@ -35,6 +35,7 @@ def start_engine(net: HybridBlock, wanted: str, device: mx.Context,
     wanted : 'mxnet', 'onnx' or 'auto'. 'auto' is onnx on a CPU, unless onnxruntime is missing or
         cannot compute this network; the reason is printed then, once.
     cache : where to keep the network's graph.
+    passes : calls that may be under way at a time in threads of the caller, with onnxruntime.
 
     Returns
     -------
@@ -53,7 +54,7 @@ def start_engine(net: HybridBlock, wanted: str, device: mx.Context,
     net.hybridize()
     if wanted != MXNET:
         try:
-            content, network = _onnx(net, device)
+            content, network = _onnx(net, device, passes)
             logits = live(generated_images(count=1)[0])
             hold_against(logits, network)
             if cache is not None:
@@ -74,7 +75,7 @@ def expected_engine(wanted: str, device: mx.Context) -> str:
     return f"onnxruntime {version}" if version else MXNET
 
 
-def _onnx(net: HybridBlock, device: mx.Context) -> Tuple[bytes, Network]:
+def _onnx(net: HybridBlock, device: mx.Context, passes: int) -> Tuple[bytes, Network]:
     """The network as an ONNX file, and run by onnxruntime."""
     if device.device_type != "cpu":
         raise InputError(f"onnxruntime is used on CPUs only, and the device is {device}")
@@ -87,7 +88,7 @@ def _onnx(net: HybridBlock, device: mx.Context) -> Tuple[bytes, Network]:
     fold_messages(writer, [output])
     shapes: Dict[str, List[Any]] = {"images": ["n", 3, "h", "w"], output: ["n", "c", "h8", "w8"]}
     content = make_onnx(writer, output, shapes, {}, check=False).SerializeToString()
-    session = start_session(content, "the network")
+    session = start_session(content, "the network", passes)
     return content, lambda images: run_session(session, images, "the network")
 
 

@@ -68,8 +68,8 @@ class GraphCache:
         self.network: Mapping[str, Any] = {}
         self._key = {**made_from, "onnxruntime": onnxruntime_version(), "code": _code_digest()}
 
-    def read(self) -> Optional[Graph]:
-        """The graph; None where there is none that can be trusted."""
+    def read(self, passes: int = 1) -> Optional[Graph]:
+        """The graph, for so many passes at a time; None where there is none that can be trusted."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InputError, ExportError), \
                 open(self.path, "rb") as stream:
             digest, header = stream.readline(65), stream.readline()
@@ -77,7 +77,7 @@ class GraphCache:
             logits = stream.read(4 * math.prod(found["shape"]))
             content = stream.read()
             if found["key"] == self._key and digest == _digest(header, logits, content):
-                session = start_session(content, self.path)
+                session = start_session(content, self.path, passes)
                 graph = Graph(lambda images: run_session(session, images, self.path), found["network"],
                               found["shape"][1])
                 hold_against(np.frombuffer(logits, np.float32).reshape(found["shape"]), graph.run)

@@ -70,7 +70,7 @@ class ModelFile:
 
 
 def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str = "",
-               classes: Optional[ClassTable] = None, engine: str = MXNET) -> ModelFile:
+               classes: Optional[ClassTable] = None, engine: str = MXNET, passes: int = 1) -> ModelFile:
     """Open a model file.
 
     Parameters
@@ -81,7 +81,7 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     model : model name, for a ``.params`` file without metadata, as the original code writes it.
     classes : class names, for a file without metadata.
     engine : what will run a checkpoint's network; unless it is 'mxnet', a graph that was kept on a
-        CPU is opened in place of the network.
+        CPU is opened in place of the network, for so many ``passes`` at a time.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
         return _open_symbol(name, ctx, classes)
     cache = None
     if engine != MXNET and (ctx is None or ctx.device_type == "cpu"):
-        cache, kept = _kept(name, None if carried is None else read_metadata(name), model, classes)
+        cache, kept = _kept(name, None if carried is None else read_metadata(name), model, classes, passes)
         if kept is not None:
             return kept
     net, metadata = load_checkpoint(name, for_prediction=True, ctx=ctx, model=model, classes=classes)
@@ -110,15 +110,15 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
     return ModelFile(name, "checkpoint", net, ClassTable(metadata["classes"]), metadata, cache=cache)
 
 
-def _kept(path: str, metadata: Optional[Dict[str, Any]], model: str,
-          classes: Optional[ClassTable]) -> Tuple[Optional[GraphCache], Optional[ModelFile]]:
+def _kept(path: str, metadata: Optional[Dict[str, Any]], model: str, classes: Optional[ClassTable],
+          passes: int) -> Tuple[Optional[GraphCache], Optional[ModelFile]]:
     """Where a checkpoint's graph is kept, and what it holds; None where there is none."""
     if metadata is None and not (model and classes):
         return None, None
     built = {"model": model, "classes": classes and len(classes.names)}
     cache = GraphCache(path, {"checkpoint": metadata["sha256"] if metadata else sha256_of(path),
                               "network": metadata["network"] if metadata else built})
-    graph = cache.read()
+    graph = cache.read(passes)
     if graph is None:
         return cache, None
     found = metadata or {"network": graph.network, "classes": list(classes.names if classes else ())}

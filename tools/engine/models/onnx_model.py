@@ -93,11 +93,16 @@ def import_onnx(file: PathLike) -> Tuple[Any, Any]:
     return onnx, onnxruntime
 
 
-def start_session(content: bytes, file: PathLike) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU, with as many threads as MXNet has."""
+def thread_count() -> int:
+    """Threads that a network may use, as many as MXNet has."""
+    return int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+
+
+def start_session(content: bytes, file: PathLike, passes: int = 1) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU; so many ``passes`` at a time share the threads."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    options.intra_op_num_threads = max(1, thread_count() // passes)
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

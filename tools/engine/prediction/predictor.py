@@ -22,7 +22,7 @@ from cian.tools.engine.models.graph_cache import MXNET, Graph, GraphCache
 from cian.tools.engine.models.model_files import Network, open_model
 from cian.tools.engine.prediction.crf import crf_preset
 from cian.tools.engine.prediction.finishing import Finished, Task, finish
-from cian.tools.engine.prediction.scales import Scales
+from cian.tools.engine.prediction.scales import Scales, passes_at_a_time
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -95,7 +95,8 @@ class Predictor:
 
         device = self.device or mx.cpu()
         block = MultiScale(net, scales=settings.scales, add_max=settings.add_max)
-        name, network = start_engine(net, settings.engine, device, self._cache)
+        name, network = start_engine(net, settings.engine, device, self._cache,
+                                     passes_at_a_time(settings.scales, settings.mirror))
         if name != MXNET:
             return Scales(network, settings.scales, settings.add_max, settings.mirror)
         if device.device_type == "cpu":
@@ -204,7 +205,8 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[O
     predictors = []
     for device in devices:
         opened = open_model(path, ctx=device, model=model, classes=classes,
-                            engine=MXNET if settings.features else settings.engine)
+                            engine=MXNET if settings.features else settings.engine,
+                            passes=passes_at_a_time(settings.scales, settings.mirror))
         predictors.append(Predictor(opened.network, opened.settings(settings), device, opened.classes.names,
                                     opened.cache))
         if not settings.features:  # what they are taken from needs no network of the whole
