@@ -154,7 +154,7 @@ class RecordSet(contextlib.AbstractContextManager["RecordSet"]):
         content = self.read(index)
         height, width = self.sizes[index]
         try:
-            announced = _jpeg_size(content) if kind == IMAGES else _png_size(content)
+            announced = simplejpeg.decode_jpeg_header(content)[:2] if kind == IMAGES else _png_size(content)
             # a picture that its EXIF says is turned has its sides exchanged
             if sorted(announced) != sorted((height, width)):
                 raise ValueError(
@@ -177,12 +177,6 @@ class RecordSet(contextlib.AbstractContextManager["RecordSet"]):
     def rows(self) -> Dict[str, np.ndarray]:
         """The columns of the table, for checks: part, offset, span, crc32 and more."""
         return self._table
-
-
-def _jpeg_size(content: bytes) -> Tuple[int, int]:
-    """Height and width in a JPEG's header; ValueError where there is none."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(content)
-    return height, width
 
 
 def _png_size(content: bytes) -> Tuple[int, int]:

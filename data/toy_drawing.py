@@ -111,7 +111,7 @@ def limb(points: Points, widths: Sequence[float]) -> Points:
 # ---- heads: the one part that tells a class; a list of (outline, colour), painted in order; the
 # head is centred at (0, 0)
 
-HEAD_CENTRE, HEAD_RADIUS = (1.28, -0.78), 0.40
+HEAD_CENTRE = (1.28, -0.78)
 
 
 def _lion() -> List[Tuple[Points, Colour]]:

@@ -97,7 +97,8 @@ def add_flags(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None:
             group.add_argument("--no-ms", action="store_true",
                                help="scale 1 only: predict.scales=1 predict.add_max=false")
         if name == "run":
-            group.add_argument("--gpus", type=_gpus, dest="run.devices", metavar="0,1",
+            group.add_argument("--gpus", dest="run.devices", metavar="0,1",
+                               type=lambda text: tuple(f"gpu:{number.strip()}" for number in text.split(",")),
                                help="the same as --devices gpu:0,gpu:1")
 
 
@@ -140,7 +141,3 @@ def value_text(value: Any) -> str:
     """A value as YAML on one line."""
     value = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump([value], default_flow_style=True, width=10 ** 6).strip()[1:-1]
-
-
-def _gpus(text: str) -> Tuple[str, ...]:
-    return tuple(f"gpu:{number.strip()}" for number in text.split(","))

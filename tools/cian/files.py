@@ -272,17 +272,12 @@ def lock_path(folder: PathLike, name: str) -> str:
     return os.path.join(folder, f".{name}.lock")
 
 
-def staging_path(folder: PathLike, name: str) -> str:
-    """The hidden folder of :func:`staging`."""
-    return os.path.join(folder, f".{name}.unfinished")
-
-
 @contextlib.contextmanager
 def staging(folder: PathLike, name: str, what: str) -> Iterator[str]:
     """An empty hidden folder inside of ``folder`` for files that get their names there together,
     under a lock (:func:`locked`); removed afterwards, and what a killed process left of it before.
     """
-    hidden = staging_path(folder, name)
+    hidden = os.path.join(folder, f".{name}.unfinished")
     with locked(lock_path(folder, name), what):
         shutil.rmtree(hidden, ignore_errors=True)
         os.makedirs(hidden)

@@ -190,7 +190,8 @@ def evaluate(names: Sequence[str], prediction_root: PathLike, truth_root: PathLi
 
 def _told(problems: Sequence[InputError], prediction_root: str, truth_root: str) -> Problems:
     """All problems in one, with what to do about those of the truth and those of the predictions."""
-    of_truth = [problem for problem in problems if _is_in(problem.file, truth_root)]
+    of_truth = [problem for problem in problems
+                if problem.file and os.path.dirname(problem.file).startswith(truth_root)]
     remedies = ["mend the truth"] if of_truth else []
     if len(of_truth) < len(problems):
         remedies.append("predict the whole list again, or score a part of it with --subset")
@@ -211,10 +212,6 @@ def _score(prediction_root: str, truth_root: str, num_classes: int, name: str) -
     except InputError as error:
         file = os.path.join(truth_root, name + ".png") if error.problem.startswith("truth") else None
         return InputError(error.problem, field=name, file=file)
-
-
-def _is_in(file: Optional[str], folder: str) -> bool:
-    return file is not None and os.path.dirname(file).startswith(folder)
 
 
 def _pool(workers: int, count: int) -> Executor:

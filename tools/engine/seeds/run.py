@@ -184,7 +184,8 @@ class CamRun(EpochRun, contextlib.AbstractContextManager["CamRun"]):
                 scored[name] = {"images": images.identity, "count": len(images),
                                 "mean_average_precision": mean_of_present(precision),
                                 "average_precision": by_class}
-            print(f"{name}: mean average precision {_shown(scored[name]['mean_average_precision'])} on the "
+            mean = scored[name]["mean_average_precision"]
+            print(f"{name}: mean average precision {'undefined' if mean is None else f'{mean:.4f}'} on the "
                   f"labels of {len(images)} images", flush=True)
         known = {"classifier": digest, "sets": scored}
         write_json(target, known)
@@ -242,7 +243,3 @@ def weights_digest(settings: CamConfig) -> str:
     if not settings.pretrained:
         return f"random {settings.seed}"
     return settings.pretrained if settings.pretrained in SOURCES else sha256_of(settings.pretrained)
-
-
-def _shown(value: Optional[float]) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
