@@ -101,6 +101,7 @@ def test_each_line_is_written_in_one_piece_for_processes_share_a_terminal():
     ("raise MemoryError", "error: there is not enough memory"),
     ("raise type('MXNetError', (Exception,), {})('Failed to allocate CPU Memory')",
      "error: there is not enough"),
+    ("raise RuntimeError('can\\'t start new thread')", "error: there is not enough memory"),
     ("raise MachineError('a process died')", "error: a process died"),
     ("os.kill(os.getpid(), 0), os.execv('/', ['/'])",
      "error: Permission denied|error: /: Permission denied")])

@@ -87,10 +87,13 @@ class MachineError(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy or MXNet (which is not imported here) could not get the memory they asked for."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or type(error).__name__ == "MXNetError" and (
-        "allocat" in text or "bad_alloc" in text)
+    """Whether Python, NumPy or MXNet (which is not imported here) could not get the memory, or the thread,
+    that they asked for.
+    """
+    signs = {"MemoryError": [""], "RuntimeError": ["can't start new thread"],
+             "MXNetError": ["allocat", "bad_alloc", "resource temporarily unavailable"]}
+    return any(sign in str(error).lower() for kind in type(error).__mro__
+               for sign in signs.get(kind.__name__, ()))
 
 
 def _told(error: BaseException) -> Optional[str]:
