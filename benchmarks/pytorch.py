@@ -64,6 +64,7 @@ def measure(args: argparse.Namespace, folder: str) -> Dict[str, Any]:
     for task, images in TASKS.items():
         servers: Dict[str, Server] = {}
         seconds: Dict[str, List[float]] = {side: [] for side in (OURS, *LAYOUTS)}
+        cpu: Dict[str, List[float]] = {side: [] for side in seconds}
         outs = {side: os.path.join(folder, f"{task}_{number}.npy") for number, side in enumerate(seconds)}
         try:
             for side in seconds:
@@ -75,12 +76,15 @@ def measure(args: argparse.Namespace, folder: str) -> Dict[str, Any]:
                 servers[side] = Server(program, job, outs[side] + ".d", threads, python)
             for turn in range(args.rounds):
                 for side in sorted(seconds, reverse=bool(turn % 2)):
-                    seconds[side].append(servers[side].run()[0])
+                    for values, value in zip((seconds[side], cpu[side]), servers[side].run()):
+                        values.append(value)
         finally:
             peaks = {side: server.close() for side, server in servers.items()}
         found[task] = {"seconds": seconds, "median_s": {side: spread(values)
                                                         for side, values in seconds.items()},
                        "times_as_fast": {side: ratios(seconds[side], seconds[OURS]) for side in LAYOUTS},
+                       "cpu_seconds": cpu,
+                       "times_the_cpu": {side: ratios(cpu[side], cpu[OURS]) for side in LAYOUTS},
                        "peak_mb": peaks}
         if task == "forward":
             want, *others = (np.load(path) for path in outs.values())
@@ -106,8 +110,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for task, found in figures["found"].items():
         print(f"{task}: ours {found['median_s'][OURS]['median']:.2f} s, {found['peak_mb'][OURS]:.0f} MB")
         for side, ratio in found["times_as_fast"].items():
-            print("  {} takes {median:.2f} ({min:.2f}-{max:.2f}) times as long, {peak:.0f} MB".format(
-                side, peak=found["peak_mb"][side], **ratio))
+            print("  {} takes {median:.2f} ({min:.2f}-{max:.2f}) times as long, {cpu:.2f} times the CPU "
+                  "time, {peak:.0f} MB".format(side, cpu=found["times_the_cpu"][side]["median"],
+                                         peak=found["peak_mb"][side], **ratio))
     print("logits are at most {largest_error:.1e} of their rms apart".format(**figures["found"]["forward"]))
     if args.json:
         command = ["benchmarks/pytorch.py", *(sys.argv[1:] if argv is None else argv)]
