@@ -14,6 +14,7 @@ from cian.tools.engine.models.graph_cache import GraphCache
 from cian.tools.engine.models.model_files import ModelFile, open_model
 from cian.tools.engine.models.snapshot import Snapshot
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 CLASSES = ("background", "cat", "dog")
 IMAGE = np.random.RandomState(4).randint(0, 256, (47, 61, 3), np.uint8)
@@ -121,6 +122,21 @@ def test_a_graph_of_other_values_than_the_live_networks_is_not_used(checkpoint):
     assert GraphCache(checkpoint, made).read() is None
     load_model(checkpoint)
     assert GraphCache(checkpoint, made).read() is not None
+
+
+def test_a_graph_that_the_export_does_not_write_never_reaches_native_code(checkpoint, monkeypatch):
+    load_model(checkpoint)
+    cache = opened(checkpoint)
+    content = graph_of(checkpoint).read_bytes()
+    begin = content.index(b"\n", 65) + 1
+    logits = np.frombuffer(content[begin:begin + 4 * 3 * 17 * 21], np.float32).reshape(1, 3, 17, 21)
+    model = onnx.load_model_from_string(content[begin + logits.nbytes:])
+    model.functions.add()
+    made = {"checkpoint": cache.metadata["sha256"], "network": cache.metadata["network"]}
+    GraphCache(checkpoint, made).write(model.SerializeToString(), logits)
+    started = []
+    monkeypatch.setattr(graph_cache, "start_session", lambda *given: started.append(given))
+    assert GraphCache(checkpoint, made).read() is None and not started
 
 
 def test_where_no_graph_can_be_kept_predictions_are_the_same(checkpoint):

@@ -25,7 +25,7 @@ import cian.symbols
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, read_bytes
 from cian.tools.engine.models.agreement import ExportError, Network, compare, generated_images
-from cian.tools.engine.models.onnx_model import run_session, start_session
+from cian.tools.engine.models.onnx_model import check_model, run_session, start_session
 
 # Largest difference of a value, relative to the root mean square of all: where rounding grows from
 # layer to layer, MXNet's own values are as far from those of float64.
@@ -77,6 +77,7 @@ class GraphCache:
             logits = stream.read(4 * math.prod(found["shape"]))
             content = stream.read()
             if found["key"] == self._key and digest == _digest(header, logits, content):
+                check_model(content, self.path)  # whoever gave the folder can write a checksum
                 session = start_session(content, self.path, passes)
                 graph = Graph(lambda images: run_session(session, images, self.path), found["network"],
                               found["shape"][1])
