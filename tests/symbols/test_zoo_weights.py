@@ -90,7 +90,7 @@ def test_v1b_at_stride_8_is_gluoncvs_dilated_network(tmp_path):
     zoo = randomised(ResNetV1b(BottleneckV1b, UNITS, dilated=True))
     net = loaded("resnet50_v1b", zoo, tmp_path, units=UNITS, widths=SMALL["resnet50_v1b"][1])
     found = net(mx.nd.array(X)).asnumpy()
-    assert found.shape[2:] == (5, 9) and error(found, chain(zoo_parts(zoo))(NORMALISED).asnumpy()) <= 1e-5
+    assert found.shape[2:] == (5, 9) and error(found, chain(zoo_parts(zoo))(NORMALISED).asnumpy()) <= 2e-5
 
 
 def test_v1_at_stride_8_holds_its_stride_32_features(tmp_path):
