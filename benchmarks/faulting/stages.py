@@ -46,6 +46,9 @@ CHANGING = re.compile(r"\.log$|/events\.out|scalars\.jsonl$|done\.json$|report\.
                       r"|-(scores|training)\.png$|run\.json$")
 
 
+HANDED_ON = "labels.yaml"  # a second round's settings for its prediction, which nothing reads afterwards
+
+
 class Template(NamedTuple):
     """What a stage begins with, what it leaves (by relative path), how long it takes, what it writes."""
 
@@ -129,6 +132,8 @@ def contents(run: Path) -> Dict[str, bytes]:
     found = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
+        if path.name == HANDED_ON:
+            continue
         if path.is_file() or not any(path.iterdir()):
             found[_steady(name)] = b"" if path.is_dir() or CHANGING.search(name) else path.read_bytes()
     return found
