@@ -31,5 +31,8 @@ def test_the_last_line_counts_and_a_half_written_one_does_not(tmp_path):
     assert again.same("a", {"image": source}, allowed=(1, 2)) and again["a"]["note"] == 1
     assert not again.same("a", {"image": source}) and not again.same("a", {}, allowed=(1, 2))
     assert not again.same("a", {"mask": source}, allowed=(1, 2))
+    again.add("b", {"image": mark(source)})
+    again.add("c", {"image": mark(source)})
+    assert all(Ledger(tmp_path).same(name, {"image": source}) for name in "bc")
     source.write_bytes(b"two")
     assert not again.same("a", {"image": source}, allowed=(1, 2))

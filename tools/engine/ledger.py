@@ -55,6 +55,7 @@ class Ledger:
             content = b""
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", file=self.path) from error
+        self._begin = b"" if content[-1:] in (b"", b"\n") else b"\n"  # after half a line
         for line in content.splitlines():
             try:
                 entry = json.loads(line)
@@ -80,7 +81,8 @@ class Ledger:
         line = json.dumps(entry).encode() + b"\n"
         try:
             with self._lock, open(self.path, "ab", buffering=0) as stream:
-                stream.write(line)
+                stream.write(self._begin + line)
+                self._begin = b""
         except OSError as error:
             raise write_error(error, self.path) from error
         self._lines[name] = json.loads(line)
