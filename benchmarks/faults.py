@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         mount = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
         os.execvpe("unshare", ["unshare", "-m", "sh", "-c", mount, "sh", *command],
                    {**os.environ, "CIAN_FAULT_SHM": "1"})
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     kept = read_json(args.out, "campaign", "name another --out") if os.path.exists(args.out) else {}
     done: Dict[str, Any] = kept.get("steps", {})
     until = time.monotonic() + 60 * args.minutes
