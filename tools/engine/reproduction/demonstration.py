@@ -29,7 +29,7 @@ SETTINGS: Dict[str, Dict[str, Any]] = {
     "network": {"model": "efficientnet_lite0_largefov", "pretrained": "package", "embed_channels": 160},
     "cam": {"model": "efficientnet_lite0", "pretrained": "package", "freeze_backbone": True},
     "seeds": {"saliency": "builtin", "background_threshold": 0.2},
-    "train": {"epochs": 19, "batch_size": 8, "crop_px": 129, "scales": [1.0], "lr": 5e-3,
+    "train": {"epochs": 19, "batch_size": 8, "crop_px": 177, "scales": [1.0], "lr": 5e-3,
               "lr_decay": "iteration", "gamma_start": 0.1, "pairing": "even", "freeze": FROZEN,
               "features": "stored", "label_padding": "ignore", "label_resize": "nearest",
               "keep": 1, "log_every": 8},
@@ -37,7 +37,7 @@ SETTINGS: Dict[str, Dict[str, Any]] = {
                 "crf": "soft", "retrain_fit": "native", "retrain_crf": "soft",
                 "retrain_agreed": True}}
 BASELINE = ("network.affinity=self", "loss.completion=false")
-IMAGES, SIZE_PX = {"train": 64, "val": 24}, {"width_px": 256, "height_px": 192}
+IMAGES, SIZE_PX = {"train": 64, "val": 24}, {"width_px": 352, "height_px": 264}
 CLASSES = ("lion", "bull", "hare", "griffin")
 COLUMNS = ("", "images", "mIoU %", "with CRF %")
 STEPS = (
