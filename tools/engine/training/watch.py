@@ -138,8 +138,9 @@ class Member(_Process):
         os.register_at_fork(after_in_child=self._line.close)  # a loader must not keep a dead worker's line
         self._send(self._line, role=role, host=socket.gethostname(), pid=os.getpid())
         self._known = threading.Event()
-        for work in (self._listen, self._beat):
-            threading.Thread(target=work, daemon=True).start()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
+        threading.Thread(target=self._beat, daemon=True).start()
         self._known.wait(patience)  # from here on it is told what becomes of the others
 
     def number(self, rank: int) -> None:
@@ -148,15 +149,20 @@ class Member(_Process):
 
     def leave(self) -> None:
         """The work is done, and this process may end."""
-        with self._lock:
-            self._leaving = True
-        self._send(self._line, done=True)
+        self._last(done=True)
 
     def fail(self, problem: str) -> None:
         """This process ends with an error of its own, and the others have to."""
+        self._last(failed=problem)
+
+    def _last(self, **message: Any) -> None:
+        """Send the last message, and wait until the watch has closed the line: a process that ends with
+        signs of life unread takes back what the other end has not read.
+        """
         with self._lock:
             self._leaving = True
-        self._send(self._line, failed=problem)
+        self._send(self._line, **message)
+        self._listening.join(self._patience)
 
     def _connect(self, address: Tuple[str, int]) -> socket.socket:
         until = time.monotonic() + self._patience
@@ -248,6 +254,7 @@ class Watch(_Process):
                 elif "beat" in message:
                     self._send(line, beat=True)
                 elif "done" in message:
+                    line.close()
                     self._left.release()
                     return
                 elif "failed" in message:
