@@ -136,3 +136,16 @@ def test_a_kvstore_and_variables_that_do_not_fit_are_refused(monkeypatch, kvstor
         monkeypatch.setenv("DMLC_PS_ROOT_PORT", "9091")
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         join(RunConfig(kvstore=kvstore))
+
+
+def test_the_last_message_is_read_though_signs_of_life_are_not(start_all):
+    processes, _ = start_all(second="fail")
+    processes[0].send_signal(signal.SIGSTOP)  # the watch reads late
+    processes[3].stdin.write("\n")
+    processes[3].stdin.flush()
+    time.sleep(1)
+    assert processes[3].poll() is None
+    processes[0].send_signal(signal.SIGCONT)
+    results = ends(processes, 10)
+    assert results.pop() == (2, "")
+    assert all("has failed: image cat.jpg is damaged;" in error for _, error in results)
