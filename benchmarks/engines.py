@@ -11,7 +11,6 @@ model's name stands for random weights under which its network is well condition
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from measuring import machine, ratios, spread
 from cian.data.tree import DatasetTree
 from cian.environment import usable_cores
 from cian.errors import run_tool
-from cian.files import atomic_write
+from cian.files import write_json
 from cian.tools.engine.config import PredictConfig, SeedConfig
 
 ENGINES = ("mxnet", "onnx")
@@ -137,9 +136,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             name, **found["times_as_fast"]))
     if args.json:
         command = ["benchmarks/engines.py", *(sys.argv[1:] if argv is None else argv)]
-        with atomic_write(args.json, "w") as stream:
-            json.dump({"command": command, "procedure": args.procedure, "machine": machine(),
-                       "threads": int(os.environ["OMP_NUM_THREADS"]), "found": figures}, stream, indent=1)
+        write_json(args.json, {"command": command, "procedure": args.procedure, "machine": machine(),
+                               "threads": int(os.environ["OMP_NUM_THREADS"]), "found": figures})
     return 0
 
 

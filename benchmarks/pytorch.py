@@ -13,7 +13,6 @@ process of its own with as many threads. Their logits are compared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from measuring import Server, machine, ratios, spread
 
 from cian.environment import usable_cores
 from cian.errors import run_tool
-from cian.files import atomic_write
+from cian.files import write_json
 
 CLASSES, LR = 21, 5e-5
 OURS, LAYOUTS = "ours", {"PyTorch": False, "PyTorch, channels last": True}
@@ -116,8 +115,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print("logits are at most {largest_error:.1e} of their rms apart".format(**figures["found"]["forward"]))
     if args.json:
         command = ["benchmarks/pytorch.py", *(sys.argv[1:] if argv is None else argv)]
-        with atomic_write(args.json, "w") as stream:
-            json.dump({"command": command, "machine": machine(), **figures}, stream, indent=1)
+        write_json(args.json, {"command": command, "machine": machine(), **figures})
     return 0
 
 

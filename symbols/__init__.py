@@ -3,10 +3,10 @@ and losses. A name's module, and with it MXNet, is loaded when the name is asked
 """
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING
 
 from cian.choices import IGNORE
+from cian.environment import later_names
 
 if TYPE_CHECKING:
     from .affinity import MERGES, CrossImageAffinity
@@ -26,19 +26,11 @@ _MODULES = {"affinity": "MERGES CrossImageAffinity", "backbones": "BACKBONES bui
             "metadata": "metadata_path read_metadata write_metadata", "multiscale": "MultiScale",
             "params": "LoadReport configure_training initialize load_params save_params",
             "params_file": "read_params write_params", "pretrained": "load_pretrained"}
-_PLACES = {name: module for module, names in _MODULES.items() for name in names.split()}
+_PLACES = {name: f".{module}" for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = ["BACKBONES", "CIAN", "IGNORE", "MERGES", "MODELS", "CAMClassifier", "CIANLoss", "CompletionLoss",
            "CrossImageAffinity", "LoadReport", "MultiScale", "SeedLoss", "build_backbone", "build_model",
            "configure_training", "initialize", "load_params", "load_pretrained", "metadata_path",
            "read_metadata", "read_params", "save_params", "write_metadata", "write_params"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
-
-
-def __dir__() -> List[str]:
-    return sorted({*globals(), *_PLACES})
+__getattr__, __dir__ = later_names(__name__, _PLACES)

@@ -8,8 +8,7 @@ import shutil
 import time
 import zipfile
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 from faulting.running import LIMIT_S, Run, Watcher
 from faulting.world import make_data
@@ -115,7 +114,7 @@ def restore(before: Path, run: Path) -> None:
 
 
 def run_again(stage: str, run: Path, log: Path, watcher: Watcher, template: Template,
-              variables: Mapping[str, str] = MappingProxyType({})) -> List[str]:
+              variables: Optional[Mapping[str, str]] = None) -> List[str]:
     """Run the stage after a fault, with these variables in its environment, and end the watcher; what is
     not as in an undisturbed run.
     """

@@ -23,9 +23,8 @@ MOUNTS = {  # in a mount namespace of its own; $0 is the folder of the run, NUMB
 }
 LIMITS = {"file size": resource.RLIMIT_FSIZE, "descriptors": resource.RLIMIT_NOFILE,
           "memory": resource.RLIMIT_AS}
-FAULTS = (*LIMITS, *MOUNTS, "SIGTERM", "Ctrl-C", "a stopped child", "two at once", "a folder vanishes",
-          "permission lost", "clock set back")
-MIDWAY = FAULTS[FAULTS.index("SIGTERM"):]
+MIDWAY = ("SIGTERM", "Ctrl-C", "a stopped child", "a folder vanishes", "permission lost", "clock set back")
+FAULTS = (*LIMITS, *MOUNTS, *MIDWAY[:3], "two at once", *MIDWAY[3:])
 
 
 def can_mount() -> bool:
@@ -74,7 +73,7 @@ def _with_fault(fault: str, rng: random.Random, stage: str, template: Template, 
         mounts = MOUNTS[fault].replace("NUMBER", str(rng.randint(0, template.written_kb)))
         prefix = ["unshare", "-m", "sh", "-c", mounts, str(run)]
     trials = [Run(command(stage, run), log, prefix, **options) for _ in range(1 + (fault == "two at once"))]
-    if fault in MIDWAY and fault != "two at once":
+    if fault in MIDWAY:
         time.sleep(rng.uniform(0, 1) * template.seconds)
         _disturb(fault, rng, trials[0], run, {path.name for path in template.before.iterdir()})
     codes = [trial.end() for trial in trials]

@@ -10,8 +10,7 @@ Importing the package is cheap; MXNet is loaded by the first name that needs it.
 """
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING
 
 from . import environment
 
@@ -27,12 +26,4 @@ __version__ = "0.1.0"
 _LAZY = {"load_model": "cian.model", "Model": "cian.model", "InputError": "cian.errors"}
 __all__ = ["InputError", "Model", "load_model"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
-
-
-def __dir__() -> List[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = environment.later_names(__name__, _LAZY)

@@ -26,7 +26,7 @@ import mmap
 import os
 import resource
 import sys
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from cian.later import MXNetFinder
 
@@ -256,6 +256,22 @@ def check_gpu(device_id: int) -> None:
         raise ValueError(f"gpu:{device_id} has compute capability {capability[0]}.{capability[1]}, but "
                          f"mxnet-cu112 1.9.1 carries machine code for {', '.join(GPU_ARCHITECTURES)} only "
                          "and no PTX; use one of those GPUs or the CPU")
+
+
+def later_names(package: str, places: Mapping[str, str]) -> Tuple[Callable[[str], Any],
+                                                                 Callable[[], List[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose public names are loaded when they are asked for.
+
+    Parameters
+    ----------
+    places : module of each name, as ``importlib.import_module`` takes it.
+    """
+    def find(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(places[name], package), name)
+
+    return find, lambda: sorted({*vars(sys.modules[package]), *places})
 
 
 def prepare() -> None:
