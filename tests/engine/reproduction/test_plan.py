@@ -86,6 +86,12 @@ def test_second_rounds_that_differ_in_their_labels_share_the_first_and_nothing_a
         assert one.rounds[1].arguments[2:] == ("--start", str(one.rounds[0].folder))
 
 
+def test_what_makes_second_labels_leaves_predictions_of_a_first_round_as_they_are(place):
+    folders = {plan(load_experiment(row("cp").path, changes), place, 0).scores["val"].folder
+               for changes in ([], ["predict.retrain_crf=none"], ["predict.retrain_agreed=true"])}
+    assert len(folders) == 1
+
+
 def test_another_seed_setting_or_list_never_shares_a_training_folder(place, tmp_path):
     folders = {plan(row("cp"), place, seed).rounds[0].folder for seed in (0, 1)}
     folders.add(plan(row("baseline"), place, 0).rounds[0].folder)

@@ -4,7 +4,7 @@ figures.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -15,6 +15,7 @@ from cian.tools.engine.config import Config
 from cian.tools.engine.prediction.outputs import label_folder
 from cian.tools.engine.reproduction.experiments import Experiment
 from cian.tools.engine.reproduction.stages import Stage, stage_key
+from cian.tools.engine.schema import PredictConfig
 
 TRAINING = ("preset", "network", "loss", "train", "run")  # sections that decide what a training round gives
 
@@ -174,7 +175,9 @@ def _score_stages(config: Config, place: Place, trained: Stage) -> Dict[str, Sta
     if config.predict.features:  # which are kept beside the images' records
         after.append(_records(config, place, images, ["--list", split], root, split, names))
         config = config.replace(data={"records": str(after[-1].folder)})
-    key = stage_key("val", trained.key, config.hash(("predict",)), *other)
+    usual = PredictConfig()  # what makes labels for a second round does not enter these predictions
+    retrain = {key.name: getattr(usual, key.name) for key in fields(usual) if key.name.startswith("retrain_")}
+    key = stage_key("val", trained.key, config.replace(predict=retrain).hash(("predict",)), *other)
     predicted = _stage(place, "val", key, "predict",
                        ["--quiet", "--checkpoint", str(trained.folder), "--out",
                         str(place.out / f"val-{key}")], after, config, images)
