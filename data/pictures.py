@@ -11,20 +11,22 @@ import io
 import re
 from typing import Any, Iterable, NamedTuple, Optional
 
-import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
 from cian.errors import InputError, PathLike
 from cian.files import decoding
+from cian.later import imported_later
+
+with imported_later("cv2"):  # who looks at label maps alone spares its 42 MB
+    import cv2
 
 # of an image; its pixels take three bytes each, and decoding it twice as much for a moment
 MAX_PIXELS = 2 ** 27
 _SMALLER = "make it smaller, or copy it again if it is not of that size"
 ORIENTATION = 0x0112  # tag of EXIF
 UPRIGHT = 1
-_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _START_OF_SCAN, _END = 0xDA, b"\xff\xd9"
 
 
@@ -92,10 +94,15 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def jpeg_pixels(content: bytes) -> Optional[np.ndarray]:
     """(H, W, 3) uint8 BGR of a JPEG that was checked before; None where OpenCV cannot decode it."""
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED)
+    pixels = _as_stored(content)
     if pixels is None and not content.endswith(_END):  # which OpenCV insists on
-        pixels = cv2.imdecode(np.frombuffer(content + _END, np.uint8), _AS_STORED)
+        pixels = _as_stored(content + _END)
     return None if pixels is None else upright(pixels, jpeg_orientation(content))
+
+
+def _as_stored(content: bytes, flags: int = 0) -> Any:
+    return cv2.imdecode(np.frombuffer(content, np.uint8),
+                        cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | flags)
 
 
 def decode_jpeg(content: bytes, path: PathLike, warnings: str = "harmless") -> Picture:
@@ -215,7 +222,7 @@ def decode_picture(content: bytes, path: PathLike, warnings: str = "harmless") -
         with Image.open(io.BytesIO(content)) as file:
             orientation = _known(file.getexif().get(ORIENTATION, UPRIGHT))
             file.load()
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED | cv2.IMREAD_ANYDEPTH)
+        pixels = _as_stored(content, cv2.IMREAD_ANYDEPTH)
     if file.format == "TIFF" and orientation != UPRIGHT:  # OpenCV turns some depths of it by itself
         return Picture(np.ascontiguousarray(pil_rgb(file, path)[..., ::-1]), orientation)
     if pixels is None:

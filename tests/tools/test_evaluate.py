@@ -1,5 +1,7 @@
 """The evaluation's command line."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -40,6 +42,13 @@ def test_the_table_and_the_json_tell_the_same(tree, capsys):
     assert content["list"].endswith("val.txt") and content["images"] == 3
     for figure in ("66.67", "44.44", "absent", "80.00"):
         assert figure in printed
+
+
+def test_scoring_needs_no_opencv_for_palette_and_gray_maps(tree):
+    program = "import sys; from cian.tools.evaluate import main; main(); assert 'cv2' not in sys.modules"
+    write_label_png(tree / "SegmentationClassAug" / "a.png", np.array([[0, 1]], np.uint8))
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(tree / "snapshot" / "pred_crf" / "a.png")
+    assert subprocess.run([sys.executable, "-c", program, *arguments(tree)], timeout=120).returncode == 0
 
 
 def test_shards_of_a_shared_folder_together_give_the_score_of_the_whole(tree):

@@ -7,11 +7,14 @@ import base64
 import html
 from typing import List, Sequence
 
-import cv2
 import numpy as np
 
 from cian.errors import PathLike
 from cian.files import atomic_write_bytes
+from cian.later import imported_later
+
+with imported_later("cv2"):
+    import cv2
 
 STYLE = """
 :root { color-scheme: light; }

@@ -8,19 +8,22 @@ import json
 import os
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from cian.data.classes import palette, write_label_png
 from cian.data.provenance import PREDICTIONS as MANIFEST
 from cian.errors import InputError, PathLike
 from cian.files import atomic_write, atomic_write_bytes, read_json
+from cian.later import imported_later
 from cian.tools.engine.images import Sample
 from cian.tools.engine.ledger import Ledger, Mark
 from cian.tools.engine.models.run_state import write_arrays
 from cian.tools.engine.prediction.crf import CRFPreset
 from cian.tools.engine.prediction.finishing import Finished
 from cian.tools.engine.shards import Shard
+
+with imported_later("cv2"):
+    import cv2
 
 PROBABILITIES = ("npy", "npz")
 LABEL_FOLDERS = ("train_aug_pred", "train_aug_pred_crf")  # of the second round, without and with CRF
