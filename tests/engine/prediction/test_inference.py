@@ -18,6 +18,7 @@ from cian.data.classes import read_label_png
 from cian.errors import InputError
 from cian.tools.engine.fitting import Fit
 from cian.tools.engine.images import Sample, find_images, read_image
+from cian.tools.engine.prediction import inference
 from cian.tools.engine.prediction.crf import CRF_PRESETS
 from cian.tools.engine.prediction.finishing import Task, finish
 from cian.tools.engine.prediction.inference import FinishingPool, predict_samples
@@ -137,6 +138,12 @@ def test_a_failure_in_a_worker_surfaces_with_the_images_name():
     with pytest.raises(RuntimeError, match="photo: ValueError: the image is"), FinishingPool(1) as pool:
         list(pool.submit(task))
         list(pool.drain())
+
+
+def test_one_image_alone_is_finished_without_a_process(folder, monkeypatch):
+    monkeypatch.setattr(inference, "pool_context", lambda way: pytest.fail("starts a process"))
+    report = predict_samples([ColourPredictor()], find_images([str(folder / "0.png")]), outputs_of(folder))
+    assert report.predicted == ["0"]
 
 
 def test_a_worker_that_is_killed_is_told_with_the_images_under_way():

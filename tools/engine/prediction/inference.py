@@ -4,7 +4,14 @@ files written as they come.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import (
@@ -75,13 +82,14 @@ class FinishingPool:
     Parameters
     ----------
     workers : processes; 0 is one a core.
+    images : how many there will be; one alone does not wait for a process to start.
     """
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int = 0, images: int = 2) -> None:
         workers = workers or usable_cores()
         self._bound = 2 * workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=pool_context("spawn"),
-                                         initializer=prepare_worker)
+        self._pool: Executor = ThreadPoolExecutor(1) if images == 1 else ProcessPoolExecutor(
+            workers, mp_context=pool_context("spawn"), initializer=prepare_worker)
         self._waiting: Dict[Future[Finished], str] = {}
 
     def __enter__(self) -> FinishingPool:
@@ -145,7 +153,7 @@ def predict_samples(predictors: Sequence[Predicts], samples: Sequence[Sample], o
     left = [sample for sample, is_done in zip(samples, done) if not is_done]
     if not left:
         return report
-    with FinishingPool(min(workers or usable_cores(), len(left))) as pool, \
+    with FinishingPool(min(workers or usable_cores(), len(left)), len(left)) as pool, \
             tqdm(total=len(left), unit="image", disable=not progress) as bar:
 
         read: Dict[str, Read] = {}
