@@ -45,7 +45,7 @@ def broken(*_):
 
 @pytest.mark.parametrize("place, replacement, device, reason", [
     ("import_onnx", broken, mx.cpu(), "no translation"), ("add_network", broken, mx.cpu(), "no translation"),
-    ("run_session", lambda session, images, file: np.zeros((1, 3, 17, 21), np.float32), mx.cpu(),
+    ("run_session", lambda session, images, file: np.zeros((1, 3, 9, 11), np.float32), mx.cpu(),
      "differs from the live one"), ("import_onnx", engine.import_onnx, mx.gpu(1), r"the device is gpu\(1\)")])
 def test_auto_falls_back_for_a_reason_told_once_and_onnx_refuses(net, monkeypatch, capsys, place, replacement,
                                                                  device, reason):

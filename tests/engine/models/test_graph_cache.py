@@ -1,4 +1,5 @@
 """A graph beside its checkpoint is used without MXNet while it is right, and made again when it is not."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cian import load_model
+from cian import InputError, load_model
 from cian.data.classes import ClassTable
 from cian.symbols import build_model, initialize, save_params
 from cian.tools.engine.models import graph_cache
@@ -115,7 +116,7 @@ def test_a_graph_of_other_values_than_the_live_networks_is_not_used(checkpoint):
     load_model(checkpoint)
     cache = opened(checkpoint)
     content = graph_of(checkpoint).read_bytes()
-    logits = np.zeros((1, 3, 17, 21), np.float32)
+    logits = np.zeros((1, 3, 9, 11), np.float32)
     begin = content.index(b"\n", 65) + 1 + logits.nbytes
     made = {"checkpoint": cache.metadata["sha256"], "network": cache.metadata["network"]}
     GraphCache(checkpoint, made).write(content[begin:], logits)
@@ -129,7 +130,7 @@ def test_a_graph_that_the_export_does_not_write_never_reaches_native_code(checkp
     cache = opened(checkpoint)
     content = graph_of(checkpoint).read_bytes()
     begin = content.index(b"\n", 65) + 1
-    logits = np.frombuffer(content[begin:begin + 4 * 3 * 17 * 21], np.float32).reshape(1, 3, 17, 21)
+    logits = np.frombuffer(content[begin:begin + 4 * 3 * 9 * 11], np.float32).reshape(1, 3, 9, 11)
     model = onnx.load_model_from_string(content[begin + logits.nbytes:])
     model.functions.add()
     made = {"checkpoint": cache.metadata["sha256"], "network": cache.metadata["network"]}
@@ -137,6 +138,19 @@ def test_a_graph_that_the_export_does_not_write_never_reaches_native_code(checkp
     started = []
     monkeypatch.setattr(graph_cache, "start_session", lambda *given: started.append(given))
     assert GraphCache(checkpoint, made).read() is None and not started
+
+
+def test_a_checkpoint_of_another_time_is_held_against_its_digest_again(checkpoint, monkeypatch):
+    load_model(checkpoint)
+    monkeypatch.setattr(graph_cache, "sha256_of", lambda path: pytest.fail("was read again"))
+    assert isinstance(opened(checkpoint).network, graph_cache.Graph)
+    monkeypatch.undo()
+    os.utime(checkpoint, (1, 1))
+    assert isinstance(opened(checkpoint).network, graph_cache.Graph)
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match="other bytes than the model file holds"):
+        load_model(checkpoint)
 
 
 def test_where_no_graph_can_be_kept_predictions_are_the_same(checkpoint):

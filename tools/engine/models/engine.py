@@ -15,8 +15,8 @@ from mxnet.gluon import HybridBlock
 
 from cian.errors import InputError
 from cian.symbols.layers import reorder_sums
-from cian.tools.engine.models.agreement import ExportError, Network, generated_images
-from cian.tools.engine.models.graph_cache import MXNET, GraphCache, hold_against, onnxruntime_version
+from cian.tools.engine.models.agreement import ExportError, Network
+from cian.tools.engine.models.graph_cache import MXNET, GraphCache, hold_against, onnxruntime_version, probe
 from cian.tools.engine.models.onnx_folding import fold_messages
 from cian.tools.engine.models.onnx_model import import_onnx, run_session, start_session
 from cian.tools.engine.models.symbol_graph import SymbolGraph
@@ -55,7 +55,7 @@ def start_engine(net: HybridBlock, wanted: str, device: mx.Context,
     if wanted != MXNET:
         try:
             content, network = _onnx(net, device, passes)
-            logits = live(generated_images(count=1)[0])
+            logits = live(probe())
             hold_against(logits, network)
             if cache is not None:
                 cache.write(content, logits)

@@ -1,10 +1,11 @@
 """Graphs for onnxruntime, kept beside their checkpoint: the next prediction needs neither MXNet nor an
 export. Nothing here imports MXNet.
 
-A file holds a SHA-256 of what follows, what the graph was made from (its key), what the live
-network gave for a generated image, and the graph. It is used where checksum and key are right and
-onnxruntime gives what the live network gave; else the network is exported again and the file
-replaced.
+A file holds a SHA-256 of what follows, what the graph was made from (its key), the checkpoint's size
+and time, what the live network gave for a generated image, and the graph. It is used where checksum
+and key are right, the checkpoint has the digest in the key, and onnxruntime gives what the live
+network gave; else the network is exported again and the file replaced. A checkpoint of that size
+and time is not read again.
 """
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ import numpy as np
 
 import cian.symbols
 from cian.errors import InputError, PathLike
-from cian.files import atomic_write, read_bytes
+from cian.files import atomic_write, read_bytes, sha256_of
 from cian.tools.engine.models.agreement import ExportError, Network, compare, generated_images
 from cian.tools.engine.models.onnx_model import check_model, run_session, start_session
 
@@ -56,7 +57,8 @@ class GraphCache:
     Parameters
     ----------
     checkpoint : path of the file with the weights.
-    made_from : JSON-able: the file's digest, and how its network is built.
+    made_from : JSON-able: ``checkpoint``, the digest that the file should have, and how its network
+        is built.
 
     Attributes
     ----------
@@ -64,7 +66,9 @@ class GraphCache:
     """
 
     def __init__(self, checkpoint: PathLike, made_from: Mapping[str, Any]) -> None:
-        self.path = os.fspath(checkpoint) + SUFFIX
+        self.path, self._checkpoint = os.fspath(checkpoint) + SUFFIX, checkpoint
+        there = os.stat(checkpoint)
+        self._seen = [there.st_size, there.st_mtime_ns]
         self.network: Mapping[str, Any] = {}
         self._key = {**made_from, "onnxruntime": onnxruntime_version(), "code": _code_digest()}
 
@@ -75,8 +79,9 @@ class GraphCache:
             digest, header = stream.readline(65), stream.readline()
             found = json.loads(header)
             logits = stream.read(4 * math.prod(found["shape"]))
-            content = stream.read()
-            if found["key"] == self._key and digest == _digest(header, logits, content):
+            content = stream.read(os.fstat(stream.fileno()).st_size)  # to the end without a copy
+            if found["key"] == self._key and digest == _digest(header, logits, content) and (
+                    found["seen"] == self._seen or sha256_of(self._checkpoint) == self._key["checkpoint"]):
                 check_model(content, self.path)  # whoever gave the folder can write a checksum
                 session = start_session(content, self.path, passes)
                 graph = Graph(lambda images: run_session(session, images, self.path), found["network"],
@@ -91,17 +96,23 @@ class GraphCache:
         Parameters
         ----------
         content : the ONNX file.
-        logits : what the live network gives for the image of :func:`hold_against`.
+        logits : what the live network gives for the image of :func:`probe`.
         """
-        header = json.dumps({"key": self._key, "shape": logits.shape, "network": self.network})
+        header = json.dumps({"key": self._key, "seen": self._seen, "shape": logits.shape,
+                             "network": self.network})
         parts = f"{header}\n".encode(), logits.astype(np.float32).tobytes(), content
         with contextlib.suppress(InputError), atomic_write(self.path) as stream:
             stream.writelines([_digest(*parts), *parts])
 
 
+def probe() -> np.ndarray:
+    """The generated image, (1, 3, 65, 81) raw RGB: small, for every start looks at it."""
+    return generated_images(count=1)[0][..., :65, :81]
+
+
 def hold_against(logits: np.ndarray, network: Network) -> None:
-    """:class:`ExportError` unless a network gives these logits for a generated image."""
-    compare(lambda _: logits, network, generated_images(count=1), MAX_ERROR, least_labels=0)
+    """:class:`ExportError` unless a network gives these logits for the image of :func:`probe`."""
+    compare(lambda _: logits, network, [probe()], MAX_ERROR, least_labels=0)
 
 
 def onnxruntime_version() -> str:

@@ -101,7 +101,7 @@ def open_model(path: PathLike, *, ctx: Optional[mx.Context] = None, model: str =
         return _open_symbol(name, ctx, classes)
     cache = None
     if engine != MXNET and (ctx is None or ctx.device_type == "cpu"):
-        cache, kept = _kept(name, None if carried is None else read_metadata(name), model, classes, passes)
+        cache, kept = _kept(name, carried, model, classes, passes)
         if kept is not None:
             return kept
     net, metadata = load_checkpoint(name, for_prediction=True, ctx=ctx, model=model, classes=classes)
@@ -116,7 +116,7 @@ def _kept(path: str, metadata: Optional[Dict[str, Any]], model: str, classes: Op
     if metadata is None and not (model and classes):
         return None, None
     built = {"model": model, "classes": classes and len(classes.names)}
-    cache = GraphCache(path, {"checkpoint": metadata["sha256"] if metadata else sha256_of(path),
+    cache = GraphCache(path, {"checkpoint": metadata.get("sha256") if metadata else sha256_of(path),
                               "network": metadata["network"] if metadata else built})
     graph = cache.read(passes)
     if graph is None:

@@ -134,7 +134,7 @@ def check_model(content: bytes, file: PathLike) -> Any:
     try:
         model = onnx.load_model_from_string(content)
         _check_graph(model, file)
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(content)  # it would write a model as bytes once more
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError("is not an ONNX file, or a damaged one", file=file, remedy=_REMEDY) from error
     except onnx.checker.ValidationError as error:
