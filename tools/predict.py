@@ -136,10 +136,12 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def retrain_settings(args: argparse.Namespace, config: Config) -> Config:
     """With the training list in place of the validation list, and predict.retrain_fit and
-    .retrain_crf in place of .fit and .crf, where the command line names neither.
+    .retrain_crf in place of .fit and .crf, where the command line names neither; held to the
+    image-level labels by predict.retrain_filter_labels too.
     """
     keys = [key for key in ("fit", "crf") if not named(args, f"predict.{key}")]
     asked = {key: getattr(config.predict, f"retrain_{key}") for key in keys}
+    asked["filter_labels"] = config.predict.filter_labels or config.predict.retrain_filter_labels
     return config.replace(data={"val_list": config.data.train_list}, predict=asked)
 
 

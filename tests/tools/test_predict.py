@@ -112,6 +112,17 @@ def test_files_and_keys_decide_how_the_second_rounds_labels_are_made(tree, tmp_p
     assert manifest["settings"]["fit"] == "native" and not (tmp_path / "train_aug_pred_crf").exists()
 
 
+def test_labels_of_the_second_round_are_held_to_the_images_classes_where_asked(tree, tmp_path):
+    asked = ("--retrain-labels", "--crf", "none", "predict.retrain_filter_labels=true")
+    assert main(arguments(tree, tmp_path, *asked)) == 0
+    manifest = json.loads((tmp_path / "train_aug_pred" / "predictions.json").read_text())
+    assert manifest["settings"]["filter_labels"] is True
+    for name in NAMES["train"]:
+        assert set(np.unique(read_label_png(tmp_path / "train_aug_pred" / f"{name}.png"))) <= {0, 2}
+    assert main(arguments(tree, tmp_path, *asked[1:])) == 0
+    assert json.loads((tmp_path / "pred" / "predictions.json").read_text())["settings"]["filter_labels"] is False
+
+
 def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):
     assert main(arguments(tree, tmp_path, "--shard", "0/2", "--crf", "none")) == 0
     assert names_in(tmp_path / "pred") == ["v0", "v2"]

@@ -228,6 +228,9 @@ class PredictConfig:
     retrain_agreed: bool = option(
         False, "leave pixels whose class the CRF changes without a label in the second round (original: "
         "they get the CRF's)", hashed="changed")
+    retrain_filter_labels: bool = option(
+        False, "restrict the labels of the second round to the image-level labels and background (the "
+        "original does not)", hashed="changed")
     features: str = option(
         "", "stored: take what lies below the layers that were trained from stored features of the list; "
         "empty: compute it", ("", "stored"), hashed="changed")

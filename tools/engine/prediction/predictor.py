@@ -221,8 +221,8 @@ def load_predictors(path: PathLike, settings: PredictConfig, devices: Sequence[O
 
 def prediction_settings(settings: PredictConfig) -> Dict[str, Any]:
     """What decides a prediction beside the model and the CRF, for a manifest."""
-    others = ("crf", "batch_size", "engine", "retrain_fit", "retrain_crf", "retrain_agreed")
-    found = {key: value for key, value in dataclasses.asdict(settings).items() if key not in others}
+    found = {key: value for key, value in dataclasses.asdict(settings).items()
+             if key not in ("crf", "batch_size", "engine") and not key.startswith("retrain_")}
     if not settings.features:  # folders from before the key have none
         del found["features"]
     return found
