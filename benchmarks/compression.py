@@ -2,7 +2,7 @@
 workers train with and without it, on several seeds, and their networks are scored.
 
   python benchmarks/compression.py --out runs/compression --json compression.json -c \\
-      experiments/msrc/table2/baseline.yaml --data msrc --classes msrc/classes.txt --train-list train \\
+      experiments/voc6/table2/baseline.yaml --data msrc --classes msrc/classes.txt --train-list train \\
       --records RECORDS --label-root SEEDS
 
 Gluon hands gradients over by ``pushpull``, which the store refuses when it compresses; here they

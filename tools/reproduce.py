@@ -5,7 +5,7 @@ the same command. Results of different settings never meet: the folder of a stag
 of all that its result depends on.
 
   python tools/reproduce.py --table 2 --data VOCdevkit/VOC2012 --out runs/voc --dry-run
-  python tools/reproduce.py --table 2 3 --dataset msrc --data msrc --classes msrc/classes.txt \\
+  python tools/reproduce.py --table 2 3 --dataset voc6 --data msrc --classes msrc/classes.txt \\
       --train-list train --out runs/msrc
   python tools/reproduce.py ... --score-list test --score-data TREE   # the same networks elsewhere
 """

@@ -193,7 +193,7 @@ def _score(world: Path, path: Path) -> Any:
     from cian.tools.engine.reproduction.stages import Stage
 
     stage = Stage("cam", "0123456789", path.parent, "evaluate", (), images=34)
-    experiment = load_experiment(world / "experiments" / "msrc" / "table2" / "cp.yaml")
+    experiment = load_experiment(world / "experiments" / "voc6" / "table2" / "cp.yaml")
     measured = Measurement(experiment, 0, {"val": stage}, (), stage)
     return measured.figures(), record(measured)
 
@@ -228,7 +228,7 @@ KINDS: Dict[str, Kind] = {
     "seed records": Kind("records/train_seeds.*.rec", "bytes", _seed_records),
     "YAML": Kind("files/plain.yaml", "text", _config, 2),
     "recorded settings": Kind("run/config.yaml", "text", _recorded),
-    "experiment": Kind("experiments/msrc/table2/cp.yaml", "text", _experiment, 2),
+    "experiment": Kind("experiments/voc6/table2/cp.yaml", "text", _experiment, 2),
     "parameters": Kind("run/resnet18_largefov-0001.params", "params", _network, 2),
     "parameters, 2017": Kind("files/old.params", "params", _network),
     "parameters, 2016": Kind("files/oldest.params", "params", _network),

@@ -47,7 +47,7 @@ def place(tmp_path):
 
 
 def row(name, table=2):
-    return next(row for row in find_experiments(EXPERIMENTS, "msrc", table) if row.path.stem == name)
+    return next(row for row in find_experiments(EXPERIMENTS, "voc6", table) if row.path.stem == name)
 
 
 def finish(stage, content=None):
@@ -71,16 +71,16 @@ def test_second_round_starts_from_the_rows_first_round(place):
     first, second = plan(row("cp"), place, 0), plan(row("rt"), place, 0)
     assert second.rounds[0].folder == first.rounds[0].folder
     assert [stage.kind for stage in in_order(second.scores.values())] == [
-        "records", "cam", "seeds", "round1", "labels", "round2", "val", "score", "score"]
+        "records", "cam", "seeds", "round1", "labels", "round2", "records", "val", "score", "score"]
 
 
 def test_second_rounds_that_differ_in_their_labels_share_the_first_and_nothing_after_it(place):
-    usual, native, plain = (plan(load_experiment(row("rt").path, changes), place, 0) for changes in (
-        [], ["predict.retrain_fit=native"], ["predict.retrain_fit=native", "predict.retrain_crf=none"]))
-    assert usual.rounds[0].folder == native.rounds[0].folder == plain.rounds[0].folder
-    assert len({stage.folder for one in (usual, native, plain)
+    usual, warped, plain = (plan(load_experiment(row("rt").path, changes), place, 0) for changes in (
+        [], ["predict.retrain_fit=warp"], ["predict.retrain_fit=warp", "predict.retrain_crf=none"]))
+    assert usual.rounds[0].folder == warped.rounds[0].folder == plain.rounds[0].folder
+    assert len({stage.folder for one in (usual, warped, plain)
                 for stage in (one.rounds[1], one.rounds[1].after[0])}) == 6
-    for one, folder in ((usual, "train_aug_pred_crf"), (native, "train_aug_pred_crf"),
+    for one, folder in ((usual, "train_aug_pred_crf"), (warped, "train_aug_pred_crf"),
                         (plain, "train_aug_pred")):
         assert one.rounds[1].config.data.label_root == str(one.rounds[1].after[0].folder / folder)
         assert one.rounds[1].arguments[2:] == ("--start", str(one.rounds[0].folder))
@@ -276,7 +276,7 @@ def test_report_has_tables_plots_training_and_every_figure(place, tmp_path, monk
 
 
 def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
-    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
+    assert reproduce.main(["--table", "2", "--dataset", "voc6", "--data", place.data, "--classes",
                            place.classes, "--train-list", "train", "--out", str(place.out), "--seeds", "0,1",
                            "--rows", "cp", "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -284,7 +284,7 @@ def test_dry_run_prints_every_command_and_runs_nothing(place, capsys):
         "cian.tools.train_cam") == 1 and "not measured yet" in shown
     assert not place.out.exists() and "random weights" not in shown
     (Path(place.data) / "SegmentationClassAug" / "d.png").unlink()
-    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
+    assert reproduce.main(["--table", "2", "--dataset", "voc6", "--data", place.data, "--classes",
                            place.classes, "--train-list", "train", "--out", str(place.out), "--dry-run"]) == 2
     shown = capsys.readouterr().out
     assert "missing: " in shown and "1 of 2 are missing, first d.png" in shown and "tools.train " in shown
@@ -302,7 +302,7 @@ def test_another_list_changes_prediction_and_scores_alone(place, capsys):
 
 
 def test_rows_that_start_from_random_weights_say_so(place, capsys):
-    assert reproduce.main(["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes",
+    assert reproduce.main(["--table", "2", "--dataset", "voc6", "--data", place.data, "--classes",
                            place.classes, "--train-list", "train", "--out", str(place.out), "--dry-run",
                            "--set", "network.pretrained="]) == 0
     shown = capsys.readouterr().out
@@ -314,7 +314,7 @@ def test_rows_that_start_from_random_weights_say_so(place, capsys):
                           (["--seeds", "x"], "--seeds: 'x'"), (["--jobs", "0"], "--jobs: must be"),
                           (["--dataset", "coco"], "no rows for table 2 on coco")])
 def test_wrong_rows_seeds_and_data_sets_are_named(place, change, message):
-    arguments = ["--table", "2", "--dataset", "msrc", "--data", place.data, "--classes", place.classes,
+    arguments = ["--table", "2", "--dataset", "voc6", "--data", place.data, "--classes", place.classes,
                  "--train-list", "train", "--out", str(place.out), *change]
     with pytest.raises(InputError, match=message):
         reproduce.main(arguments)
