@@ -2,11 +2,13 @@
 are computed once.
 
   python benchmarks/frozen.py --model resnet50_largefov --crop 225 --json FILE
+  python benchmarks/frozen.py --model efficientnet_lite0_largefov --crop 129 --batch 8 --embed 64 --json FILE
   python benchmarks/frozen.py --records RUN/records --list train --images 12 --json FILE
 
 Steps of all ways take turns in one process; a figure is the median over the rounds of the
 processor's seconds (of all threads, which other work on the machine changes little), and of its
-ratio to that of training every layer in the same round. Memory is the peak of a process that takes
+ratio to that of training every layer in the same round. EfficientNet-Lite0's frozen layers are not
+computed: a step takes windows of stored features, of the crop's size (``train.features=stored``). Memory is the peak of a process that takes
 two steps one way. With --records it measures the CAM classifier on a frozen backbone in place of
 that: --epochs over features of the disk, the time of computing them included, against the same
 batches with the features computed when they are needed. Weights are random: they change no time.
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,20 +32,39 @@ from cian.environment import usable_cores
 from cian.errors import run_tool
 from cian.files import atomic_write_bytes
 
-# What is frozen, and whether the forward pass of a frozen backbone is recorded all the same.
-WAYS: Dict[str, Tuple[Tuple[str, ...], bool]] = {
-    "all layers train": ((), False), "conv0 to stage2 frozen": (("conv0_", "stage1_", "stage2_"), False),
-    "backbone frozen": (("conv0_", "stage"), False), "backbone frozen, recorded": (("conv0_", "stage"), True)}
+class Way(NamedTuple):
+    """What is frozen, whether the forward pass of a frozen backbone is recorded all the same, and
+    how many channels of features are stored.
+    """
+
+    frozen: Tuple[str, ...] = ()
+    recorded: bool = False
+    stored: int = 0
+
+
+ALL = "all layers train"
+RESNET = {ALL: Way(), "conv0 to stage2 frozen": Way(("conv0_", "stage1_", "stage2_")),
+          "backbone frozen": Way(("conv0_", "stage")),
+          "backbone frozen, recorded": Way(("conv0_", "stage"), True)}
+LITE0 = {ALL: Way(), "stored below the last convolution": Way(("stem_", "block"), False, 320),
+         "stored behind the backbone": Way(("stem_", "block", "head_"), False, 1280)}
 CLASSES = 21
+
+
+def ways_of(model: str) -> Dict[str, Way]:
+    """The ways to train a network."""
+    return LITE0 if model.startswith("efficientnet") else RESNET
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; with --task the work of one child process."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet50_largefov", help="a ResNet [default: resnet50_largefov]")
+    parser.add_argument("--model", default="resnet50_largefov", help="a ResNet or EfficientNet-Lite0")
     parser.add_argument("--crop", type=int, default=321, metavar="PX")
     parser.add_argument("--batch", type=int, default=4, metavar="N")
+    parser.add_argument("--embed", type=int, default=0, metavar="N",
+                        help="channels of the embedding [default: half of the backbone's]")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--records", metavar="FOLDER",
                         help="packed images: measure the CAM classifier's features")
@@ -69,14 +90,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def layers(args: argparse.Namespace) -> Dict[str, Any]:
     """Processor seconds, their ratio and memory of a step by way."""
     child = [sys.executable, os.path.abspath(__file__), "--model", args.model, "--crop", str(args.crop),
-             "--batch", str(args.batch), "--task"]
+             "--batch", str(args.batch), "--embed", str(args.embed), "--task"]
+    ways = list(ways_of(args.model))
     # First, because a process counts what its parent held when it was made.
     peaks = {way: int(subprocess.run([*child, way], stdout=subprocess.PIPE, check=True,
-                                     text=True).stdout.splitlines()[-1]) for way in WAYS}
-    seconds = steps(args, list(WAYS), args.rounds + 1)
+                                     text=True).stdout.splitlines()[-1]) for way in ways}
+    seconds = steps(args, ways, args.rounds + 1)
     found = {}
-    for way in WAYS:
-        ratios = [one / whole for one, whole in zip(seconds[way], seconds["all layers train"])]
+    for way in ways:
+        ratios = [one / whole for one, whole in zip(seconds[way], seconds[ALL])]
         found[way] = {"cpu_seconds": round(statistics.median(seconds[way]), 3),
                       "ratio": round(statistics.median(ratios), 3),
                       "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)], "peak_mb": peaks[way]}
@@ -92,24 +114,26 @@ def steps(args: argparse.Namespace, ways: Sequence[str], count: int) -> Dict[str
     from cian.tools.engine.config import Config
     from cian.tools.engine.training.step import Trainer
     rng, side = np.random.RandomState(0), (args.crop - 1) // 8 + 1
-    part = mx.io.DataBatch(
-        data=[mx.nd.array(rng.randint(0, 256, (args.batch, 3, args.crop, args.crop)), dtype=np.float32)],
-        label=[mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))),
-               mx.nd.ones((args.batch, CLASSES))], index=np.arange(args.batch))
-    trainers = {}
+    pixels = rng.randint(0, 256, (args.batch, 3, args.crop, args.crop))
+    labels = [mx.nd.array(rng.choice([0, 1, 2, 255], (args.batch, side, side))),
+              mx.nd.ones((args.batch, CLASSES))]
+    trainers, parts = {}, {}
     for way in ways:
-        frozen, recorded = WAYS[way]
-        net = build_model(args.model, num_classes=CLASSES)
+        frozen, recorded, stored = ways_of(args.model)[way]
+        net = build_model(args.model, num_classes=CLASSES, embed_channels=args.embed)
         initialize(net)
         configure_training(net, freeze=frozen)
-        trainers[way] = Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train)
+        trainers[way] = Trainer(net, CIANLoss(CLASSES), [mx.cpu()], Config().train, stored=bool(stored))
         if recorded:
             trainers[way]._branches = None
+        data = rng.rand(args.batch, stored, side, side) if stored else pixels
+        parts[way] = mx.io.DataBatch(data=[mx.nd.array(data, dtype=np.float32)], label=labels,
+                                     index=np.arange(args.batch))
     seconds: Dict[str, List[float]] = {way: [] for way in ways}
     for number in range(count):
         for way in ways:
             started = time.process_time()
-            trainers[way].step([part], 1e-4, number)
+            trainers[way].step([parts[way]], 1e-4, number)
             mx.nd.waitall()
             seconds[way].append(time.process_time() - started)
     return {way: measured[1:] for way, measured in seconds.items()}
