@@ -1,6 +1,7 @@
 """The demonstration: its plan, its table and its page, on results that other stages would have left."""
 import importlib
 import json
+import re
 
 import mxnet as mx
 import numpy as np
@@ -91,7 +92,9 @@ def test_done_stages_are_told_and_the_table_and_page_are_made_of_their_results(o
         assert row in printed
     page = (out / "index.html").read_text()
     assert page.count("data:image/png") == 3 + 6 * 6 + 6 * 6 + demo.SHOWN_PAIRS
-    assert page.count("class_gain") == demo.SHOWN_PAIRS
+    gains = [float(text) for text in re.findall(r"class_gain of this pair: ([0-9.]+)\.", page)]
+    mean = float(re.search(r"chance\): ([0-9.]+) on average", page).group(1))
+    assert len(gains) == demo.SHOWN_PAIRS and gains == sorted(gains, reverse=True) and gains[-1] >= mean
     assert "cian.tools.train_cam" in page and ">57.0<" in page
 
 
