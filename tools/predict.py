@@ -135,9 +135,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def retrain_settings(args: argparse.Namespace, config: Config) -> Config:
-    """With the training list in place of the validation list, and predict.retrain_fit and
-    .retrain_crf in place of .fit and .crf, where the command line names neither; held to the
-    image-level labels by predict.retrain_filter_labels too.
+    """With the training list in place of the validation list, and predict.retrain_fit, .retrain_crf
+    and .retrain_filter_labels in place of .fit, .crf and .filter_labels unless the latter were asked for.
     """
     keys = [key for key in ("fit", "crf") if not named(args, f"predict.{key}")]
     asked = {key: getattr(config.predict, f"retrain_{key}") for key in keys}
