@@ -7,11 +7,12 @@ are computed once.
 
 Steps of all ways take turns in one process; a figure is the median over the rounds of the
 processor's seconds (of all threads, which other work on the machine changes little), and of its
-ratio to that of training every layer in the same round. EfficientNet-Lite0's frozen layers are not
-computed: a step takes windows of stored features, of the crop's size (``train.features=stored``). Memory is the peak of a process that takes
-two steps one way. With --records it measures the CAM classifier on a frozen backbone in place of
-that: --epochs over features of the disk, the time of computing them included, against the same
-batches with the features computed when they are needed. Weights are random: they change no time.
+ratio to that of training every layer in the same round. What is frozen of EfficientNet-Lite0 is not
+computed: a step takes windows of stored features (``train.features=stored``). Memory is the peak of
+a process that takes two steps one way. With --records it measures the CAM classifier on a frozen
+backbone in place of that: --epochs over features of the disk, the time of computing them included,
+against the same batches with the features computed when they are needed. Weights are random: they
+change no time.
 """
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ import numpy as np
 from cian.environment import usable_cores
 from cian.errors import run_tool
 from cian.files import atomic_write_bytes
+
 
 class Way(NamedTuple):
     """What is frozen, whether the forward pass of a frozen backbone is recorded all the same, and

@@ -120,7 +120,8 @@ def test_labels_of_the_second_round_are_held_to_the_images_classes_where_asked(t
     for name in NAMES["train"]:
         assert set(np.unique(read_label_png(tmp_path / "train_aug_pred" / f"{name}.png"))) <= {0, 2}
     assert main(arguments(tree, tmp_path, *asked[1:])) == 0
-    assert json.loads((tmp_path / "pred" / "predictions.json").read_text())["settings"]["filter_labels"] is False
+    manifest = json.loads((tmp_path / "pred" / "predictions.json").read_text())
+    assert manifest["settings"]["filter_labels"] is False
 
 
 def test_two_shards_are_disjoint_and_together_the_list(tree, tmp_path):

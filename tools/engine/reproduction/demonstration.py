@@ -210,8 +210,8 @@ def _affinity_pictures(out: Path, tree: DatasetTree, config: Config, page: Page)
               f"{len(found)} pairs. The affinity learns little in so few steps; the best of them are shown.")
     for gain, pair, masks in sorted(found, key=lambda one: one[0])[:-SHOWN_PAIRS - 1:-1]:
         x, y = _inner_pixel(masks)
-        write_pair(out / "figures", net, *map(tree.image_path, pair), metadata["classes"], pixel=f"{x},{y}",
-                   page=page)
+        query, reference = map(tree.image_path, pair)
+        write_pair(out / "figures", net, query, reference, metadata["classes"], pixel=f"{x},{y}", page=page)
         page.text(f"class_gain of this pair: {gain:.2f}.")
 
 
