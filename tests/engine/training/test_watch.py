@@ -141,6 +141,7 @@ def test_a_kvstore_and_variables_that_do_not_fit_are_refused(monkeypatch, kvstor
 def test_the_last_message_is_read_though_signs_of_life_are_not(start_all):
     processes, _ = start_all(second="fail")
     processes[0].send_signal(signal.SIGSTOP)  # the watch reads late
+    assert os.WIFSTOPPED(os.waitpid(processes[0].pid, os.WUNTRACED)[1])  # all its threads, and not at once
     processes[3].stdin.write("\n")
     processes[3].stdin.flush()
     time.sleep(1)
