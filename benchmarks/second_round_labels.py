@@ -96,10 +96,11 @@ def measure(args: argparse.Namespace, run: str, seed_root: str) -> Dict[str, Any
     tree = DatasetTree(args.data, classes=args.classes)
     names = tree.names(args.list)
     names = names[::-(-len(names) // args.limit)]
+    ways = [way for way in WAYS if not args.ways or str(way) in args.ways]
     predictors = {fit: load_predictors(run, PredictConfig(fit=fit, size_px=args.size, scales=(1.0,),
                                                           add_max=False, mirror=False), [mx.cpu()])[0][0]
-                  for fit in ("native", "warp")}
-    counts = {way: np.zeros((2, 256, 256), np.int64) for way in WAYS}
+                  for fit in dict.fromkeys(way.fit for way in ways)}
+    counts = {way: np.zeros((2, 256, 256), np.int64) for way in ways}
     in_truth, margins = np.zeros((256, 256), np.int64), dict.fromkeys(predictors, 0.0)
     for name, labels in zip(names, tree.labels(names)):
         image = read_image(tree.image_path(name))
@@ -114,7 +115,7 @@ def measure(args: argparse.Namespace, run: str, seed_root: str) -> Dict[str, Any
             total[0] += pair_counts(seeds, found)
             total[1] += 0 if truth is None else pair_counts(truth, found)
         in_truth += 0 if truth is None else pair_counts(truth, seeds)
-    by_seed = counts[WAYS[0]][0].sum(axis=1)
+    by_seed = counts[ways[0]][0].sum(axis=1)
     result = {"images": len(names), "margin": margins, "seeds": {
         "objects": float(by_seed[1:IGNORE].sum() / by_seed[:IGNORE].sum()),
         "coverage": float(by_seed[:IGNORE].sum() / by_seed.sum())}, "ways": {
@@ -145,6 +146,7 @@ def chart(runs: Dict[str, Any]) -> bytes:
                 start, end = ((way["objects"], 100 * way["mIoU"]) for way in ways)
                 left.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": f"C{at}"})
                 left.plot(*start, "o", color=f"C{at}")
+                left.plot(*end, ".", color=f"C{at}")  # the axes take no notice of arrows
                 left.annotate(name, start, (4, 4), textcoords="offset points", fontsize=8)
         right.plot(range(len(steps)), [share for _, share in steps], "o-", color=f"C{at}", label=chain)
         right.set_xticks(range(len(steps)), [text for text, _ in steps], fontsize=8)
@@ -175,14 +177,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         help="side of the square [default: 321]")
     parser.add_argument("--limit", type=int, default=60, metavar="N",
                         help="images, spread over the list [default: 60]")
+    parser.add_argument("--ways", nargs="+", choices=[str(way) for way in WAYS], metavar="WAY",
+                        help="ways by name; the figure needs both 'native, none' and 'native, retrain'")
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
     parser.add_argument("--figure", metavar="FILE", help="where the picture goes")
     args = parser.parse_args(argv)
     runs: Dict[str, Any] = {}
     for name, run, seeds in args.run:
         found = runs[name] = measure(args, run, seeds)
-        shown = [(str(way), *(f"{found['ways'][str(way)][key]:.1%}" if key in found["ways"][str(way)] else "-"
-                              for key in COLUMNS)) for way in WAYS]
+        shown = [(way, *(f"{figures[key]:.1%}" if key in figures else "-" for key in COLUMNS))
+                 for way, figures in found["ways"].items()]
         print(f"{name}: {found['images']} images, seeds {found['seeds']['objects']:.1%} objects, margin "
               + ", ".join(f"{fit} {margin:.2f}" for fit, margin in found["margin"].items()))
         print(text_table(("way", *COLUMNS), shown), flush=True)
