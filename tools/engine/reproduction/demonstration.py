@@ -202,16 +202,16 @@ def _affinity_pictures(out: Path, tree: DatasetTree, config: Config, page: Page)
     net, metadata = load_network(out / "first_retrain", for_prediction=False)
     found = []
     for pair in pairs_by_class(tree, config.data.val_list, MEASURED_PAIRS):
-        paths, masks = map(tree.image_path, pair), [read_label_png(tree.mask_path(name)) for name in pair]
+        paths = [tree.image_path(name) for name in pair]
+        masks = [read_label_png(tree.mask_path(name)) for name in pair]
         gain = pair_figures(net, [read_image(path) for path in paths], masks)["cross"]
         if gain is not None:
-            found.append((gain, pair, masks))
+            found.append((gain, paths, masks))
     page.text("Weight of an object's pixels on their own class in the reference, over its share there "
               f"(class_gain; 1 is chance): {np.mean([gain for gain, _, _ in found]):.2f} on average over "
               f"{len(found)} pairs, the best of which are shown.")
-    for gain, pair, masks in sorted(found, key=lambda one: one[0])[:-SHOWN_PAIRS - 1:-1]:
+    for gain, (query, reference), masks in sorted(found, key=lambda one: -one[0])[:SHOWN_PAIRS]:
         x, y = _inner_pixel(masks)
-        query, reference = map(tree.image_path, pair)
         write_pair(out / "figures", net, query, reference, metadata["classes"], pixel=f"{x},{y}", page=page)
         page.text(f"class_gain of this pair: {gain:.2f}.")
 
